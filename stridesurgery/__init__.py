@@ -1,0 +1,28 @@
+"""Change the strides of a pretrained backbone and keep every weight."""
+
+from stridesurgery.errors import GridError, ModelError, OperatorError, RequestError, SurgeryError, TraceError
+from stridesurgery.operate import eliminate
+from stridesurgery.operators import Operator, register_operator
+from stridesurgery.report import Layer, Report, Transition, inspect
+from stridesurgery.surgery import Surgery
+from stridesurgery.window import Window
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GridError",
+    "Layer",
+    "ModelError",
+    "Operator",
+    "OperatorError",
+    "Report",
+    "RequestError",
+    "Surgery",
+    "SurgeryError",
+    "TraceError",
+    "Transition",
+    "Window",
+    "eliminate",
+    "inspect",
+    "register_operator",
+]

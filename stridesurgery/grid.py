@@ -1,0 +1,140 @@
+"""Proof that an operated network's maps are on the grid, from shapes alone.
+
+Enlarging every map after a transition k times is what a k times larger input does to the untouched network. So
+every value of the operated network must have the shape it has in the original (before the transition) or in the
+original on the enlarged input (after it), dimension by dimension; and every layer exactly the one that its
+reduction says. A size recomputed from a configuration, a reshape that swallows the extra cells into the batch,
+a crop or an interpolation to a fixed size all show up as a shape that is neither.
+"""
+
+from dataclasses import dataclass
+
+from stridesurgery.errors import GridError, TraceError
+from stridesurgery.layers import Grid, Site
+from stridesurgery.operators import is_leaf
+from stridesurgery.report import Analysis
+from stridesurgery.surgery import Plan
+from stridesurgery.trace import Key, Shape, trace
+
+Factor = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class GridCheck:
+    """What was compared, and how the maps came out."""
+
+    nodes: int  # values whose shape was checked
+    exact: bool  # every map after a transition is exactly k times larger; else it is so up to a border
+    reference: bool  # compared with the original on an enlarged input (else with multiples of its own shapes)
+
+
+def check_grid(original: Analysis, now: dict[Key, Shape], plan: Plan) -> GridCheck:
+    """Compare the shape of every value of an operated network with what the grid says.
+
+    Raises:
+        GridError: naming the first value that is off.
+    """
+    base = original.traced.shapes
+    factors = _factors(plan)
+    references = {factor: _reference(original, plan, factor, now) for factor in factors[1:]}
+    found = [r for r in references.values() if r is not None]
+    complete = len(found) == len(references)
+    count = 0
+    for key, shape in now.items():
+        if key in base:  # else control flow took another way; the layers below are compared all the same
+            _check_value(key, shape, base[key], [r[key] for r in found if key in r], factors, complete)
+            count += 1
+    exact = [_check_site(site, plan, now, references) for site in original.sites]
+    return GridCheck(count, all(exact), complete)
+
+
+def _factors(plan: Plan) -> list[Factor]:
+    """How many times larger maps become, from the first cut to the last."""
+    factors: list[Factor] = [(1, 1)]
+    for cut in plan.cuts:
+        rows, columns = factors[-1]
+        factors.append((rows * cut.by[0], columns * cut.by[1]))
+    return factors
+
+
+def _factor_of(site: Site, plan: Plan) -> Factor:
+    old = site.after.reduction
+    new = plan.reduction(old)
+    return int(old[0] / new[0]), int(old[1] / new[1])
+
+
+def _reference(original: Analysis, plan: Plan, factor: Factor, now: dict[Key, Shape]) -> dict[Key, Shape] | None:
+    """Shapes of the original on the input that gives its maps the size they have after the cut."""
+    traced = original.traced
+    site = next((s for s in original.sites if s.is_strided and _factor_of(s, plan) == factor), None)
+    if site is None:
+        return None
+    size = (traced.size[0] * factor[0], traced.size[1] * factor[1])
+    key = site.node.meta["key"]
+    for _ in range(3):
+        try:
+            shapes = trace(traced.model, size, training=traced.training, leaf=is_leaf).shapes
+        except TraceError:
+            return None  # the model refuses other input sizes
+        if key not in shapes or key not in now:
+            return None
+        short = [_cells(now[key], site)[i] - _cells(shapes[key], site)[i] for i in range(2)]
+        if short == [0, 0]:
+            return shapes
+        # without padding, k*o cells need an input some pixels off k times the original's
+        size = tuple(s + d * int(r) for s, d, r in zip(size, short, site.after.reduction, strict=True))
+    return None
+
+
+def _cells(shape: Shape, site: Site) -> Grid:
+    return shape[site.operator.last - 1], shape[site.operator.last]
+
+
+def _check_value(
+    key: Key, shape: Shape, base: Shape, likely: list[Shape], factors: list[Factor], complete: bool
+) -> None:
+    allowed = [base, *likely]
+    if any(len(other) != len(shape) for other in allowed):
+        raise GridError(_off(key, shape, base, likely))
+    for axis, length in enumerate(shape):
+        choices = {other[axis] for other in allowed}
+        if not complete:
+            choices |= {base[axis] * m for m in _multiples(factors)}
+        if length not in choices:
+            raise GridError(_off(key, shape, base, likely))
+
+
+def _multiples(factors: list[Factor]) -> set[int]:
+    """What a dimension may grow by: rows, columns, both (tokens), or pairs of those (attention)."""
+    single = {m for rows, columns in factors for m in (rows, columns, rows * columns)}
+    return {a * b for a in single for b in single}
+
+
+def _off(key: Key, shape: Shape, base: Shape, likely: list[Shape]) -> str:
+    path, _, target, _ = key
+    wanted = " or ".join(str(s) for s in dict.fromkeys([base, *likely]))
+    place = target if not path or target.startswith(path) else f"{path}: {target}"
+    return (
+        f"the value at {place} leaves the grid: its shape becomes {shape} where {wanted} was expected. The model "
+        "computes this size from something other than its input; choose a transition after this place"
+    )
+
+
+def _check_site(
+    site: Site, plan: Plan, now: dict[Key, Shape], references: dict[Factor, dict[Key, Shape] | None]
+) -> bool:
+    """Check one layer's output exactly; returns whether it is exactly k times larger."""
+    key = site.node.meta["key"]
+    if key not in now or site.after.grid is None:
+        return True
+    factor, cells = _factor_of(site, plan), _cells(now[key], site)
+    times = (site.after.grid[0] * factor[0], site.after.grid[1] * factor[1])
+    if cells == times:
+        return True
+    reference = references.get(factor)
+    if reference is None or key not in reference or _cells(reference[key], site) != cells:
+        raise GridError(
+            f"layer {site.name} leaves the grid: its output has {cells[0]}x{cells[1]} cells where "
+            f"{times[0]}x{times[1]} were expected"
+        )
+    return False

@@ -1,0 +1,202 @@
+"""From a model's graph to its numbered layers: one walk that carries reduction, grid and geometry along.
+
+The reduction of a map is the product of the strides before it, not a ratio of sizes: it is exact at every input
+size and follows a map through permutes, windows and tokens, whose axes need not be known.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from stridesurgery.geometry import PIXELS, Geometry
+from stridesurgery.operators import Operator, operator_of
+from stridesurgery.trace import BATCH, Traced, shape_of, tensors_in
+
+Grid = tuple[int, int]
+Reduction = tuple[Fraction, Fraction]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value stands: everything that is known of its grid."""
+
+    reduction: Reduction
+    grid: Grid | None  # of the last map on the way here; None after adaptive pooling
+    geometry: tuple[Geometry, Geometry]  # (rows, columns)
+
+
+@dataclass(frozen=True)
+class Site:
+    """One call of an operator that has extent, stride, or changes the number of cells."""
+
+    node: fx.Node
+    operator: Operator
+    name: str  # module path; for a function the path of the calling module and the node's own name
+    before: Place
+    after: Place
+    channels: int
+
+    @property
+    def is_layer(self) -> bool:
+        """Whether it has a number: extent or stride beyond 1, and no fixed output size."""
+        op = self.operator
+        if op.kind in ("adaptive", "pad", "unknown_pad"):
+            return False
+        if op.kind == "resize":
+            return op.scale is not None and max(op.scale) < 1
+        return op.kind == "opaque" or max(*op.kernel, *op.step) > 1
+
+    @property
+    def is_strided(self) -> bool:
+        """Whether its output has fewer cells than its input, by its settings."""
+        return self.is_layer and self.after.reduction != self.before.reduction
+
+
+def find_sites(traced: Traced) -> tuple[Site, ...]:
+    """Every operator of the graph that matters to the grid, in running order."""
+    places: dict[fx.Node, Place] = {}
+    sites: list[Site] = []
+    for node in traced.graph.nodes:
+        if node.op == "placeholder":
+            one = Fraction(1)
+            places[node] = Place((one, one), traced.size, (PIXELS, PIXELS))
+            continue
+        sources = [s for s in tensors_in([node.args, node.kwargs]) if s in places]
+        if not sources or (shape_of(node) is None and "parts" not in node.meta):
+            continue
+        operator = operator_of(traced, node)
+        if operator is not None and not _collapses(operator, node, sources[0]):
+            hidden = _hidden_stride(node, sources[0], places, operator)
+            if hidden is not None:
+                sites.append(hidden)
+                places[sources[0]] = hidden.after
+            site = _site(traced, node, operator, sources[0], places)
+            places[node] = site.after
+            sites.append(site)
+        else:
+            places[node] = _join(node, [places[s] for s in sources], operator is not None)
+    return tuple(sites)
+
+
+def _site(traced: Traced, node: fx.Node, operator: Operator, source: fx.Node, places: dict[fx.Node, Place]) -> Site:
+    before = places[source]
+    grid_in, grid_out = _grid(source, operator), _grid(node, operator)
+    if grid_in is None or grid_out is None:
+        return Site(node, operator, _name(node), before, before, 0)
+    if operator.kind != "opaque" and before.grid != grid_in:
+        before = replace(before, grid=grid_in)
+    if operator.kind == "resize":
+        after = _resized(operator, before, grid_in, grid_out, {p.reduction for p in places.values()})
+    elif operator.kind == "adaptive":
+        after = Place(before.reduction, None, before.geometry)
+    elif operator.kind == "opaque":
+        after = _opaque(before, grid_in, grid_out)
+    else:
+        step = operator.step
+        reduction = (before.reduction[0] * step[0], before.reduction[1] * step[1])
+        rows, columns = (
+            g.through(w, size) for g, w, size in zip(before.geometry, operator.windows, grid_in, strict=True)
+        )
+        if operator.kind == "unknown_pad":
+            rows, columns = (replace(g, offset=math.nan) for g in (rows, columns))
+        after = Place(reduction, grid_out, (rows, columns))
+    shape = shape_of(node) or ()
+    return Site(node, operator, _name(node), before, after, shape[-1] if operator.last == -2 else shape[1])
+
+
+def _grid(node: fx.Node, operator: Operator) -> Grid | None:
+    shape = shape_of(node)
+    if shape is None or len(shape) not in (3, 4):
+        return None
+    return shape[operator.last - 1], shape[operator.last]
+
+
+def _resized(operator: Operator, before: Place, grid_in: Grid, grid_out: Grid, known: set[Reduction]) -> Place:
+    """The place after a resize; one to a given size goes to the known reduction that fits the grid best."""
+    if operator.scale is not None:
+        scale = operator.scale
+        reduction = (before.reduction[0] / scale[0], before.reduction[1] / scale[1])
+    else:
+        def misfit(r: Reduction) -> float:
+            expected = [g * b / a for g, b, a in zip(grid_in, before.reduction, r, strict=True)]
+            return sum(abs(math.log(float(e) / o)) for e, o in zip(expected, grid_out, strict=True))
+
+        reduction = min(known, key=misfit)
+        scale = (before.reduction[0] / reduction[0], before.reduction[1] / reduction[1])
+    rows, columns = (g.resized(float(s)) for g, s in zip(before.geometry, scale, strict=True))
+    return Place(reduction, grid_out, (rows, columns))
+
+
+def _opaque(before: Place, grid_in: Grid, grid_out: Grid) -> Place:
+    factors = [Fraction(max(round(i / o), 1)) for i, o in zip(grid_in, grid_out, strict=True)]
+    rows, columns = (
+        Geometry(g.step * float(f), math.nan, math.nan) for g, f in zip(before.geometry, factors, strict=True)
+    )
+    reduction = (before.reduction[0] * factors[0], before.reduction[1] * factors[1])
+    return Place(reduction, grid_out, (rows, columns))
+
+
+def _collapses(operator: Operator, node: fx.Node, source: fx.Node) -> bool:
+    """Whether a pool covers its whole map: global pooling written as a large kernel."""
+    grid_in, grid_out = _grid(source, operator), _grid(node, operator)
+    if operator.kind not in ("max_pool", "avg_pool") or grid_in is None or grid_out != (1, 1):
+        return False
+    return operator.kernel == grid_in and min(operator.kernel) >= 5
+
+
+def _hidden_stride(
+    node: fx.Node, source: fx.Node, places: dict[fx.Node, Place], operator: Operator
+) -> Site | None:
+    """An operator that is not understood has shrunk the map on its way here: a layer of kind "opaque"."""
+    carried, grid, shape = places[source].grid, _grid(source, operator), shape_of(source)
+    if carried is None or grid is None or shape is None or shape[0] != BATCH or grid == (1, 1):
+        return None
+    if all(g * 1.5 > c for g, c in zip(grid, carried, strict=True)):
+        return None
+    culprit = _first_with_grid(source, grid, places)
+    unknown = Operator(str(culprit.target), "opaque", refusal="changes the grid in a way that is not understood")
+    after = _opaque(places[source], carried, grid)
+    return Site(culprit, unknown, _name(culprit), places[source], after, shape[1])
+
+
+def _first_with_grid(source: fx.Node, grid: Grid, places: dict[fx.Node, Place]) -> fx.Node:
+    found, todo, seen = source, [source], set()
+    while todo:
+        node = todo.pop()
+        shape = shape_of(node)
+        if node in seen or shape is None or len(shape) != 4 or grid not in (shape[2:], shape[1:3]):
+            continue
+        seen.add(node)
+        found = node
+        todo.extend(s for s in tensors_in([node.args, node.kwargs]) if s in places)
+    return found
+
+
+_MIXERS = {"matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention"}
+
+
+def _join(node: fx.Node, places: list[Place], whole_map: bool) -> Place:
+    """The place of a value made from several: the finest of them, seeing what all of them see."""
+    first = min(places, key=lambda p: p.reduction)
+    rows, columns = first.geometry
+    for place in places:
+        if place.reduction == first.reduction:
+            rows, columns = rows.joined(place.geometry[0]), columns.joined(place.geometry[1])
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if name in _MIXERS and len(places) > 1:
+        rows, columns = (replace(g, receptive_field=math.inf) for g in (rows, columns))
+    grid = next((p.grid for p in places if p.reduction == first.reduction and p.grid is not None), None)
+    if whole_map or name in ("mean", "amax", "amin", "adaptive_avg_pool2d", "adaptive_max_pool2d"):
+        grid = None
+    return Place(first.reduction, grid, (rows, columns))
+
+
+def _name(node: fx.Node) -> str:
+    if node.op == "call_module":
+        return str(node.target)
+    path = node.meta.get("path", "")
+    return f"{path}.{node.name}" if path else node.name

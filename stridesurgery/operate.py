@@ -1,0 +1,226 @@
+"""The one place that edits: a plan goes in, an operated copy of the model comes out."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from stridesurgery.errors import GridError, OperatorError, RequestError, TraceError
+from stridesurgery.graph import RewrittenModel, rewritten
+from stridesurgery.grid import GridCheck, check_grid
+from stridesurgery.operators import FUNCTIONS, MODULES, Operator, arguments, is_leaf
+from stridesurgery.report import Analysis, Pair, analyse
+from stridesurgery.surgery import Change, Plan, Surgery, changes_of, plan, request
+from stridesurgery.trace import Key, Shape, Traced, shape_of, trace, without_weights
+
+
+def eliminate(
+    model: nn.Module,
+    S: int | str | Surgery | None = None,
+    L: int | str | Sequence[int | str] | None = None,
+    *,
+    stride: int = 1,
+    axis: str = "hw",
+    pool: str = "remove",
+    form: str = "module",
+    input_size: int | Pair | None = None,
+    inplace: bool = False,
+) -> nn.Module:
+    """Eliminate strides of a model and keep every weight; all maps after an eliminated stride become k times larger.
+
+    Args:
+        model: a torchvision or timm model, or any module whose forward takes an image batch (N, C, H, W).
+        S: how many strides (transitions) to eliminate; alone, the first S. Or a name such as "S2L4-6".
+        L: at which layers: numbers as `inspect` shows them, or module names; one layer of each transition.
+        stride: what remains of each stride; must divide it.
+        axis: rows ("h"), columns ("w") or both ("hw").
+        pool: whether a pool whose stride goes is removed ("remove", as in the paper) or runs at stride 1 ("keep").
+        form: "module" returns a copy of the model with its modules edited (a rewritten graph where the stride is
+            written in the forward code); "graph" returns the rewritten `torch.fx.GraphModule` for any model.
+        input_size: pixels at which the maps are checked, one number or (h, w); by default the model's own.
+        inplace: edit `model` itself and return it; it is untouched if this raises.
+
+    Returns:
+        The operated model in the mode of the original, with the same state_dict keys and values, and the
+        `Surgery` attached as `.surgery`.
+
+    Raises:
+        RequestError: the request does not fit the model.
+        OperatorError: an operator that would have to change is not understood.
+        GridError: a map would leave the grid, or a parameter fixes its size.
+        ModelError, TraceError: the model cannot be recorded.
+    """
+    if isinstance(S, str):
+        S = Surgery.parse(S)
+    options: dict[str, Any] = {"stride": stride, "axis": axis, "pool": pool, "form": form}
+    if isinstance(S, Surgery):
+        if L is not None:
+            raise RequestError(f"the name {S.name} says the layers already; leave L out")
+        S, L = S.S, S.L
+    Surgery(0, (), **options)  # bad options are told before the model is looked at
+    analysis = analyse(model, input_size)
+    surgery = replace(request(analysis, S, L, options), input_size=analysis.traced.size)
+    return operate(model, surgery, analysis=analysis, inplace=inplace)
+
+
+def operate(
+    model: nn.Module, surgery: Surgery, *, analysis: Analysis | None = None, inplace: bool = False
+) -> nn.Module:
+    """Carry out a surgery; see `eliminate`. The analysis, where there is one already, is of this model."""
+    analysis = analysis or analyse(model, surgery.input_size)
+    planned = plan(analysis, surgery)
+    as_graph = surgery.form == "graph" or any(c.site.node.op != "call_module" for c in planned.changes)
+    if as_graph and inplace:
+        raise RequestError("a model whose stride is written in its forward code becomes a graph, not possible in place")
+    modes = [analysis, *([analyse(model, analysis.traced.size, training=True)] if as_graph else [])]
+    fixed = as_graph and _has_fixed_sizes(model, modes)
+    rehearse(analysis, planned, _edited(without_weights(model), planned, modes, fixed))
+    operated = _edited(model if inplace else copy.deepcopy(model), planned, modes, fixed)
+    update_records(operated, planned)
+    operated.surgery = replace(surgery, after=getattr(model, "surgery", None))
+    return operated
+
+
+def rehearse(analysis: Analysis, planned: Plan, skeleton: nn.Module) -> GridCheck:
+    """Run the operated model without its weights and check the grid of every value.
+
+    Raises:
+        GridError: a value is off the grid, or a parameter fixes the size of one.
+    """
+    try:
+        shapes = _shapes(skeleton.eval(), analysis.traced)
+    except TraceError as problem:
+        if problem.fixed:
+            why = f"a size is fixed by {', '.join(problem.fixed)}"
+        else:
+            why = "the model does not run on the larger maps"
+        raise GridError(f"{planned.surgery.name} is not possible: {why}. {problem}") from problem
+    return check_grid(analysis, shapes, planned)
+
+
+def _shapes(skeleton: nn.Module, traced: Traced) -> dict[Key, Shape]:
+    """The shape of every value of an operated weightless model, under the keys of the original's graph."""
+    if not isinstance(skeleton, RewrittenModel):
+        return trace(skeleton, traced.size, leaf=is_leaf).shapes
+    recorder = _ShapeRecorder(skeleton)
+    with torch.no_grad(), torch.device("meta"):
+        recorder.run(torch.empty(_input_shape(traced), device="meta"))
+    return recorder.shapes
+
+
+def _input_shape(traced: Traced) -> Shape:
+    return next(shape for n in traced.graph.nodes if n.op == "placeholder" and (shape := shape_of(n)))
+
+
+class _ShapeRecorder(fx.Interpreter):
+    """Runs a graph node by node and notes shapes."""
+
+    def __init__(self, model: RewrittenModel) -> None:
+        super().__init__(model)
+        self.shapes: dict[Key, Shape] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        try:
+            value = super().run_node(n)
+        except Exception as problem:
+            names = [str(s.target) for s in n.all_input_nodes if s.op == "get_attr"]
+            raise TraceError(f"{n.meta['path'] or n.name}: {problem}", fixed=tuple(names)) from problem
+        if isinstance(value, torch.Tensor) and n.op not in ("get_attr", "output"):
+            self.shapes[n.meta["key"]] = tuple(value.shape)
+        return value
+
+
+def _edited(model: nn.Module, planned: Plan, modes: Sequence[Analysis], fixed_size: bool) -> nn.Module:
+    """The model with its modules edited; with analyses of both modes, as a rewritten graph over those modules."""
+    changes = [changes_of(analysis.sites, planned) for analysis in modes]
+    for target, operator in _module_changes(modes, changes).items():
+        module = model.get_submodule(target)
+        refine = MODULES[type(module)].refine
+        if refine is None:
+            raise OperatorError(
+                f"{target} ({operator.name}) is registered without `refine`, which would give it a finer stride"
+            )
+        refine(module, operator)
+    if len(modes) == 1:
+        return model
+    eval_graph, train_graph = (_rewrite(a.traced.graph, c) for a, c in zip(modes, changes, strict=True))
+    return rewritten(model, train_graph, eval_graph, modes[0].traced.size if fixed_size else None)
+
+
+def _module_changes(modes: Sequence[Analysis], changes: Sequence[Sequence[Change]]) -> dict[str, Operator]:
+    """What each module becomes; every call of a module must ask for the same.
+
+    Raises:
+        OperatorError: one module is used at several places that need different strides.
+    """
+    wanted: dict[str, Operator] = {}
+    for analysis, part in zip(modes, changes, strict=True):
+        becomes = {change.site.node: change.operator for change in part}
+        for site in analysis.sites:
+            if site.node.op != "call_module":
+                continue
+            operator = becomes.get(site.node, site.operator)
+            if wanted.setdefault(str(site.node.target), operator) != operator:
+                raise OperatorError(
+                    f"module {site.node.target} is called at several reductions, of which only some would change; "
+                    "give each place a module of its own (copy.deepcopy of the parameter-free ones)"
+                )
+    changed = {str(c.site.node.target) for part in changes for c in part if c.site.node.op == "call_module"}
+    return {target: operator for target, operator in wanted.items() if target in changed}
+
+
+def _rewrite(graph: fx.Graph, changes: Sequence[Change]) -> fx.Graph:
+    """A copy of a graph with the changed functions replaced; modules are edited elsewhere."""
+    copied = fx.Graph()
+    memo: dict[fx.Node, fx.Node] = {}
+    result = copied.graph_copy(graph, memo, return_output_node=True)
+    assert isinstance(result, tuple)
+    old_output = next(n for n in graph.nodes if n.op == "output")
+    copied.output(result[0]).meta.update(old_output.meta)
+    for change in changes:
+        if change.site.node.op == "call_function":
+            node = memo[change.site.node]
+            rule = FUNCTIONS[node.target]  # type: ignore[index]
+            node.target, node.args, node.kwargs = rule.refine(arguments(node, rule), change.operator)
+    return copied
+
+
+def _has_fixed_sizes(model: nn.Module, modes: Sequence[Analysis]) -> bool:
+    """Whether a graph holds sizes as constants: whether it would be another one at other input sizes."""
+    traced = modes[0].traced
+    largest = int(max(max(s.after.reduction) for s in modes[0].sites))
+    for more in ((largest, largest), (largest + 1, largest + 3)):
+        size = (traced.size[0] + more[0], traced.size[1] + more[1])
+        try:
+            other = trace(without_weights(model), size, leaf=is_leaf)
+        except TraceError:
+            return True
+        if str(other.graph) != str(traced.graph):
+            return True
+    return False
+
+
+def update_records(model: nn.Module, planned: Plan) -> None:
+    """Bring the reductions that a model keeps on record (`feature_info`, `output_stride`) up to date."""
+    seen: set[int] = set()
+    for module in model.modules():
+        info = getattr(module, "feature_info", None)
+        entries = info if isinstance(info, (list, tuple)) else getattr(info, "info", None)  # timm's FeatureInfo
+        for entry in entries if isinstance(entries, (list, tuple)) else ():
+            if isinstance(entry, dict) and "reduction" in entry and id(entry) not in seen:
+                seen.add(id(entry))
+                entry["reduction"] = _new_reduction(entry["reduction"], planned)
+        stride = vars(module).get("output_stride")
+        if isinstance(stride, int) and not isinstance(stride, bool):
+            module.output_stride = _new_reduction(stride, planned)
+
+
+def _new_reduction(old: Any, planned: Plan) -> Any:
+    rows, columns = old if isinstance(old, tuple) else (old, old)
+    new = planned.reduction((Fraction(rows), Fraction(columns)))
+    values = tuple(int(r) if r.denominator == 1 else float(r) for r in new)
+    return values[0] if values[0] == values[1] else values

@@ -1,0 +1,222 @@
+"""What a model's strides are: the numbered layers and their transitions, as a table and as data."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+
+from torch import nn
+
+from stridesurgery.errors import OperatorError, RequestError
+from stridesurgery.layers import Grid, Site, find_sites
+from stridesurgery.operators import is_leaf
+from stridesurgery.trace import Traced, default_size, trace, without_weights
+from stridesurgery.transitions import Level, find_levels
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One operator with spatial extent; every pair is (rows, columns)."""
+
+    index: int  # L, in running order
+    name: str  # module path, or the call site of a function
+    operator: str
+    kernel: Pair  # cells
+    stride: Pair  # cells of the incoming grid
+    padding: tuple[int | str, int | str]  # cells before the first; "same": computed from the size
+    dilation: Pair
+    in_grid: Pair  # cells
+    out_grid: Pair
+    channels: int  # of the output
+    reduction: tuple[float, float]  # input pixels per cell of the output, nominal
+    transition: int | None  # the (first) transition it belongs to
+    step: tuple[float, float]  # input pixels between neighbouring output cells
+    offset: tuple[float, float]  # input pixel at the centre of what output cell 0 sees
+    receptive_field: tuple[float, float]  # input pixels
+
+
+@dataclass(frozen=True)
+class Transition:
+    """The layers that lead from one grid to the next and change together."""
+
+    index: int
+    level: tuple[float, float]  # the reduction of the maps before it
+    factor: tuple[float, float]  # by which it grows
+    layers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The layers of a model; prints as a table, iterates over its layers."""
+
+    model: str
+    input_size: Pair
+    layers: tuple[Layer, ...]
+    transitions: tuple[Transition, ...]
+    note: str = ""  # why there are no transitions, where the reductions form no chain
+
+    @property
+    def strided(self) -> tuple[int, ...]:
+        """The L of every layer with a stride."""
+        return tuple(la.index for la in self.layers if la.transition is not None or max(la.stride) > 1)
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __getitem__(self, index: int) -> Layer:
+        return self.layers[index]
+
+    def __str__(self) -> str:
+        header = ("L", "name", "operator", "kernel", "stride", "in", "out", "channels", "reduction", "field", "transition")
+        rows = [header, *(_row(layer) for layer in self.layers)]
+        widths = [max(len(r[i]) for r in rows) for i in range(len(header))]
+        left = {1, 2}
+        lines = [
+            "  ".join(c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))).rstrip()
+            for r in rows
+        ]
+        h, w = self.input_size
+        title = (
+            f"{self.model} at {h}x{w}: {len(self.layers)} layers, "
+            f"{len(self.strided)} strided, {len(self.transitions)} transitions"
+        )
+        return "\n".join([title, *lines, *([self.note] if self.note else [])])
+
+
+def _row(layer: Layer) -> tuple[str, ...]:
+    mark = "-" if layer.transition is None else str(layer.transition)
+    return (
+        str(layer.index),
+        layer.name,
+        layer.operator,
+        _both(layer.kernel),
+        _both(layer.stride) if max(layer.stride) > 1 else "",
+        _both(layer.in_grid),
+        _both(layer.out_grid),
+        str(layer.channels),
+        _equal(layer.reduction),
+        _equal(layer.receptive_field),
+        mark if max(layer.stride) > 1 or layer.transition is not None else "",
+    )
+
+
+def _both(sides: tuple[float, float]) -> str:
+    return f"{sides[0]:g}x{sides[1]:g}"
+
+
+def _equal(sides: tuple[float, float]) -> str:
+    if any(math.isnan(s) for s in sides):
+        return "?"
+    if sides[0] == sides[1]:
+        return "all" if math.isinf(sides[0]) else f"{sides[0]:g}"
+    return _both(sides)
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A model's recorded graph with its sites and levels: what planning and checking start from."""
+
+    traced: Traced
+    sites: tuple[Site, ...]
+
+    @cached_property
+    def layers(self) -> tuple[Site, ...]:
+        """The numbered sites; the position is L."""
+        return tuple(s for s in self.sites if s.is_layer)
+
+    @cached_property
+    def levels(self) -> tuple[Level, ...]:
+        return find_levels(self.sites)
+
+    def transitions_of(self, layer: int) -> tuple[int, ...]:
+        """The transitions that a layer belongs to; none if it has no stride."""
+        site = self.sites.index(self.layers[layer])
+        return tuple(i for i, level in enumerate(self.levels) if site in level.sites)
+
+
+def analyse(model: nn.Module, input_size: int | Pair | None = None, *, training: bool = False) -> Analysis:
+    """Record a model at an input size and find its sites; the model is not run and not changed."""
+    skeleton = without_weights(model)
+    traced = trace(skeleton, read_size(model, input_size), training=training, leaf=is_leaf)
+    return Analysis(traced, find_sites(traced))
+
+
+def read_size(model: nn.Module, input_size: int | Pair | None) -> Grid:
+    """An input size argument as (h, w) pixels.
+
+    Raises:
+        RequestError: not a positive int or a pair of them.
+    """
+    if input_size is None:
+        return default_size(model)
+    sides = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
+    if len(sides) != 2 or not all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sides):
+        raise RequestError(f"input_size is a number of pixels or (h, w), got {input_size!r}")
+    return sides[0], sides[1]
+
+
+def inspect(model: nn.Module, input_size: int | Pair | None = None) -> Report:
+    """List every operator with spatial extent, numbered in running order, with its grid and geometry.
+
+    Args:
+        model: a torchvision or timm model, or any module whose forward takes an image batch (N, C, H, W).
+        input_size: pixels, one number or (h, w); by default what the model was made for, else 224.
+
+    Returns:
+        The report: `.layers`, `.strided`, `.transitions`; `print` shows it as a table.
+
+    Raises:
+        ModelError: not a module, or one that is wrapped or compiled.
+        TraceError: the forward pass cannot be recorded at this size.
+    """
+    return make_report(type(model).__name__, analyse(model, input_size))
+
+
+def make_report(name: str, analysis: Analysis) -> Report:
+    """The public view of an analysis."""
+    note = ""
+    try:
+        levels = analysis.levels
+    except OperatorError as problem:
+        levels, note = (), str(problem)
+    number = {analysis.sites.index(s): i for i, s in enumerate(analysis.layers)}
+    transitions = tuple(
+        Transition(i, _floats(lv.before), _floats(lv.factor), tuple(number[s] for s in lv.sites if s in number))
+        for i, lv in enumerate(levels)
+    )
+    first = {la: t.index for t in reversed(transitions) for la in t.layers}
+    layers = tuple(_layer(i, site, first.get(i)) for i, site in enumerate(analysis.layers))
+    return Report(name, analysis.traced.size, layers, transitions, note)
+
+
+def _layer(index: int, site: Site, transition: int | None) -> Layer:
+    op, geometry = site.operator, site.after.geometry
+    strides = (b / a for a, b in zip(site.before.reduction, site.after.reduction, strict=True))
+    return Layer(
+        index=index,
+        name=site.name,
+        operator=op.name,
+        kernel=op.kernel,
+        stride=tuple(int(s) for s in strides),  # type: ignore[arg-type]
+        padding=(op.windows[0].padding, op.windows[1].padding),
+        dilation=(op.windows[0].dilation, op.windows[1].dilation),
+        in_grid=site.before.grid or (0, 0),
+        out_grid=site.after.grid or (0, 0),
+        channels=site.channels,
+        reduction=_floats(site.after.reduction),
+        transition=transition,
+        step=(geometry[0].step, geometry[1].step),
+        offset=(geometry[0].offset, geometry[1].offset),
+        receptive_field=(geometry[0].receptive_field, geometry[1].receptive_field),
+    )
+
+
+def _floats(r: tuple[Fraction, Fraction]) -> tuple[float, float]:
+    rows, columns = (int(f) if f.denominator == 1 else float(f) for f in r)
+    return rows, columns

@@ -1,0 +1,513 @@
+"""The torch.fx graph of a model together with the shape of every value, without running a weight.
+
+The model is copied without its weights (tensors become meta tensors), and its own `forward` runs on that copy
+under a mode that records every torch function and every leaf module as an fx node. Values are real tensors and
+real ints while the model runs, so control flow, asserts and `isinstance` work as they do in training; sizes are
+ints that remember how they were computed, so the graph stays valid at other sizes.
+"""
+
+import copy
+import math
+import operator
+import traceback
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
+
+from stridesurgery.errors import ModelError, TraceError
+
+BATCH = 2  # one image alone cannot pass a batch norm in train mode on a 1x1 map
+Shape = tuple[int, ...]
+Key = tuple[str, str, str, int]  # (module path, kind of node, target, how many such before): stable across recordings
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A model's graph; each node's meta holds `shape` (of a tensor value, else None), `path` (of its module), `key`."""
+
+    graph: fx.Graph
+    model: nn.Module  # the weightless copy that ran
+    size: tuple[int, int]  # input (rows, columns)
+    training: bool
+
+    @property
+    def nodes(self) -> list[fx.Node]:
+        return list(self.graph.nodes)
+
+    @property
+    def shapes(self) -> dict[Key, Shape]:
+        """The shape of every tensor that is computed (parameters apart), by the node's key."""
+        values = (n for n in self.graph.nodes if n.op not in ("get_attr", "output"))
+        return {n.meta["key"]: shape for n in values if (shape := shape_of(n)) is not None}
+
+    def module(self, node: fx.Node) -> nn.Module:
+        """The leaf module that a call_module node runs."""
+        return self.model.get_submodule(str(node.target))
+
+
+def shape_of(node: Any) -> Shape | None:
+    """The shape of a node's tensor value, or None where it has none."""
+    return node.meta.get("shape") if isinstance(node, fx.Node) else None
+
+
+def trace(
+    skeleton: nn.Module, size: tuple[int, int], *, training: bool = False, leaf: Callable[[nn.Module], bool]
+) -> Traced:
+    """Record a weightless model on a (2, C, h, w) input.
+
+    Args:
+        skeleton: what `without_weights` gave; any module whose forward takes one image batch.
+        size: (h, w) of the input in pixels.
+        training: record what the model does after `.train()` instead of `.eval()`.
+        leaf: which modules stay one node; the rest is recorded from the inside.
+
+    Raises:
+        TraceError: the forward pass fails, with the submodule and the line where it does.
+    """
+    skeleton.train(training)
+    failures = []
+    for channels in input_channels(skeleton):
+        recorder = _Recorder(skeleton, leaf)
+        image = torch.empty(BATCH, channels, *size, device="meta")
+        try:
+            return Traced(recorder.record(image), skeleton, size, training)
+        except Exception as problem:
+            failures.append(_explain(problem, recorder, size))
+            failures[-1].__cause__ = problem
+    raise failures[0]
+
+
+def without_weights(model: nn.Module) -> nn.Module:
+    """A deep copy whose tensors are meta tensors and whose modules have no hooks; costs no memory for weights.
+
+    Raises:
+        ModelError: not a module, or one that does not survive copying.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    for wrapper in ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "OptimizedModule"):
+        if type(model).__name__ == wrapper:
+            inner = "_orig_mod" if wrapper == "OptimizedModule" else "module"
+            raise ModelError(f"the model is wrapped in {wrapper}; pass the model inside it (.{inner}) and wrap the result")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError("the model is a ScriptModule, whose code cannot be read; pass the original module")
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(_meta(parameter), requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = _meta(buffer)
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if name.endswith("_hooks") or name.endswith("_hooks_with_kwargs"):
+                memo[id(value)] = type(value)()
+    try:
+        with _MetaCopy():
+            return copy.deepcopy(model, memo)
+    except Exception as problem:
+        raise ModelError(
+            f"{type(model).__name__} cannot be copied ({problem}); copy.deepcopy(model) must work"
+        ) from problem
+
+
+def _meta(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor.detach(), device="meta")
+
+
+class _MetaCopy(TorchFunctionMode):
+    """Makes deepcopy turn tensors that are plain attributes into meta tensors as well."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__deepcopy__:
+            return args[1].setdefault(id(args[0]), _meta(args[0]))
+        return func(*args, **(kwargs or {}))
+
+
+def input_channels(model: nn.Module) -> list[int]:
+    """How many channels the model takes, the likeliest first."""
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
+    told = (config or {}).get("input_size") if isinstance(config, dict) else None
+    found = [told[0]] if told else []
+    if first is not None:
+        # timm keeps the pretrained configuration when a model is built with another in_chans
+        found.insert(0 if first.in_channels <= 4 else len(found), first.in_channels)
+    return list(dict.fromkeys([*found, 3]))
+
+
+def default_size(model: nn.Module) -> tuple[int, int]:
+    """The (h, w) in pixels the model was made for; 224 x 224 where it does not say."""
+    for holder in (getattr(model, "patch_embed", None), model):
+        for name in ("img_size", "image_size"):
+            said = getattr(holder, name, None)
+            if isinstance(said, int) and not isinstance(said, bool) and said > 0:
+                return said, said
+            if isinstance(said, (tuple, list)) and len(said) == 2:
+                return int(said[0]), int(said[1])
+    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
+    if isinstance(config, dict) and config.get("input_size"):
+        return tuple(config["input_size"][-2:])
+    return (299, 299) if type(model).__name__ == "Inception3" else (224, 224)  # torchvision records no size
+
+
+def _explain(problem: Exception, recorder: "_Recorder", size: tuple[int, int]) -> TraceError:
+    model = recorder.model
+    frames = [f for f in traceback.extract_tb(problem.__traceback__) if "/torch/" not in f.filename]
+    own = [f for f in frames if "/stridesurgery/" not in f.filename]
+    line = f" ({own[-1].filename.rsplit('/', 1)[-1]}:{own[-1].lineno}: {own[-1].line})" if own else ""
+    path, kind = recorder.innermost or ("", type(model).__name__)
+    text = " ".join(str(problem).split())
+    place = f"submodule {path!r} ({kind})" if path else kind
+    small = ("kernel size can't be greater", "output size is too small", "padding size should be less", "too small")
+    if any(words in text.lower() for words in small):
+        return TraceError(
+            f"an input of {size[0]}x{size[1]} pixels is too small for {place}{line}: {text}; give a larger input_size"
+        )
+    fixed = f"; the size is fixed by {', '.join(recorder.fixed)}" if recorder.fixed else ""
+    return TraceError(
+        f"{type(model).__name__} cannot be traced at {size[0]}x{size[1]} pixels: {place}{line} "
+        f"raised {type(problem).__name__}: {text}{fixed}",
+        fixed=tuple(recorder.fixed),
+    )
+
+
+class _Size(int):
+    """An int that knows which computation gave it, so that a graph recomputes it at another input size."""
+
+    recorder: "_Recorder"
+    made: fx.Node | Callable[[], fx.Node]
+
+    @classmethod
+    def of(cls, value: float, recorder: "_Recorder", made: fx.Node | Callable[[], fx.Node]) -> Any:
+        size = cls(value)
+        size.recorder, size.made = recorder, made
+        return size
+
+    def node(self) -> fx.Node:
+        if not isinstance(self.made, fx.Node):
+            self.made = self.made()
+        return self.made
+
+    def _derive(self, function: Callable[..., Any], *args: Any) -> Any:
+        if not all(isinstance(a, (int, float)) for a in args):
+            return NotImplemented
+        value = function(*(_plain(a) for a in args))
+        return _wrap_number(value, self.recorder, lambda: self.recorder.emit("call_function", function, args, {}))
+
+
+class _Ratio(float):
+    """A float that knows which sizes gave it (`H / 2`, on its way to `math.ceil`)."""
+
+    recorder: "_Recorder"
+    made: fx.Node | Callable[[], fx.Node]
+    of = classmethod(_Size.of.__func__)  # type: ignore[attr-defined]
+    node = _Size.node
+    _derive = _Size._derive
+
+
+def _plain(number: float) -> float:
+    if isinstance(number, _Size):
+        return int.__int__(number)
+    return float.__float__(number) if isinstance(number, _Ratio) else number
+
+
+def _wrap_number(value: Any, recorder: "_Recorder", made: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return value
+    return (_Size if isinstance(value, int) else _Ratio).of(value, recorder, made)
+
+
+def _teach_arithmetic() -> None:
+    binary = ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow")
+    for kind in (_Size, _Ratio):
+        for name in binary:
+            function = getattr(operator, name)
+            setattr(kind, f"__{name}__", lambda a, b, f=function: a._derive(f, a, b))
+            setattr(kind, f"__r{name}__", lambda a, b, f=function: a._derive(f, b, a))
+        for name, function in (("neg", operator.neg), ("ceil", math.ceil), ("floor", math.floor), ("round", round)):
+            setattr(kind, f"__{name}__", lambda a, f=function: a._derive(f, a))
+
+
+_teach_arithmetic()
+
+_OPERATORS = {
+    f"__{name}__": getattr(operator, name)
+    for name in (
+        "add sub mul truediv floordiv mod pow matmul neg eq ne lt le gt ge getitem setitem invert and_ or_ xor "
+        "iadd isub imul itruediv abs"
+    ).split()
+} | {"__and__": operator.and_, "__or__": operator.or_}
+_REFLECTED = {f"__r{name}__": getattr(operator, name) for name in "add sub mul truediv floordiv mod pow matmul".split()}
+_REFLECTED["__rdiv__"] = operator.truediv
+_PLAIN = {"dim", "ndimension", "is_floating_point", "is_complex", "stride", "is_contiguous", "element_size", "storage_offset"}
+
+
+class _Recorder(TorchFunctionMode):
+    """Runs a weightless model and writes down every torch function and leaf module as an fx node."""
+
+    def __init__(self, model: nn.Module, leaf: Callable[[nn.Module], bool]) -> None:
+        super().__init__()
+        self.model = model
+        self.graph = fx.Graph()
+        self.scope: list[tuple[str, nn.Module]] = []
+        self.innermost: tuple[str, str] | None = None  # where the first exception rose
+        self.fixed: list[str] = []  # parameters and buffers that took part in the call that raised it
+        self._paused = 0
+        self._nodes: dict[int, fx.Node] = {}
+        self._alive: list[Any] = []  # ids stay unique only while their objects live
+        self._device: fx.Node | None = None
+        self._sizes: dict[tuple[fx.Node, int], _Size] = {}
+        self._names: dict[int, str] = {}
+        for name, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]:
+            self._names.setdefault(id(tensor), name)
+        for path, module in model.named_modules():
+            wrapper = self._leaf_forward if path and leaf(module) else self._inner_forward
+            # the copy is ours: its forward is shadowed on the instance, nothing global is patched
+            module.forward = wrapper(path, module, module.forward)  # type: ignore[method-assign]
+
+    def record(self, image: Tensor) -> fx.Graph:
+        try:
+            node = self.graph.placeholder("x")
+            node.meta.update(shape=tuple(image.shape), path="")
+            self._tag(image, node)
+            self._image = node
+            with torch.no_grad(), torch.device("meta"), self:
+                result = self.model(image)
+            self.graph.output(self._argument(result)).meta.update(shape=None, path="")
+            _give_keys(self.graph)
+        finally:
+            for module in self.model.modules():
+                vars(module).pop("forward", None)
+        return self.graph
+
+    def emit(self, op: str, target: Any, args: Any, kwargs: dict[str, Any]) -> fx.Node:
+        args = tuple(self._argument(a) for a in args)
+        kwargs = {name: self._argument(a) for name, a in kwargs.items()}
+        node = self.graph.create_node(op, target, args, kwargs)
+        node.meta.update(shape=None, path=self.scope[-1][0] if self.scope else "")
+        return node
+
+    # modules
+
+    def _inner_forward(self, path: str, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            self.scope.append((path, module))
+            try:
+                return forward(*args, **kwargs)
+            except Exception:
+                self.innermost = self.innermost or (path, type(module).__name__)
+                raise
+            finally:
+                self.scope.pop()
+
+        return run
+
+    def _leaf_forward(self, path: str, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if self._paused:
+                return forward(*args, **kwargs)
+            self._paused += 1
+            try:
+                result = forward(*args, **kwargs)
+            except Exception:
+                self.innermost = self.innermost or (path, type(module).__name__)
+                self.fixed = self.fixed or [f"{path}.{name}" for name, _ in module.named_parameters(recurse=False)]
+                raise
+            finally:
+                self._paused -= 1
+            node = self.emit("call_module", path, args, kwargs)
+            return self._tag(result, node)
+
+        return run
+
+    # functions
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self._paused:
+            return func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        if name == "__get__":
+            return self._attribute(func.__self__.__name__, func, args)
+        if name == "size":
+            return self._size(*args, **kwargs)
+        if name in _PLAIN or name in ("__set__", "_assert"):
+            return func(*args, **kwargs)
+        self._paused += 1
+        try:
+            result = func(*args, **kwargs)
+        except Exception:
+            self.fixed = self.fixed or self._constants(args, kwargs)
+            raise
+        finally:
+            self._paused -= 1
+        if name == "__setitem__":
+            self.emit("call_function", operator.setitem, args, kwargs)
+            return result
+        if not _holds_value(result):
+            return result
+        return self._tag(result, self._call(func, name, args, kwargs))
+
+    def _call(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> fx.Node:
+        if getattr(torch.Tensor, name, None) is func:
+            if name in _REFLECTED:
+                return self.emit("call_function", _REFLECTED[name], (args[1], args[0]), {})
+            if name in _OPERATORS:
+                return self.emit("call_function", _OPERATORS[name], args, kwargs)
+            return self.emit("call_method", name, args, kwargs)
+        return self.emit("call_function", func, args, kwargs)
+
+    def _attribute(self, name: str, getter: Any, args: Any) -> Any:
+        tensor = args[0]
+        if name == "shape":
+            return self._size(tensor)
+        self._paused += 1
+        try:
+            value = getter(*args)
+        finally:
+            self._paused -= 1
+        if isinstance(value, Tensor) and name not in ("grad", "_base"):
+            return self._tag(value, self.emit("call_function", getattr, (tensor, name), {}))
+        return value
+
+    def _size(self, tensor: Tensor, dim: int | None = None) -> Any:
+        node = self._nodes.get(id(tensor))
+        if node is None:  # a parameter's size is a constant
+            return tensor.size() if dim is None else tensor.size(dim)
+        sizes = [self._axis(node, i, length) for i, length in enumerate(tensor.size())]
+        return torch.Size(sizes) if dim is None else sizes[dim]
+
+    def _axis(self, node: fx.Node, i: int, length: int) -> _Size:
+        if (node, i) not in self._sizes:
+            self._sizes[node, i] = _Size.of(length, self, lambda: self.emit("call_method", "size", (node, i), {}))
+        return self._sizes[node, i]
+
+    # values
+
+    def _tag(self, value: Any, node: fx.Node) -> Any:
+        """Say that `value` is what `node` computes."""
+        if isinstance(value, Tensor):
+            node.meta["shape"] = tuple(value.shape)
+            self._nodes[id(value)] = node
+            self._alive.append(value)
+            return value
+        if isinstance(value, (tuple, list, dict)):
+            node.meta["parts"] = True
+        if isinstance(value, (tuple, list)):
+            items = []
+            for i, item in enumerate(value):
+                part = self.emit("call_function", operator.getitem, (), {})
+                part.args = (node, i)
+                items.append(self._tag(item, part))
+            if hasattr(value, "_fields"):
+                return type(value)(*items)
+            return type(value)(items) if type(value) in (tuple, list) else value
+        if isinstance(value, dict):
+            for key, item in value.items():
+                part = self.emit("call_function", operator.getitem, (), {})
+                part.args = (node, key)
+                self._tag(item, part)
+            return value
+        return _wrap_number(value, self, node)
+
+    def _argument(self, value: Any) -> Any:
+        """A value as an argument of a node."""
+        if isinstance(value, Tensor):
+            return self._tensor_node(value)
+        if isinstance(value, (_Size, _Ratio)):
+            return value.node()
+        if isinstance(value, torch.device) and value.type == "meta":
+            return self._device_node()
+        if isinstance(value, slice):
+            return slice(*(self._argument(v) for v in (value.start, value.stop, value.step)))
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return type(value)(*(self._argument(v) for v in value))
+        if isinstance(value, (tuple, list)):
+            return (tuple if isinstance(value, tuple) else list)(self._argument(v) for v in value)
+        if isinstance(value, dict):
+            return {key: self._argument(v) for key, v in value.items()}
+        return value
+
+    def _tensor_node(self, tensor: Tensor) -> fx.Node:
+        if id(tensor) not in self._nodes:
+            name = self._names.get(id(tensor)) or self._plain_attribute(tensor)
+            node = self.emit("get_attr", name, (), {})
+            self._tag(tensor, node)
+        return self._nodes[id(tensor)]
+
+    def _plain_attribute(self, tensor: Tensor) -> str:
+        for path, module in self.model.named_modules():
+            for name, value in vars(module).items():
+                if value is tensor:
+                    return f"{path}.{name}" if path else name
+        place = self.scope[-1][0] if self.scope else ""
+        raise TraceError(
+            f"submodule {place!r} uses a tensor that is neither an input, a parameter nor an attribute of a module; "
+            "register it as a buffer"
+        )
+
+    def _constants(self, *values: Any) -> list[str]:
+        """The names of the parameters and buffers that a call's arguments are made of, the input apart."""
+        tensors: list[Tensor] = []
+        fx.node.map_aggregate(values, lambda v: tensors.append(v) if isinstance(v, Tensor) else None)
+        names = {self._names[id(t)]: None for t in tensors if id(t) in self._names}
+        for tensor in tensors:
+            if id(tensor) in self._nodes:
+                names.update(dict.fromkeys(_origins(self._nodes[id(tensor)])))
+        return list(names)
+
+    def _device_node(self) -> fx.Node:
+        if self._device is None:
+            with self.graph.inserting_after(self._image):
+                self._device = self.graph.call_function(getattr, (self._image, "device"))
+            self._device.meta.update(shape=None, path="")
+        return self._device
+
+
+def _give_keys(graph: fx.Graph) -> None:
+    counts: dict[tuple[str, str, str], int] = defaultdict(int)
+    for node in graph.nodes:
+        target = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        place = (str(node.meta["path"]), node.op, target)
+        node.meta["key"] = (*place, counts[place])
+        counts[place] += 1
+
+
+def _origins(node: fx.Node) -> list[str]:
+    """The attributes that a value is computed from; none where the input takes part."""
+    found, todo, seen = [], [node], set()
+    while todo:
+        current = todo.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        if current.op == "placeholder":
+            return []
+        if current.op == "get_attr":
+            found.append(str(current.target))
+        todo.extend(current.all_input_nodes)
+    return found
+
+
+def _holds_value(result: Any) -> bool:
+    if isinstance(result, Tensor):
+        return True
+    if isinstance(result, (tuple, list)):
+        return any(_holds_value(r) for r in result)
+    return isinstance(result, int) and not isinstance(result, bool)
+
+
+def tensors_in(args: Iterable[Any]) -> list[fx.Node]:
+    """The nodes whose value is or holds a tensor among (nested) arguments, in order."""
+    found: list[fx.Node] = []
+
+    def visit(value: Any) -> None:
+        if isinstance(value, fx.Node) and (shape_of(value) is not None or "parts" in value.meta):
+            found.append(value)
+
+    fx.node.map_aggregate(tuple(args), visit)
+    return found

@@ -1,0 +1,90 @@
+"""The arithmetic of one sliding window along one axis, at its own stride and at a fraction of it.
+
+The padding rule. An operator with kernel K, dilation d, stride s and left padding `left` turns H cells into o.
+At stride s/k keep `left` and pad on the right up to
+
+    right = (n - 1) * (s/k) + d*(K - 1) + 1 - H - left        (negative: crop)
+
+for n cells. Cell i*k of the finer output then reads exactly the cells that cell i of the original reads, so
+the output's `[::k]` is the original's output whatever n is; n = k*o makes the map exactly k times larger. On
+sizes that the stride does not divide, n stops at ceil(H*k/s): no border is invented.
+"""
+
+from typing import NamedTuple
+
+from torch import sym_max, sym_min
+
+
+class Window(NamedTuple):
+    """A sliding window along one axis; lengths are in cells of the incoming grid."""
+
+    kernel: int = 1
+    stride: int = 1  # of the original operator
+    padding: int | str = 0  # on the left; "same": computed from the size, as TensorFlow does; negative: crop
+    dilation: int = 1
+    ceil: bool = False  # a window may start inside and end beyond the padded map
+    finer: int = 1  # k: the factor by which the stride is divided
+    tap: bool = False  # read one cell near the window's centre instead of the whole window (a removed pool)
+
+    @property
+    def step(self) -> int:
+        """The stride that remains."""
+        return self.stride // self.finer
+
+    @property
+    def span(self) -> int:
+        """Cells between a window's first and last cell, both included."""
+        return self.dilation * (self.kernel - 1) + 1
+
+    def left(self, size: int) -> int:
+        """Cells of padding before the first cell of a map of `size` cells, at the original stride."""
+        if self.padding == "same":
+            return sym_max((-(-size // self.stride) - 1) * self.stride + self.span - size, 0) // 2
+        return int(self.padding)
+
+    def cells(self, size: int) -> int:
+        """Output cells of the original operator on `size` cells (0 or less: the map is too small)."""
+        if self.padding == "same":
+            return -(-size // self.stride)
+        left = int(self.padding)
+        room = size + left + max(left, 0) - self.span  # a crop (negative padding) is on the left only
+        if not self.ceil:
+            return room // self.stride + 1
+        out = -(-room // self.stride) + 1
+        # torch: the last window must start inside the map or its left padding
+        return out - 1 if (out - 1) * self.stride >= size + left else out
+
+    def finer_cells(self, size: int) -> int:
+        """Output cells at the remaining stride: k times `cells`, less the border that would be invented."""
+        cells = self.cells(size)
+        if self.finer == 1 or cells > -(-size // self.stride):  # the original itself reads beyond the border
+            return self.finer * cells
+        return sym_min(self.finer * cells, -(-size // self.step))
+
+    @property
+    def centre(self) -> int:
+        """Which cell of the window a removed pool keeps, counted from the window's first."""
+        left = self.padding if isinstance(self.padding, int) else 0
+        return max(self.dilation * ((self.kernel - 1) // 2), left)
+
+    def pads(self, size: int) -> tuple[int, int]:
+        """(left, right) padding that gives `finer_cells` at stride `step` (negative: crop)."""
+        left, span = self.left(size), self.span
+        if self.tap:
+            left, span = left - self.centre, 1
+        return left, (self.finer_cells(size) - 1) * self.step + span - size - left
+
+    def is_symmetric(self) -> bool:
+        """Whether the plain operator with this padding on both sides and stride `step` is the finer operator."""
+        if self.tap or self.padding == "same":
+            return False
+        start = 4 * self.span * self.stride  # beyond small-size effects `pads` is periodic in the stride
+        sizes = range(start, start + self.stride)
+        return all(self.pads(size) == (self.padding, self.padding) for size in sizes)
+
+    def at(self, finer: int, tap: bool = False) -> "Window":
+        """The same window with its remaining stride divided by `finer` (and reading one cell if `tap`)."""
+        return self._replace(finer=self.finer * finer, tap=tap or self.tap)
+
+
+Windows = tuple[Window, Window]  # (rows, columns)
