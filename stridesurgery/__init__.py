@@ -5,6 +5,7 @@ from stridesurgery.operate import eliminate
 from stridesurgery.operators import Operator, register_operator
 from stridesurgery.report import Layer, Report, Transition, inspect
 from stridesurgery.surgery import Surgery
+from stridesurgery.verify import Verification, verify
 from stridesurgery.window import Window
 
 __version__ = "0.1.0"
@@ -21,8 +22,10 @@ __all__ = [
     "SurgeryError",
     "TraceError",
     "Transition",
+    "Verification",
     "Window",
     "eliminate",
     "inspect",
     "register_operator",
+    "verify",
 ]

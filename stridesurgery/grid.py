@@ -7,6 +7,7 @@ reduction says. A size recomputed from a configuration, a reshape that swallows 
 a crop or an interpolation to a fixed size all show up as a shape that is neither.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 from stridesurgery.errors import GridError, TraceError
@@ -14,7 +15,7 @@ from stridesurgery.layers import Grid, Site
 from stridesurgery.operators import is_leaf
 from stridesurgery.report import Analysis
 from stridesurgery.surgery import Plan
-from stridesurgery.trace import Key, Shape, trace
+from stridesurgery.trace import BATCH, Key, Shape, Traced, shape_of, trace
 
 Factor = tuple[int, int]
 
@@ -44,6 +45,7 @@ def check_grid(original: Analysis, now: dict[Key, Shape], plan: Plan) -> GridChe
         if key in base:  # else control flow took another way; the layers below are compared all the same
             _check_value(key, shape, base[key], [r[key] for r in found if key in r], factors, complete)
             count += 1
+    _check_constants(original.traced, now)
     exact = [_check_site(site, plan, now, references) for site in original.sites]
     return GridCheck(count, all(exact), complete)
 
@@ -93,15 +95,32 @@ def _cells(shape: Shape, site: Site) -> Grid:
 def _check_value(
     key: Key, shape: Shape, base: Shape, likely: list[Shape], factors: list[Factor], complete: bool
 ) -> None:
-    allowed = [base, *likely]
-    if any(len(other) != len(shape) for other in allowed):
-        raise GridError(_off(key, shape, base, likely))
+    allowed = [other for other in (base, *likely) if len(other) == len(shape)]
     for axis, length in enumerate(shape):
         choices = {other[axis] for other in allowed}
         if not complete:
-            choices |= {base[axis] * m for m in _multiples(factors)}
+            choices |= {other[axis] * m for other in allowed for m in _multiples(factors)}
         if length not in choices:
             raise GridError(_off(key, shape, base, likely))
+
+
+def _check_constants(original: Traced, now: dict[Key, Shape]) -> None:
+    """Refuse constants that hold one entry per window of a map (Swin's attention mask) whose windows are more now.
+
+    Such a constant is tiled over the larger batch of windows without a complaint, at the wrong places.
+    """
+    windows: dict[str, set[int]] = defaultdict(set)  # by module: the numbers of windows that are not so any more
+    for key, before in original.shapes.items():
+        after = now.get(key, before)
+        if before and after and after[0] != before[0] and before[0] % BATCH == 0:
+            windows[key[0]].add(before[0] // BATCH)
+    for node in original.graph.nodes:
+        shape = shape_of(node)
+        if node.op == "get_attr" and shape and shape[0] > 1 and shape[0] in windows[node.meta["path"]]:
+            raise GridError(
+                f"{node.target} holds one entry for each of {shape[0]} windows, of which there would be more: the size "
+                "of the maps is fixed by it. Build the model for other sizes (timm: strict_img_size=False) and try again"
+            )
 
 
 def _multiples(factors: list[Factor]) -> set[int]:
@@ -125,7 +144,7 @@ def _check_site(
 ) -> bool:
     """Check one layer's output exactly; returns whether it is exactly k times larger."""
     key = site.node.meta["key"]
-    if key not in now or site.after.grid is None:
+    if key not in now or site.after.grid is None or site.after.pooled:
         return True
     factor, cells = _factor_of(site, plan), _cells(now[key], site)
     times = (site.after.grid[0] * factor[0], site.after.grid[1] * factor[1])

@@ -27,6 +27,7 @@ class Place:
     reduction: Reduction
     grid: Grid | None  # of the last map on the way here; None after adaptive pooling
     geometry: tuple[Geometry, Geometry]  # (rows, columns)
+    pooled: bool = False  # made from whole maps (squeeze-excite): what it holds has no grid any more
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def find_sites(traced: Traced) -> tuple[Site, ...]:
             places[node] = site.after
             sites.append(site)
         else:
-            places[node] = _join(node, [places[s] for s in sources], operator is not None)
+            places[node] = _join(node, [places[s] for s in sources])
     return tuple(sites)
 
 
@@ -92,7 +93,7 @@ def _site(traced: Traced, node: fx.Node, operator: Operator, source: fx.Node, pl
     if operator.kind == "resize":
         after = _resized(operator, before, grid_in, grid_out, {p.reduction for p in places.values()})
     elif operator.kind == "adaptive":
-        after = Place(before.reduction, None, before.geometry)
+        after = Place(before.reduction, None, before.geometry, pooled=True)
     elif operator.kind == "opaque":
         after = _opaque(before, grid_in, grid_out)
     else:
@@ -103,7 +104,7 @@ def _site(traced: Traced, node: fx.Node, operator: Operator, source: fx.Node, pl
         )
         if operator.kind == "unknown_pad":
             rows, columns = (replace(g, offset=math.nan) for g in (rows, columns))
-        after = Place(reduction, grid_out, (rows, columns))
+        after = Place(reduction, grid_out, (rows, columns), before.pooled)
     shape = shape_of(node) or ()
     return Site(node, operator, _name(node), before, after, shape[-1] if operator.last == -2 else shape[1])
 
@@ -179,20 +180,26 @@ def _first_with_grid(source: fx.Node, grid: Grid, places: dict[fx.Node, Place]) 
 _MIXERS = {"matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention"}
 
 
-def _join(node: fx.Node, places: list[Place], whole_map: bool) -> Place:
+def _join(node: fx.Node, places: list[Place]) -> Place:
     """The place of a value made from several: the finest of them, seeing what all of them see."""
     first = min(places, key=lambda p: p.reduction)
+    alike = [p for p in places if p.reduction == first.reduction]
     rows, columns = first.geometry
-    for place in places:
-        if place.reduction == first.reduction:
-            rows, columns = rows.joined(place.geometry[0]), columns.joined(place.geometry[1])
+    for place in alike:
+        rows, columns = rows.joined(place.geometry[0]), columns.joined(place.geometry[1])
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     if name in _MIXERS and len(places) > 1:
         rows, columns = (replace(g, receptive_field=math.inf) for g in (rows, columns))
-    grid = next((p.grid for p in places if p.reduction == first.reduction and p.grid is not None), None)
-    if whole_map or name in ("mean", "amax", "amin", "adaptive_avg_pool2d", "adaptive_max_pool2d"):
-        grid = None
-    return Place(first.reduction, grid, (rows, columns))
+    grid = next((p.grid for p in alike if p.grid is not None), None)
+    pooled = all(p.pooled for p in places) or (grid != (1, 1) and _is_pooled(shape_of(node)))
+    return Place(first.reduction, None if pooled else grid, (rows, columns), pooled)
+
+
+def _is_pooled(shape: tuple[int, ...] | None) -> bool:
+    """Whether a value has one cell an image: (N, C), (N, C, 1, 1) or (N, 1, 1, C)."""
+    if shape is None:
+        return False
+    return len(shape) == 2 or (len(shape) == 4 and (1, 1) in (shape[2:], shape[1:3]))
 
 
 def _name(node: fx.Node) -> str:

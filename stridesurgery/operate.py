@@ -78,7 +78,10 @@ def operate(
         raise RequestError("a model whose stride is written in its forward code becomes a graph, not possible in place")
     modes = [analysis, *([analyse(model, analysis.traced.size, training=True)] if as_graph else [])]
     fixed = as_graph and _has_fixed_sizes(model, modes)
-    rehearse(analysis, planned, _edited(without_weights(model), planned, modes, fixed))
+    trial = _edited(without_weights(model), planned, modes, fixed)
+    rehearse(analysis, planned, trial.eval())
+    if as_graph:
+        _shapes(trial.train(), analysis.traced)  # runs in train mode as well, or says where not
     operated = _edited(model if inplace else copy.deepcopy(model), planned, modes, fixed)
     update_records(operated, planned)
     operated.surgery = replace(surgery, after=getattr(model, "surgery", None))
@@ -92,7 +95,7 @@ def rehearse(analysis: Analysis, planned: Plan, skeleton: nn.Module) -> GridChec
         GridError: a value is off the grid, or a parameter fixes the size of one.
     """
     try:
-        shapes = _shapes(skeleton.eval(), analysis.traced)
+        shapes = _shapes(skeleton, analysis.traced)
     except TraceError as problem:
         if problem.fixed:
             why = f"a size is fixed by {', '.join(problem.fixed)}"
@@ -136,7 +139,10 @@ class _ShapeRecorder(fx.Interpreter):
 
 def _edited(model: nn.Module, planned: Plan, modes: Sequence[Analysis], fixed_size: bool) -> nn.Module:
     """The model with its modules edited; with analyses of both modes, as a rewritten graph over those modules."""
-    changes = [changes_of(analysis.sites, planned) for analysis in modes]
+    # what only train mode runs (auxiliary heads) hangs off the network and joins nothing: it stays as it is
+    known = {site.node.meta["key"] for site in modes[0].sites}
+    shared = [tuple(s for s in analysis.sites if s.node.meta["key"] in known) for analysis in modes]
+    changes = [changes_of(sites, planned) for sites in shared]
     for target, operator in _module_changes(modes, changes).items():
         module = model.get_submodule(target)
         refine = MODULES[type(module)].refine
@@ -147,7 +153,11 @@ def _edited(model: nn.Module, planned: Plan, modes: Sequence[Analysis], fixed_si
         refine(module, operator)
     if len(modes) == 1:
         return model
-    eval_graph, train_graph = (_rewrite(a.traced.graph, c) for a, c in zip(modes, changes, strict=True))
+    if any(c.site.node.op == "call_function" for part in changes for c in part):
+        eval_graph, train_graph = (_rewrite(a.traced.graph, c) for a, c in zip(modes, changes, strict=True))
+    else:  # the edited model's own graph, whose control flow has seen the larger maps
+        bare, size = without_weights(model), modes[0].traced.size
+        eval_graph, train_graph = (trace(bare, size, training=mode, leaf=is_leaf).graph for mode in (False, True))
     return rewritten(model, train_graph, eval_graph, modes[0].traced.size if fixed_size else None)
 
 
@@ -193,15 +203,17 @@ def _has_fixed_sizes(model: nn.Module, modes: Sequence[Analysis]) -> bool:
     """Whether a graph holds sizes as constants: whether it would be another one at other input sizes."""
     traced = modes[0].traced
     largest = int(max(max(s.after.reduction) for s in modes[0].sites))
+    runs = 0
     for more in ((largest, largest), (largest + 1, largest + 3)):
         size = (traced.size[0] + more[0], traced.size[1] + more[1])
         try:
             other = trace(without_weights(model), size, leaf=is_leaf)
         except TraceError:
-            return True
+            continue  # the model itself does not take this size
+        runs += 1
         if str(other.graph) != str(traced.graph):
             return True
-    return False
+    return runs == 0
 
 
 def update_records(model: nn.Module, planned: Plan) -> None:

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from stridesurgery.errors import ModelError, TraceError
 
-BATCH = 2  # one image alone cannot pass a batch norm in train mode on a 1x1 map
+BATCH = 41  # weightless images cost nothing, and a length of 41k can only be a batch of k windows
 Shape = tuple[int, ...]
 Key = tuple[str, str, str, int]  # (module path, kind of node, target, how many such before): stable across recordings
 
@@ -58,7 +58,7 @@ def shape_of(node: Any) -> Shape | None:
 def trace(
     skeleton: nn.Module, size: tuple[int, int], *, training: bool = False, leaf: Callable[[nn.Module], bool]
 ) -> Traced:
-    """Record a weightless model on a (2, C, h, w) input.
+    """Record a weightless model on a (41, C, h, w) input.
 
     Args:
         skeleton: what `without_weights` gave; any module whose forward takes one image batch.
@@ -391,7 +391,9 @@ class _Recorder(TorchFunctionMode):
     def _tag(self, value: Any, node: fx.Node) -> Any:
         """Say that `value` is what `node` computes."""
         if isinstance(value, Tensor):
+            self._paused += 1
             node.meta["shape"] = tuple(value.shape)
+            self._paused -= 1
             self._nodes[id(value)] = node
             self._alive.append(value)
             return value

@@ -1,0 +1,178 @@
+"""Whether an operated model keeps its promises: weights, grid, exactness at every eliminated layer, output."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from stridesurgery.errors import GridError, RequestError, SurgeryError
+from stridesurgery.layers import Site
+from stridesurgery.operate import rehearse
+from stridesurgery.operators import FUNCTIONS, POOLS, Operator, arguments
+from stridesurgery.report import Pair, analyse
+from stridesurgery.surgery import Change, Surgery, plan
+from stridesurgery.trace import shape_of, without_weights
+from stridesurgery.window import Window
+
+
+@dataclass(frozen=True)
+class SiteCheck:
+    """One changed operator, run before and after on the same random map."""
+
+    name: str
+    what: str  # what was found, in words
+    error: float | None  # largest relative difference of the sampled output; None where nothing is to compare
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` checked; it raises where something is off, so this is a list of what holds."""
+
+    surgery: Surgery
+    input_size: Pair
+    tensors: int  # weights and buffers found equal
+    values: int  # maps and other values whose shape is on the grid
+    exact: bool  # every map after a transition is exactly k times larger, not only up to a border
+    sites: tuple[SiteCheck, ...]
+
+    def __str__(self) -> str:
+        h, w = self.input_size
+        maps = "exactly k times larger" if self.exact else "k times larger up to a border"
+        lines = [
+            f"{self.surgery.name} verified at {h}x{w}",
+            f"  weights  {self.tensors} tensors equal, same keys",
+            f"  grid     {self.values} values checked, maps {maps}",
+            *(f"  site     {site.name}: {site.what}" for site in self.sites),
+        ]
+        return "\n".join(lines)
+
+
+def verify(original: nn.Module, operated: nn.Module, input_size: int | Pair | None = None) -> Verification:
+    """Check an operated model against its original; neither is changed.
+
+    Weights: the same state_dict keys and values. Grid: every value of the graph, by shape, nothing is run.
+    Exactness: every changed operator is run on a small random map, and its output sampled `[::k, ::k]` compared
+    with the original operator's. Output: the same structure and rank.
+
+    Args:
+        original: the model that was operated.
+        operated: what `eliminate` returned for it, or a copy with the recipe attached as `.surgery`.
+        input_size: pixels, one number or (h, w); by default the size at which the surgery was planned.
+
+    Returns:
+        What was checked; `print` shows it.
+
+    Raises:
+        SurgeryError: naming the first thing that is off.
+    """
+    surgery = getattr(operated, "surgery", None)
+    if not isinstance(surgery, Surgery):
+        raise RequestError("the second model has no .surgery: it was not made by stridesurgery.eliminate")
+    if surgery.after is not None:
+        between = surgery.after.apply(original)
+        verify(original, between, input_size)
+        original = between
+    tensors = _check_weights(original, operated)
+    analysis = analyse(original, input_size or surgery.input_size)
+    planned = plan(analysis, surgery)
+    grid = rehearse(analysis, planned, without_weights(operated).eval())
+    checks = tuple(_check_site(change, original, operated) for change in planned.changes)
+    return Verification(surgery, analysis.traced.size, tensors, grid.nodes, grid.exact, checks)
+
+
+def _check_weights(original: nn.Module, operated: nn.Module) -> int:
+    before, after = original.state_dict(), operated.state_dict()
+    if before.keys() != after.keys():
+        odd = sorted(set(before) ^ set(after))
+        raise SurgeryError(f"the state_dicts have different keys: {', '.join(odd[:5])}")
+    for key, value in before.items():
+        if not isinstance(value, Tensor):
+            continue
+        if value.dtype != after[key].dtype or not torch.equal(value.cpu(), after[key].cpu()):
+            raise SurgeryError(f"weight {key} is not the original's")
+    return len(before)
+
+
+def _check_site(change: Change, original: nn.Module, operated: nn.Module) -> SiteCheck:
+    site, to = change.site, change.operator
+    if to.kind == "resize":
+        return SiteCheck(site.name, f"scales by {_by(to.scale)} instead of {_by(site.operator.scale)}", None)
+    x = _small_map(site, original)
+    with torch.no_grad():
+        before, after = _run(site, original, x, None), _run(site, operated, x, to)
+    taps = [w.tap and not old.tap for w, old in zip(to.windows, site.operator.windows, strict=True)]
+    if to.kind in POOLS and any(taps):
+        return _check_removed(site, to, x, after)
+    rows, columns = (w.finer // old.finer for w, old in zip(to.windows, site.operator.windows, strict=True))
+    index: list[Any] = [slice(None)] * 4
+    index[4 + to.last - 1], index[4 + to.last] = slice(None, None, rows), slice(None, None, columns)
+    sampled = after[tuple(index)]
+    if sampled.shape != before.shape:
+        raise GridError(f"{site.name}: the sampled output is {tuple(sampled.shape)}, the original's {tuple(before.shape)}")
+    error = ((sampled - before).abs().max() / before.abs().max().clamp(min=1e-12)).item()
+    tolerance = 1e-5 if x.dtype in (torch.float32, torch.float64) else 2e-2
+    if not error <= tolerance:
+        raise SurgeryError(f"{site.name}: the sampled output differs from the original's by {error:.2g} (relative)")
+    return SiteCheck(site.name, f"[::{rows}, ::{columns}] equals the original, largest relative difference {error:.1g}", error)
+
+
+def _check_removed(site: Site, to: Operator, x: Tensor, after: Tensor) -> SiteCheck:
+    """A removed pool keeps one cell of every window: along tapped axes its output is a crop of its input."""
+    if all(w.tap for w in to.windows):
+        rows, columns = (_tapped(w, x.shape[i - 2]) for i, w in enumerate(to.windows))
+        if not torch.equal(after, x[..., rows, :][..., columns]):
+            raise SurgeryError(f"{site.name}: a removed pool must pass its map through")
+        return SiteCheck(site.name, "removed: the map passes through (its values are not the pool's)", None)
+    return SiteCheck(site.name, "removed along one axis, pools along the other (shapes checked)", None)
+
+
+def _tapped(window: Window, size: int) -> Tensor:
+    cells = torch.arange(window.finer_cells(size))
+    return (cells * window.step + window.centre - window.left(size)).clamp(0, size - 1)
+
+
+def _small_map(site: Site, model: nn.Module) -> Tensor:
+    """A random map for a site: its channels, its size modulo the stride, few cells, the model's number format."""
+    shape = list(shape_of(_source(site)) or ())
+    shape[0] = 1
+    for axis, window in zip((site.operator.last - 1, site.operator.last), site.operator.windows, strict=True):
+        least = 4 * window.span + 4 * window.stride
+        excess = shape[axis] - least
+        if excess > 0:
+            shape[axis] -= excess // window.stride * window.stride
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(shape, generator=generator).to(like.device, like.dtype)
+
+
+def _source(site: Site) -> fx.Node:
+    return next(a for a in (*site.node.args, *site.node.kwargs.values()) if isinstance(a, fx.Node))
+
+
+def _run(site: Site, model: nn.Module, x: Tensor, to: Operator | None) -> Tensor:
+    """Run one site's operator of a model on x; a function as `to`, if given, makes it."""
+    if site.node.op == "call_module":
+        return model.get_submodule(str(site.node.target))(x)
+    rule = FUNCTIONS[site.node.target]  # type: ignore[index]
+    given = arguments(site.node, rule)
+    source, generator = _source(site), torch.Generator().manual_seed(1)
+
+    def value(node: fx.Node) -> Any:
+        if node is source:
+            return x
+        if node.op == "get_attr":
+            path, _, name = str(node.target).rpartition(".")
+            return getattr(model.get_submodule(path), name)
+        return torch.randn(shape_of(node) or (), generator=generator).to(x.device, x.dtype)  # a computed weight
+
+    known = {name: fx.node.map_arg(a, value) for name, a in given.items()}
+    if to is None:
+        first, *rest = (known[p] for p in rule.parameters[: len(site.node.args)])
+        return site.node.target(first, *rest, **{k: known[k] for k in site.node.kwargs})  # type: ignore[operator]
+    function, args, kwargs = rule.refine(known, to)
+    return function(*args, **kwargs)
+
+
+def _by(sides: Any) -> str:
+    return "x".join(f"{float(s):g}" for s in sides or ())
