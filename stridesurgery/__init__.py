@@ -1,5 +1,6 @@
 """Change the strides of a pretrained backbone and keep every weight."""
 
+from stridesurgery import known_functions, known_modules  # noqa: F401  (they fill the operator table)
 from stridesurgery.errors import GridError, ModelError, OperatorError, RequestError, SurgeryError, TraceError
 from stridesurgery.operate import eliminate
 from stridesurgery.operators import Operator, register_operator

@@ -89,7 +89,9 @@ def avg_pool2d(
 def _counts(x: Tensor, window: Any, size: int, include_pad: bool) -> Tensor:
     """How many cells each output cell averages over along one axis."""
     if window.tap or window.padding == "same":  # "same" padding is inside the map as far as torch can tell
-        return torch.full((window.finer_cells(size),), 1 if window.tap else window.kernel, device=x.device, dtype=x.dtype)
+        return torch.full(
+            (window.finer_cells(size),), 1 if window.tap else window.kernel, device=x.device, dtype=x.dtype
+        )
     border = int(window.padding) if include_pad else 0
     first = torch.arange(window.finer_cells(size), device=x.device) * window.step - int(window.padding)
     last = (first + window.kernel).clamp(max=size + border)
@@ -125,7 +127,7 @@ def merge_patches(x: Tensor, windows: Windows) -> Tensor:
 
 @_one_node
 def space_to_depth(x: Tensor, windows: Windows, channels_first: bool = False) -> Tensor:
-    """Lay each block of x (N, C, H, W) out over channels: (N, C*kh*kw, h, w), in the order (kh, kw, C) or (C, kh, kw)."""
+    """Lay each block of x (N, C, H, W) out over channels in the order (kh, kw, C), or (C, kh, kw): (N, C*kh*kw, h, w)."""
     rows, columns = (w.finer_cells(x.shape[i - 2]) for i, w in enumerate(windows))
     batch, channels = x.shape[:2]
     blocks = F.unfold(pad(x, windows), _kernel(windows), stride=_step(windows))
@@ -139,4 +141,5 @@ def strided_slice(x: Tensor, windows: Windows, last: int = -1) -> Tensor:
     """Take every step-th cell along the axes (last - 1, last) of x, zeros where a slice starts late and ends beyond."""
     x = pad(x, windows, last=last)
     down, right = _step(windows)
-    return x[(..., slice(None, None, down), slice(None, None, right), *(slice(None),) * (-1 - last))]
+    index: list[Any] = [..., slice(None, None, down), slice(None, None, right)]
+    return x[tuple(index + [slice(None)] * (-1 - last))]

@@ -11,7 +11,17 @@ from torch.fx.node import _get_qualified_name, map_aggregate
 
 from stridesurgery.errors import GridError
 
-_OWN = {"_graph", "_code", "_tracer_cls", "_tracer_extras", "meta", "graphs", "only_at", "_lineno_map", "_prologue_start"}
+_OWN = {
+    "_graph",
+    "_code",
+    "_tracer_cls",
+    "_tracer_extras",
+    "meta",
+    "graphs",
+    "only_at",
+    "_lineno_map",
+    "_prologue_start",
+}
 
 
 class RewrittenModel(fx.GraphModule):
@@ -39,6 +49,7 @@ class RewrittenModel(fx.GraphModule):
         return self
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Run the graph in force; an input of another size is refused where the graph would be wrong for it."""
         if self.only_at is not None and tuple(x.shape[-2:]) != self.only_at:
             raise GridError(
                 f"this graph computes with sizes fixed at {self.only_at}, got an input of {tuple(x.shape[-2:])}; "
@@ -119,7 +130,7 @@ def _to_ref(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """fx's immutable containers as ordinary ones."""
+    """Fx's immutable containers as ordinary ones."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, list):

@@ -84,7 +84,8 @@ def _reference(original: Analysis, plan: Plan, factor: Factor, now: dict[Key, Sh
         if short == [0, 0]:
             return shapes
         # without padding, k*o cells need an input some pixels off k times the original's
-        size = tuple(s + d * int(r) for s, d, r in zip(size, short, site.after.reduction, strict=True))
+        rows, columns = (s + d * int(r) for s, d, r in zip(size, short, site.after.reduction, strict=True))
+        size = rows, columns
     return None
 
 
@@ -118,8 +119,8 @@ def _check_constants(original: Traced, now: dict[Key, Shape]) -> None:
         shape = shape_of(node)
         if node.op == "get_attr" and shape and shape[0] > 1 and shape[0] in windows[node.meta["path"]]:
             raise GridError(
-                f"{node.target} holds one entry for each of {shape[0]} windows, of which there would be more: the size "
-                "of the maps is fixed by it. Build the model for other sizes (timm: strict_img_size=False) and try again"
+                f"{node.target} holds one entry for each of {shape[0]} windows, of which there would be more: the "
+                "size of the maps is fixed by it. Build the model for any size (timm: strict_img_size=False) and try again"
             )
 
 

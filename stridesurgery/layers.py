@@ -8,9 +8,7 @@ import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-import torch
-import torch.nn.functional as F
-from torch import fx, nn
+from torch import fx
 
 from stridesurgery.geometry import PIXELS, Geometry
 from stridesurgery.operators import Operator, operator_of
@@ -122,6 +120,7 @@ def _resized(operator: Operator, before: Place, grid_in: Grid, grid_out: Grid, k
         scale = operator.scale
         reduction = (before.reduction[0] / scale[0], before.reduction[1] / scale[1])
     else:
+
         def misfit(r: Reduction) -> float:
             expected = [g * b / a for g, b, a in zip(grid_in, before.reduction, r, strict=True)]
             return sum(abs(math.log(float(e) / o)) for e, o in zip(expected, grid_out, strict=True))
@@ -149,9 +148,7 @@ def _collapses(operator: Operator, node: fx.Node, source: fx.Node) -> bool:
     return operator.kernel == grid_in and min(operator.kernel) >= 5
 
 
-def _hidden_stride(
-    node: fx.Node, source: fx.Node, places: dict[fx.Node, Place], operator: Operator
-) -> Site | None:
+def _hidden_stride(node: fx.Node, source: fx.Node, places: dict[fx.Node, Place], operator: Operator) -> Site | None:
     """An operator that is not understood has shrunk the map on its way here: a layer of kind "opaque"."""
     carried, grid, shape = places[source].grid, _grid(source, operator), shape_of(source)
     if carried is None or grid is None or shape is None or shape[0] != BATCH or grid == (1, 1):

@@ -20,7 +20,7 @@ from stridesurgery import finer
 from stridesurgery.window import Windows
 
 
-class _Windowed(nn.Module):
+class Windowed(nn.Module):
     """Holds the (rows, columns) windows; its parent operator is told to pad nothing."""
 
     windows: Windows
@@ -30,7 +30,7 @@ class _Windowed(nn.Module):
         return f"{super().extra_repr()}, runs at stride {steps} padded by rule".removeprefix(", ")
 
 
-class _FineConv(_Windowed):
+class _FineConv(Windowed):
     pad_mode: str
 
     def forward(self, x: Tensor) -> Any:
@@ -67,64 +67,79 @@ class FineScaledStdConv2dSame(_FineConv, ScaledStdConv2dSame):
     """timm's `ScaledStdConv2dSame` at a fraction of its stride."""
 
 
-class FineMaxPool2d(_Windowed, nn.MaxPool2d):
+class FineMaxPool2d(Windowed, nn.MaxPool2d):
     """A max-pool at a fraction of its stride, or removed."""
 
     def forward(self, x: Tensor) -> Tensor:
         return finer.max_pool2d(x, self.windows)
 
 
-class FineAvgPool2d(_Windowed, nn.AvgPool2d):
+class FineAvgPool2d(Windowed, nn.AvgPool2d):
     """An average-pool at a fraction of its stride, or removed."""
 
     def forward(self, x: Tensor) -> Tensor:
         return finer.avg_pool2d(x, self.windows, self.count_include_pad, self.divisor_override)
 
 
-class FineBlurPool2d(_Windowed, BlurPool2d):
+class FineBlurPool2d(Windowed, BlurPool2d):
     """timm's `BlurPool2d` at a fraction of its stride, or removed."""
+
+    filt: Tensor
+    pad_mode: str
 
     def forward(self, x: Tensor) -> Tensor:
         return finer.blur_pool2d(x, self.filt, self.windows, self.pad_mode)
 
 
-class FineSpaceToDepth(_Windowed, SpaceToDepth):
+class FineSpaceToDepth(Windowed, SpaceToDepth):
     """timm's `SpaceToDepth` at a fraction of its stride: overlapping blocks."""
 
     def forward(self, x: Tensor) -> Tensor:
         return finer.space_to_depth(x, self.windows)
 
 
-class FinePixelUnshuffle(_Windowed, nn.PixelUnshuffle):
+class FinePixelUnshuffle(Windowed, nn.PixelUnshuffle):
     """`nn.PixelUnshuffle` at a fraction of its stride: overlapping blocks."""
 
     def forward(self, x: Tensor) -> Tensor:
         return finer.space_to_depth(x, self.windows, channels_first=True)
 
 
-class FineSwinMerging(_Windowed, SwinMerging):
+class FineSwinMerging(Windowed, SwinMerging):
     """timm Swin's patch merging at a fraction of its stride: overlapping 2 x 2 neighbourhoods."""
+
+    norm: nn.Module
+    reduction: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
         return self.reduction(self.norm(finer.merge_patches(x, self.windows)))
 
 
-class FineSwinV2Merging(_Windowed, SwinV2Merging):
+class FineSwinV2Merging(Windowed, SwinV2Merging):
     """timm Swin v2's patch merging at a fraction of its stride."""
+
+    norm: nn.Module
+    reduction: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.reduction(finer.merge_patches(x, self.windows)))
 
 
-class FineVisionSwinMerging(_Windowed, VisionSwinMerging):
+class FineVisionSwinMerging(Windowed, VisionSwinMerging):
     """torchvision Swin's patch merging at a fraction of its stride."""
+
+    norm: nn.Module
+    reduction: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
         return self.reduction(self.norm(finer.merge_patches(x, self.windows)))
 
 
-class FineVisionSwinV2Merging(_Windowed, VisionSwinV2Merging):
+class FineVisionSwinV2Merging(Windowed, VisionSwinV2Merging):
     """torchvision Swin v2's patch merging at a fraction of its stride."""
+
+    norm: nn.Module
+    reduction: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.reduction(finer.merge_patches(x, self.windows)))

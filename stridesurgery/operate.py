@@ -14,8 +14,9 @@ from stridesurgery.graph import RewrittenModel, rewritten
 from stridesurgery.grid import GridCheck, check_grid
 from stridesurgery.operators import FUNCTIONS, MODULES, Operator, arguments, is_leaf
 from stridesurgery.report import Analysis, Pair, analyse
+from stridesurgery.skeleton import without_weights
 from stridesurgery.surgery import Change, Plan, Surgery, changes_of, plan, request
-from stridesurgery.trace import Key, Shape, Traced, shape_of, trace, without_weights
+from stridesurgery.trace import Key, Shape, Traced, shape_of, trace
 
 
 def eliminate(
@@ -54,13 +55,12 @@ def eliminate(
         GridError: a map would leave the grid, or a parameter fixes its size.
         ModelError, TraceError: the model cannot be recorded.
     """
-    if isinstance(S, str):
-        S = Surgery.parse(S)
     options: dict[str, Any] = {"stride": stride, "axis": axis, "pool": pool, "form": form}
-    if isinstance(S, Surgery):
+    if isinstance(S, (str, Surgery)):
+        named = S if isinstance(S, Surgery) else Surgery.parse(S)
         if L is not None:
-            raise RequestError(f"the name {S.name} says the layers already; leave L out")
-        S, L = S.S, S.L
+            raise RequestError(f"the name {named.name} says the layers already; leave L out")
+        S, L = named.S, named.L
     Surgery(0, (), **options)  # bad options are told before the model is looked at
     analysis = analyse(model, input_size)
     surgery = replace(request(analysis, S, L, options), input_size=analysis.traced.size)
@@ -71,20 +71,20 @@ def operate(
     model: nn.Module, surgery: Surgery, *, analysis: Analysis | None = None, inplace: bool = False
 ) -> nn.Module:
     """Carry out a surgery; see `eliminate`. The analysis, where there is one already, is of this model."""
+    before = getattr(model, "surgery", None)
     analysis = analysis or analyse(model, surgery.input_size)
     planned = plan(analysis, surgery)
     as_graph = surgery.form == "graph" or any(c.site.node.op != "call_module" for c in planned.changes)
     if as_graph and inplace:
         raise RequestError("a model whose stride is written in its forward code becomes a graph, not possible in place")
     modes = [analysis, *([analyse(model, analysis.traced.size, training=True)] if as_graph else [])]
-    fixed = as_graph and _has_fixed_sizes(model, modes)
-    trial = _edited(without_weights(model), planned, modes, fixed)
+    trial = _edited(without_weights(model), planned, modes)
     rehearse(analysis, planned, trial.eval())
     if as_graph:
         _shapes(trial.train(), analysis.traced)  # runs in train mode as well, or says where not
-    operated = _edited(model if inplace else copy.deepcopy(model), planned, modes, fixed)
+    operated = _edited(model if inplace else copy.deepcopy(model), planned, modes)
     update_records(operated, planned)
-    operated.surgery = replace(surgery, after=getattr(model, "surgery", None))
+    operated.surgery = replace(surgery, after=before)  # type: ignore[assignment]
     return operated
 
 
@@ -137,7 +137,7 @@ class _ShapeRecorder(fx.Interpreter):
         return value
 
 
-def _edited(model: nn.Module, planned: Plan, modes: Sequence[Analysis], fixed_size: bool) -> nn.Module:
+def _edited(model: nn.Module, planned: Plan, modes: Sequence[Analysis]) -> nn.Module:
     """The model with its modules edited; with analyses of both modes, as a rewritten graph over those modules."""
     # what only train mode runs (auxiliary heads) hangs off the network and joins nothing: it stays as it is
     known = {site.node.meta["key"] for site in modes[0].sites}
@@ -153,12 +153,16 @@ def _edited(model: nn.Module, planned: Plan, modes: Sequence[Analysis], fixed_si
         refine(module, operator)
     if len(modes) == 1:
         return model
+    bare, size = modes[0].traced.model, modes[0].traced.size
     if any(c.site.node.op == "call_function" for part in changes for c in part):
+        fixed = _holds_sizes(bare, modes[0].traced)
         eval_graph, train_graph = (_rewrite(a.traced.graph, c) for a, c in zip(modes, changes, strict=True))
     else:  # the edited model's own graph, whose control flow has seen the larger maps
-        bare, size = without_weights(model), modes[0].traced.size
-        eval_graph, train_graph = (trace(bare, size, training=mode, leaf=is_leaf).graph for mode in (False, True))
-    return rewritten(model, train_graph, eval_graph, modes[0].traced.size if fixed_size else None)
+        bare = without_weights(model)
+        train_graph = trace(bare, size, training=True, leaf=is_leaf).graph
+        traced = trace(bare, size, leaf=is_leaf)
+        eval_graph, fixed = traced.graph, _holds_sizes(bare, traced)
+    return rewritten(model, train_graph, eval_graph, size if fixed else None)
 
 
 def _module_changes(modes: Sequence[Analysis], changes: Sequence[Sequence[Change]]) -> dict[str, Operator]:
@@ -199,21 +203,16 @@ def _rewrite(graph: fx.Graph, changes: Sequence[Change]) -> fx.Graph:
     return copied
 
 
-def _has_fixed_sizes(model: nn.Module, modes: Sequence[Analysis]) -> bool:
+def _holds_sizes(bare: nn.Module, traced: Traced) -> bool:
     """Whether a graph holds sizes as constants: whether it would be another one at other input sizes."""
-    traced = modes[0].traced
-    largest = int(max(max(s.after.reduction) for s in modes[0].sites))
-    runs = 0
-    for more in ((largest, largest), (largest + 1, largest + 3)):
-        size = (traced.size[0] + more[0], traced.size[1] + more[1])
+    same = []
+    for rows, columns in ((64, 64), (65, 67)):
         try:
-            other = trace(without_weights(model), size, leaf=is_leaf)
+            other = trace(bare, (traced.size[0] + rows, traced.size[1] + columns), leaf=is_leaf)
         except TraceError:
             continue  # the model itself does not take this size
-        runs += 1
-        if str(other.graph) != str(traced.graph):
-            return True
-    return runs == 0
+        same.append(str(other.graph) == str(traced.graph))
+    return not same or not all(same)
 
 
 def update_records(model: nn.Module, planned: Plan) -> None:

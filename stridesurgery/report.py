@@ -11,7 +11,8 @@ from torch import nn
 from stridesurgery.errors import OperatorError, RequestError
 from stridesurgery.layers import Grid, Site, find_sites
 from stridesurgery.operators import is_leaf
-from stridesurgery.trace import Traced, default_size, trace, without_weights
+from stridesurgery.skeleton import default_size, without_weights
+from stridesurgery.trace import Traced, trace
 from stridesurgery.transitions import Level, find_levels
 
 Pair = tuple[int, int]
@@ -73,12 +74,26 @@ class Report:
         return self.layers[index]
 
     def __str__(self) -> str:
-        header = ("L", "name", "operator", "kernel", "stride", "in", "out", "channels", "reduction", "field", "transition")
+        header = (
+            "L",
+            "name",
+            "operator",
+            "kernel",
+            "stride",
+            "in",
+            "out",
+            "channels",
+            "reduction",
+            "field",
+            "transition",
+        )
         rows = [header, *(_row(layer) for layer in self.layers)]
         widths = [max(len(r[i]) for r in rows) for i in range(len(header))]
         left = {1, 2}
         lines = [
-            "  ".join(c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))).rstrip()
+            "  ".join(
+                c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))
+            ).rstrip()
             for r in rows
         ]
         h, w = self.input_size
@@ -132,6 +147,7 @@ class Analysis:
 
     @cached_property
     def levels(self) -> tuple[Level, ...]:
+        """The steps of the chain of reductions; a transition's number is its position."""
         return find_levels(self.sites)
 
     def transitions_of(self, layer: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""The plan: what is asked (`Surgery`), and which operators it changes in a given model (`plan`). Nothing is edited here."""
+"""The plan: what is asked (`Surgery`), and which operators of a model it changes (`plan`). Nothing is edited here."""
 
 import json
 import re
@@ -141,7 +141,9 @@ def request(
     """
     if L is None:
         if S is None:
-            raise RequestError(f"say S (how many strides), L (at which layers) or a name such as 'S1L0'. {_strided(analysis)}")
+            raise RequestError(
+                f"say S (how many strides), L (at which layers) or a name such as 'S1L0'. {_strided(analysis)}"
+            )
         return Surgery(S, _first_layers(analysis, S), **options)
     asked = [L] if isinstance(L, (int, str)) else list(L)
     layers = tuple(_layer_number(analysis, item) for item in asked)

@@ -6,8 +6,6 @@ real ints while the model runs, so control flow, asserts and `isinstance` work a
 ints that remember how they were computed, so the graph stays valid at other sizes.
 """
 
-import copy
-import math
 import operator
 import traceback
 from collections import defaultdict
@@ -19,7 +17,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
-from stridesurgery.errors import ModelError, TraceError
+from stridesurgery.errors import TraceError
+from stridesurgery.sizes import Number, Size, with_origin
+from stridesurgery.skeleton import input_channels
 
 BATCH = 41  # weightless images cost nothing, and a length of 41k can only be a batch of k windows
 Shape = tuple[int, ...]
@@ -34,10 +34,6 @@ class Traced:
     model: nn.Module  # the weightless copy that ran
     size: tuple[int, int]  # input (rows, columns)
     training: bool
-
-    @property
-    def nodes(self) -> list[fx.Node]:
-        return list(self.graph.nodes)
 
     @property
     def shapes(self) -> dict[Key, Shape]:
@@ -82,78 +78,6 @@ def trace(
     raise failures[0]
 
 
-def without_weights(model: nn.Module) -> nn.Module:
-    """A deep copy whose tensors are meta tensors and whose modules have no hooks; costs no memory for weights.
-
-    Raises:
-        ModelError: not a module, or one that does not survive copying.
-    """
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"expected a torch.nn.Module, got {type(model).__name__}")
-    for wrapper in ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "OptimizedModule"):
-        if type(model).__name__ == wrapper:
-            inner = "_orig_mod" if wrapper == "OptimizedModule" else "module"
-            raise ModelError(f"the model is wrapped in {wrapper}; pass the model inside it (.{inner}) and wrap the result")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError("the model is a ScriptModule, whose code cannot be read; pass the original module")
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(_meta(parameter), requires_grad=parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = _meta(buffer)
-    for module in model.modules():
-        for name, value in vars(module).items():
-            if name.endswith("_hooks") or name.endswith("_hooks_with_kwargs"):
-                memo[id(value)] = type(value)()
-    try:
-        with _MetaCopy():
-            return copy.deepcopy(model, memo)
-    except Exception as problem:
-        raise ModelError(
-            f"{type(model).__name__} cannot be copied ({problem}); copy.deepcopy(model) must work"
-        ) from problem
-
-
-def _meta(tensor: Tensor) -> Tensor:
-    return torch.empty_like(tensor.detach(), device="meta")
-
-
-class _MetaCopy(TorchFunctionMode):
-    """Makes deepcopy turn tensors that are plain attributes into meta tensors as well."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is Tensor.__deepcopy__:
-            return args[1].setdefault(id(args[0]), _meta(args[0]))
-        return func(*args, **(kwargs or {}))
-
-
-def input_channels(model: nn.Module) -> list[int]:
-    """How many channels the model takes, the likeliest first."""
-    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
-    told = (config or {}).get("input_size") if isinstance(config, dict) else None
-    found = [told[0]] if told else []
-    if first is not None:
-        # timm keeps the pretrained configuration when a model is built with another in_chans
-        found.insert(0 if first.in_channels <= 4 else len(found), first.in_channels)
-    return list(dict.fromkeys([*found, 3]))
-
-
-def default_size(model: nn.Module) -> tuple[int, int]:
-    """The (h, w) in pixels the model was made for; 224 x 224 where it does not say."""
-    for holder in (getattr(model, "patch_embed", None), model):
-        for name in ("img_size", "image_size"):
-            said = getattr(holder, name, None)
-            if isinstance(said, int) and not isinstance(said, bool) and said > 0:
-                return said, said
-            if isinstance(said, (tuple, list)) and len(said) == 2:
-                return int(said[0]), int(said[1])
-    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
-    if isinstance(config, dict) and config.get("input_size"):
-        return tuple(config["input_size"][-2:])
-    return (299, 299) if type(model).__name__ == "Inception3" else (224, 224)  # torchvision records no size
-
-
 def _explain(problem: Exception, recorder: "_Recorder", size: tuple[int, int]) -> TraceError:
     model = recorder.model
     frames = [f for f in traceback.extract_tb(problem.__traceback__) if "/torch/" not in f.filename]
@@ -175,65 +99,6 @@ def _explain(problem: Exception, recorder: "_Recorder", size: tuple[int, int]) -
     )
 
 
-class _Size(int):
-    """An int that knows which computation gave it, so that a graph recomputes it at another input size."""
-
-    recorder: "_Recorder"
-    made: fx.Node | Callable[[], fx.Node]
-
-    @classmethod
-    def of(cls, value: float, recorder: "_Recorder", made: fx.Node | Callable[[], fx.Node]) -> Any:
-        size = cls(value)
-        size.recorder, size.made = recorder, made
-        return size
-
-    def node(self) -> fx.Node:
-        if not isinstance(self.made, fx.Node):
-            self.made = self.made()
-        return self.made
-
-    def _derive(self, function: Callable[..., Any], *args: Any) -> Any:
-        if not all(isinstance(a, (int, float)) for a in args):
-            return NotImplemented
-        value = function(*(_plain(a) for a in args))
-        return _wrap_number(value, self.recorder, lambda: self.recorder.emit("call_function", function, args, {}))
-
-
-class _Ratio(float):
-    """A float that knows which sizes gave it (`H / 2`, on its way to `math.ceil`)."""
-
-    recorder: "_Recorder"
-    made: fx.Node | Callable[[], fx.Node]
-    of = classmethod(_Size.of.__func__)  # type: ignore[attr-defined]
-    node = _Size.node
-    _derive = _Size._derive
-
-
-def _plain(number: float) -> float:
-    if isinstance(number, _Size):
-        return int.__int__(number)
-    return float.__float__(number) if isinstance(number, _Ratio) else number
-
-
-def _wrap_number(value: Any, recorder: "_Recorder", made: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return value
-    return (_Size if isinstance(value, int) else _Ratio).of(value, recorder, made)
-
-
-def _teach_arithmetic() -> None:
-    binary = ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow")
-    for kind in (_Size, _Ratio):
-        for name in binary:
-            function = getattr(operator, name)
-            setattr(kind, f"__{name}__", lambda a, b, f=function: a._derive(f, a, b))
-            setattr(kind, f"__r{name}__", lambda a, b, f=function: a._derive(f, b, a))
-        for name, function in (("neg", operator.neg), ("ceil", math.ceil), ("floor", math.floor), ("round", round)):
-            setattr(kind, f"__{name}__", lambda a, f=function: a._derive(f, a))
-
-
-_teach_arithmetic()
-
 _OPERATORS = {
     f"__{name}__": getattr(operator, name)
     for name in (
@@ -243,7 +108,20 @@ _OPERATORS = {
 } | {"__and__": operator.and_, "__or__": operator.or_}
 _REFLECTED = {f"__r{name}__": getattr(operator, name) for name in "add sub mul truediv floordiv mod pow matmul".split()}
 _REFLECTED["__rdiv__"] = operator.truediv
-_PLAIN = {"dim", "ndimension", "is_floating_point", "is_complex", "stride", "is_contiguous", "element_size", "storage_offset"}
+_PLAIN = {
+    "dim",
+    "ndimension",
+    "is_floating_point",
+    "is_complex",
+    "stride",
+    "is_contiguous",
+    "element_size",
+    "storage_offset",
+}
+
+
+# the output has the input's shape whatever that is, so there is no need to ask (half of a recording's time)
+_SHAPELESS = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Sigmoid, nn.Dropout)
 
 
 class _Recorder(TorchFunctionMode):
@@ -260,9 +138,12 @@ class _Recorder(TorchFunctionMode):
         self._nodes: dict[int, fx.Node] = {}
         self._alive: list[Any] = []  # ids stay unique only while their objects live
         self._device: fx.Node | None = None
-        self._sizes: dict[tuple[fx.Node, int], _Size] = {}
+        self._sizes: dict[tuple[fx.Node, int], Size] = {}
         self._names: dict[int, str] = {}
-        for name, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]:
+        for name, tensor in [
+            *model.named_parameters(remove_duplicate=False),
+            *model.named_buffers(remove_duplicate=False),
+        ]:
             self._names.setdefault(id(tensor), name)
         for path, module in model.named_modules():
             wrapper = self._leaf_forward if path and leaf(module) else self._inner_forward
@@ -312,7 +193,8 @@ class _Recorder(TorchFunctionMode):
                 return forward(*args, **kwargs)
             self._paused += 1
             try:
-                result = forward(*args, **kwargs)
+                alike = type(module) in _SHAPELESS and len(args) == 1 and not getattr(module, "inplace", False)
+                result = torch.empty_like(args[0]) if alike else forward(*args, **kwargs)
             except Exception:
                 self.innermost = self.innermost or (path, type(module).__name__)
                 self.fixed = self.fixed or [f"{path}.{name}" for name, _ in module.named_parameters(recurse=False)]
@@ -381,9 +263,10 @@ class _Recorder(TorchFunctionMode):
         sizes = [self._axis(node, i, length) for i, length in enumerate(tensor.size())]
         return torch.Size(sizes) if dim is None else sizes[dim]
 
-    def _axis(self, node: fx.Node, i: int, length: int) -> _Size:
+    def _axis(self, node: fx.Node, i: int, length: int) -> Size:
         if (node, i) not in self._sizes:
-            self._sizes[node, i] = _Size.of(length, self, lambda: self.emit("call_method", "size", (node, i), {}))
+            made = lambda: self.emit("call_method", "size", (node, i), {})  # noqa: E731
+            self._sizes[node, i] = with_origin(length, self, made)
         return self._sizes[node, i]
 
     # values
@@ -414,13 +297,13 @@ class _Recorder(TorchFunctionMode):
                 part.args = (node, key)
                 self._tag(item, part)
             return value
-        return _wrap_number(value, self, node)
+        return with_origin(value, self, node)
 
     def _argument(self, value: Any) -> Any:
         """A value as an argument of a node."""
         if isinstance(value, Tensor):
             return self._tensor_node(value)
-        if isinstance(value, (_Size, _Ratio)):
+        if isinstance(value, Number):
             return value.node()
         if isinstance(value, torch.device) and value.type == "meta":
             return self._device_node()

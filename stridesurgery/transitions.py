@@ -36,7 +36,9 @@ def find_levels(sites: tuple[Site, ...]) -> tuple[Level, ...]:
     chain = sorted({r for s in strided for r in (s.before.reduction, s.after.reduction)})
     for low, high in zip(chain, chain[1:], strict=False):
         if not _within(low, high):
-            raise OperatorError(f"the maps' reductions {_pair(low)} and {_pair(high)} are not one a multiple of the other")
+            raise OperatorError(
+                f"the maps' reductions {_pair(low)} and {_pair(high)} are not one a multiple of the other"
+            )
     return tuple(
         Level(low, high, tuple(i for i, s in enumerate(sites) if s.is_strided and crosses(s, low)))
         for low, high in zip(chain, chain[1:], strict=False)

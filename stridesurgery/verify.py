@@ -11,8 +11,9 @@ from stridesurgery.layers import Site
 from stridesurgery.operate import rehearse
 from stridesurgery.operators import FUNCTIONS, POOLS, Operator, arguments
 from stridesurgery.report import Pair, analyse
+from stridesurgery.skeleton import without_weights
 from stridesurgery.surgery import Change, Surgery, plan
-from stridesurgery.trace import shape_of, without_weights
+from stridesurgery.trace import shape_of
 from stridesurgery.window import Window
 
 
@@ -109,12 +110,16 @@ def _check_site(change: Change, original: nn.Module, operated: nn.Module) -> Sit
     index[4 + to.last - 1], index[4 + to.last] = slice(None, None, rows), slice(None, None, columns)
     sampled = after[tuple(index)]
     if sampled.shape != before.shape:
-        raise GridError(f"{site.name}: the sampled output is {tuple(sampled.shape)}, the original's {tuple(before.shape)}")
+        raise GridError(
+            f"{site.name}: the sampled output is {tuple(sampled.shape)}, the original's {tuple(before.shape)}"
+        )
     error = ((sampled - before).abs().max() / before.abs().max().clamp(min=1e-12)).item()
     tolerance = 1e-5 if x.dtype in (torch.float32, torch.float64) else 2e-2
     if not error <= tolerance:
         raise SurgeryError(f"{site.name}: the sampled output differs from the original's by {error:.2g} (relative)")
-    return SiteCheck(site.name, f"[::{rows}, ::{columns}] equals the original, largest relative difference {error:.1g}", error)
+    return SiteCheck(
+        site.name, f"[::{rows}, ::{columns}] equals the original, largest relative difference {error:.1g}", error
+    )
 
 
 def _check_removed(site: Site, to: Operator, x: Tensor, after: Tensor) -> SiteCheck:

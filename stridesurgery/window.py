@@ -39,7 +39,8 @@ class Window(NamedTuple):
     def left(self, size: int) -> int:
         """Cells of padding before the first cell of a map of `size` cells, at the original stride."""
         if self.padding == "same":
-            return sym_max((-(-size // self.stride) - 1) * self.stride + self.span - size, 0) // 2
+            total = sym_max((-(-size // self.stride) - 1) * self.stride + self.span - size, 0)
+            return total // 2  # type: ignore[return-value]  # a SymInt only where size is one
         return int(self.padding)
 
     def cells(self, size: int) -> int:
@@ -59,7 +60,7 @@ class Window(NamedTuple):
         cells = self.cells(size)
         if self.finer == 1 or cells > -(-size // self.stride):  # the original itself reads beyond the border
             return self.finer * cells
-        return sym_min(self.finer * cells, -(-size // self.step))
+        return sym_min(self.finer * cells, -(-size // self.step))  # type: ignore[return-value]
 
     @property
     def centre(self) -> int:

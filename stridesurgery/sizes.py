@@ -1,0 +1,76 @@
+"""Numbers that remember which computation gave them, so that a graph recomputes them at another input size.
+
+They are real ints and floats: `range(h)`, `h == 7`, `isinstance(h, int)` and torch's own argument parser take
+them as such. Arithmetic among them is recorded only once a torch function uses the result.
+"""
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch import fx
+
+
+class Emitter(Protocol):
+    """Whatever writes nodes into a graph."""
+
+    def emit(self, op: str, target: Any, args: Any, kwargs: dict[str, Any]) -> fx.Node:
+        """Append a node."""
+
+
+class Number:
+    """What `Size` and `Ratio` share: where they come from, and arithmetic that remembers it."""
+
+    emitter: Emitter
+    made: fx.Node | Callable[[], fx.Node]  # the node, or what emits it at its first use
+
+    def node(self) -> fx.Node:
+        """The node that computes this number, at the place of its first use."""
+        if not isinstance(self.made, fx.Node):
+            self.made = self.made()
+        return self.made
+
+    def _derive(self, function: Callable[..., Any], *args: Any) -> Any:
+        if not all(isinstance(a, (int, float)) for a in args):
+            return NotImplemented
+        value = function(*(plain(a) for a in args))
+        return with_origin(value, self.emitter, lambda: self.emitter.emit("call_function", function, args, {}))
+
+
+class Size(Number, int):
+    """A length or a count."""
+
+
+class Ratio(Number, float):
+    """A quotient of sizes, such as `H / 2` on its way to `math.ceil`."""
+
+
+def plain(number: Any) -> Any:
+    """The number without its origin."""
+    if isinstance(number, Size):
+        return int.__int__(number)
+    return float.__float__(number) if isinstance(number, Ratio) else number
+
+
+def with_origin(value: Any, emitter: Emitter, made: fx.Node | Callable[[], fx.Node]) -> Any:
+    """An int or float that remembers its origin; anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return value
+    number = Size(value) if isinstance(value, int) else Ratio(value)
+    number.emitter, number.made = emitter, made
+    return number
+
+
+def _remembering(function: Callable[..., Any], reflected: bool = False) -> Callable[..., Any]:
+    def compute(*args: Any) -> Any:
+        return args[0]._derive(function, *(reversed(args) if reflected else args))
+
+    return compute
+
+
+for _name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow"):
+    setattr(Number, f"__{_name}__", _remembering(getattr(operator, _name)))
+    setattr(Number, f"__r{_name}__", _remembering(getattr(operator, _name), reflected=True))
+for _name, _function in (("neg", operator.neg), ("ceil", math.ceil), ("floor", math.floor), ("round", round)):
+    setattr(Number, f"__{_name}__", _remembering(_function))
