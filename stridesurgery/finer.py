@@ -127,7 +127,7 @@ def merge_patches(x: Tensor, windows: Windows) -> Tensor:
 
 @_one_node
 def space_to_depth(x: Tensor, windows: Windows, channels_first: bool = False) -> Tensor:
-    """Lay each block of x (N, C, H, W) out over channels in the order (kh, kw, C), or (C, kh, kw): (N, C*kh*kw, h, w)."""
+    """Lay blocks of x (N, C, H, W) out over channels, in the order (kh, kw, C) or (C, kh, kw): (N, C*kh*kw, h, w)."""
     rows, columns = (w.finer_cells(x.shape[i - 2]) for i, w in enumerate(windows))
     batch, channels = x.shape[:2]
     blocks = F.unfold(pad(x, windows), _kernel(windows), stride=_step(windows))

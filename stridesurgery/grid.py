@@ -119,8 +119,8 @@ def _check_constants(original: Traced, now: dict[Key, Shape]) -> None:
         shape = shape_of(node)
         if node.op == "get_attr" and shape and shape[0] > 1 and shape[0] in windows[node.meta["path"]]:
             raise GridError(
-                f"{node.target} holds one entry for each of {shape[0]} windows, of which there would be more: the "
-                "size of the maps is fixed by it. Build the model for any size (timm: strict_img_size=False) and try again"
+                f"{node.target} fixes the size of the maps: it holds one entry for each of {shape[0]} windows, of "
+                "which there would be more. Build the model for any size (timm: strict_img_size=False) and try again"
             )
 
 

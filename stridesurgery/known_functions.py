@@ -13,8 +13,6 @@ from stridesurgery.operators import FUNCTIONS, FunctionRule, Operator, pair, sca
 from stridesurgery.trace import shape_of
 from stridesurgery.window import Window
 
-# ---- functions ------------------------------------------------------------------------------------------------
-
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
@@ -140,6 +138,34 @@ FUNCTIONS[F.interpolate] = FunctionRule(
     _read_interpolate,
     _refine_interpolate,
 )
+
+
+def _unchangeable(a: dict[str, Any], to: Operator) -> Call:
+    raise NotImplementedError(to.name)  # planning refuses these before
+
+
+def _read_transposed(a: dict[str, Any]) -> Operator:
+    weight, stride = shape_of(a["weight"]) or (1, 1, 1, 1), a.get("stride", 1)
+    sides = windows(weight[2:], 1, a.get("padding", 0), a.get("dilation", 1))
+    refusal = "is a learned upsampling, whose stride has no finer form"
+    return Operator("conv_transpose2d", "resize", sides, scale=scales(stride), refusal=refusal)
+
+
+FUNCTIONS[torch.conv_transpose2d] = FunctionRule(
+    ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation"),
+    _read_transposed,
+    _unchangeable,
+)
+
+
+def _read_only(kind: str, name: str, refusal: str | None = None) -> FunctionRule:
+    return FunctionRule(("input",), lambda a: Operator(name, kind, refusal=refusal), _unchangeable)
+
+
+for _adaptive in (F.adaptive_avg_pool2d, F.adaptive_max_pool2d):
+    FUNCTIONS[_adaptive] = _read_only("adaptive", _adaptive.__name__)
+for _strange in (F.lp_pool2d, F.fractional_max_pool2d):
+    FUNCTIONS[_strange] = _read_only("opaque", _strange.__name__, "is not understood")
 
 
 def _read_f_pad(a: dict[str, Any]) -> Operator | None:

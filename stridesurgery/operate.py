@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from stridesurgery.errors import GridError, OperatorError, RequestError, TraceError
+from stridesurgery.errors import GridError, ModelError, OperatorError, RequestError, TraceError
 from stridesurgery.graph import RewrittenModel, rewritten
 from stridesurgery.grid import GridCheck, check_grid
 from stridesurgery.operators import FUNCTIONS, MODULES, Operator, arguments, is_leaf
@@ -82,10 +82,20 @@ def operate(
     rehearse(analysis, planned, trial.eval())
     if as_graph:
         _shapes(trial.train(), analysis.traced)  # runs in train mode as well, or says where not
-    operated = _edited(model if inplace else copy.deepcopy(model), planned, modes)
+    operated = _edited(model if inplace else _copied(model), planned, modes)
     update_records(operated, planned)
     operated.surgery = replace(surgery, after=before)  # type: ignore[assignment]
     return operated
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as problem:
+        raise ModelError(
+            f"{type(model).__name__} cannot be copied ({problem}); make copy.deepcopy(model) work (for old-style "
+            "weight_norm: use torch.nn.utils.parametrizations), or pass inplace=True"
+        ) from problem
 
 
 def rehearse(analysis: Analysis, planned: Plan, skeleton: nn.Module) -> GridCheck:

@@ -55,7 +55,9 @@ def _copied(model: nn.Module) -> nn.Module:
     for module in modules:
         shell = memo[id(module)].__dict__
         for name, value in vars(module).items():
-            if value is None or type(value) in _SHARED:
+            if name == "_compiled_call_impl":  # of model.compile(): the copy runs as written
+                shell[name] = None
+            elif value is None or type(value) in _SHARED:
                 shell[name] = value
             else:
                 shell[name] = memo[id(value)] if id(value) in memo else copy.deepcopy(value, memo)
