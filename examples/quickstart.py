@@ -163,9 +163,7 @@ def maps_at(net: nn.Module, names: Sequence[str], images: Tensor) -> dict[str, T
     return maps
 
 
-def print_map_sizes(
-    names: Mapping[int, str], before: Mapping[str, Tensor], after: Mapping[str, Tensor]
-) -> None:
+def print_map_sizes(names: Mapping[int, str], before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
     print(f"\nFeature maps (channels x height x width):\n  {'L':>2}  {'layer':<20}{'original':<16}{SURGERY}")
     for index in LISTED_LAYERS:
         sizes = [" x ".join(map(str, maps[names[index]].shape[1:])) for maps in (before, after)]
@@ -180,9 +178,7 @@ class Row:
     """One network's row of the picture."""
 
     title: str
-    centres: tuple[
-        np.ndarray, np.ndarray
-    ]  # where the cells of GRID_LAYER look: rows, columns; in input pixels
+    centres: tuple[np.ndarray, np.ndarray]  # where the cells of GRID_LAYER look: rows, columns; in input pixels
     maps: tuple[np.ndarray, ...]  # (H, W) each, for DRAWN_LAYERS
 
 
@@ -241,16 +237,10 @@ def draw_map(axes: Axes, values: np.ndarray, title: str, limits: tuple[float, fl
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--weights", type=existing_file, help="a safetensors file with the keys of timm's " + MODEL
-    )
+    parser.add_argument("--weights", type=existing_file, help="a safetensors file with the keys of timm's " + MODEL)
     parser.add_argument("--image", type=existing_file, help="a photograph; its centre square is used")
-    parser.add_argument(
-        "--size", type=int, default=224, help="side of the input in pixels (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("quickstart.png"), help="the picture (default: %(default)s)"
-    )
+    parser.add_argument("--size", type=int, default=224, help="side of the input in pixels (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("quickstart.png"), help="the picture (default: %(default)s)")
     return parser.parse_args(argv)
 
 

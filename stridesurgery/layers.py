@@ -51,8 +51,8 @@ class Site:
 
     @property
     def is_strided(self) -> bool:
-        """Whether its output has fewer cells than its input, by its settings."""
-        return self.is_layer and self.after.reduction != self.before.reduction
+        """Whether it leads from one grid to the next; what works on pooled maps of fixed size does not."""
+        return self.is_layer and not self.before.pooled and self.after.reduction != self.before.reduction
 
 
 def find_sites(traced: Traced) -> tuple[Site, ...]:
@@ -86,8 +86,7 @@ def _site(traced: Traced, node: fx.Node, operator: Operator, source: fx.Node, pl
     grid_in, grid_out = _grid(source, operator), _grid(node, operator)
     if grid_in is None or grid_out is None:
         return Site(node, operator, _name(node), before, before, 0)
-    if operator.kind != "opaque" and before.grid != grid_in:
-        before = replace(before, grid=grid_in)
+    before = replace(before, grid=grid_in)
     if operator.kind == "resize":
         after = _resized(operator, before, grid_in, grid_out, {p.reduction for p in places.values()})
     elif operator.kind == "adaptive":
@@ -128,7 +127,7 @@ def _resized(operator: Operator, before: Place, grid_in: Grid, grid_out: Grid, k
         reduction = min(known, key=misfit)
         scale = (before.reduction[0] / reduction[0], before.reduction[1] / reduction[1])
     rows, columns = (g.resized(float(s)) for g, s in zip(before.geometry, scale, strict=True))
-    return Place(reduction, grid_out, (rows, columns))
+    return Place(reduction, grid_out, (rows, columns), before.pooled)
 
 
 def _opaque(before: Place, grid_in: Grid, grid_out: Grid) -> Place:
@@ -137,7 +136,7 @@ def _opaque(before: Place, grid_in: Grid, grid_out: Grid) -> Place:
         Geometry(g.step * float(f), math.nan, math.nan) for g, f in zip(before.geometry, factors, strict=True)
     )
     reduction = (before.reduction[0] * factors[0], before.reduction[1] * factors[1])
-    return Place(reduction, grid_out, (rows, columns))
+    return Place(reduction, grid_out, (rows, columns), before.pooled)
 
 
 def _collapses(operator: Operator, node: fx.Node, source: fx.Node) -> bool:
@@ -178,14 +177,15 @@ _MIXERS = {"matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention"}
 
 
 def _join(node: fx.Node, places: list[Place]) -> Place:
-    """The place of a value made from several: the finest of them, seeing what all of them see."""
-    first = min(places, key=lambda p: p.reduction)
+    """The place of a value made from several: the finest of them (of attention: the query), seeing what all see."""
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    mixes = name in _MIXERS and len(places) > 1
+    first = places[0] if mixes else min(places, key=lambda p: p.reduction)
     alike = [p for p in places if p.reduction == first.reduction]
     rows, columns = first.geometry
     for place in alike:
         rows, columns = rows.joined(place.geometry[0]), columns.joined(place.geometry[1])
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    if name in _MIXERS and len(places) > 1:
+    if mixes:
         rows, columns = (replace(g, receptive_field=math.inf) for g in (rows, columns))
     grid = next((p.grid for p in alike if p.grid is not None), None)
     pooled = all(p.pooled for p in places) or (grid != (1, 1) and _is_pooled(shape_of(node)))

@@ -56,13 +56,9 @@ class Report:
     model: str
     input_size: Pair
     layers: tuple[Layer, ...]
+    strided: tuple[int, ...]  # the L of every layer with a stride
     transitions: tuple[Transition, ...]
     note: str = ""  # why there are no transitions, where the reductions form no chain
-
-    @property
-    def strided(self) -> tuple[int, ...]:
-        """The L of every layer with a stride."""
-        return tuple(la.index for la in self.layers if la.transition is not None or max(la.stride) > 1)
 
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers)
@@ -208,7 +204,8 @@ def make_report(name: str, analysis: Analysis) -> Report:
     )
     first = {la: t.index for t in reversed(transitions) for la in t.layers}
     layers = tuple(_layer(i, site, first.get(i)) for i, site in enumerate(analysis.layers))
-    return Report(name, analysis.traced.size, layers, transitions, note)
+    strided = tuple(i for i, site in enumerate(analysis.layers) if site.is_strided)
+    return Report(name, analysis.traced.size, layers, strided, transitions, note)
 
 
 def _layer(index: int, site: Site, transition: int | None) -> Layer:

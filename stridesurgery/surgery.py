@@ -184,7 +184,9 @@ def _layer_number(analysis: Analysis, item: int | str) -> int:
     if not 0 <= item < count:
         raise RequestError(f"layer {item} does not exist: the model has layers 0 to {count - 1}. {_strided(analysis)}")
     if not analysis.transitions_of(item):
-        raise RequestError(f"layer {item} ({analysis.layers[item].name}) has stride 1. {_strided(analysis)}")
+        site = analysis.layers[item]
+        why = "works on a pooled map of fixed size" if site.before.pooled else "has stride 1"
+        raise RequestError(f"layer {item} ({site.name}) {why}. {_strided(analysis)}")
     return item
 
 
@@ -252,7 +254,7 @@ def _change(site: Site, plan: Plan) -> Change | None:
     new = plan.reduction(old[0]), plan.reduction(old[1])
     was = [b / a for a, b in zip(*old, strict=True)]
     now = [b / a for a, b in zip(*new, strict=True)]
-    if was == now or operator.kind == "adaptive":
+    if was == now or operator.kind == "adaptive" or site.before.pooled:
         return None
     if operator.kind == "resize":
         if operator.scale is None:

@@ -1,0 +1,130 @@
+"""What surgery costs: analysis and editing beside what one would use instead, and the result beside one made by hand.
+
+    python examples/benchmarks/surgery.py            # medians of 15 rounds, one thread
+    python examples/benchmarks/surgery.py --json results.json
+
+Every round times all candidates one after the other, so that a change of the machine's speed meets all alike; the
+ratios are medians of per-round ratios.
+"""
+
+import argparse
+import copy
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import timm
+import torch
+import torchvision.models
+from torch import nn
+from torchvision.models.feature_extraction import create_feature_extractor
+from tqdm import tqdm
+
+import stridesurgery as ss
+
+# model, and a node in the middle of it for torchvision's extractor (which needs one)
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "resnet50": torchvision.models.resnet50,
+    "efficientnet_b0": torchvision.models.efficientnet_b0,
+    "convnext_tiny": torchvision.models.convnext_tiny,
+    "inception_v3": lambda: torchvision.models.inception_v3(init_weights=False),
+}
+LAST = {"resnet50": "layer4", "efficientnet_b0": "features", "convnext_tiny": "features", "inception_v3": "Mixed_7c"}
+INFERENCE = ("mobilenetv1_100", "resnet18")  # whose first convolution is plain: patched by hand it is the same network
+
+
+def timed(function: Callable[[], object]) -> float:
+    """Seconds that one call takes."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def rounds(candidates: dict[str, Callable[[], object]], count: int, title: str) -> dict[str, list[float]]:
+    """Seconds per candidate and round, after one round that does not count."""
+    for function in candidates.values():
+        function()
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in tqdm(range(count), desc=title, leave=False):
+        for name, function in candidates.items():
+            times[name].append(timed(function))
+    return times
+
+
+def summary(times: dict[str, list[float]], base: str) -> dict[str, dict[str, float]]:
+    """Median milliseconds, and the median and range of the ratios to `base`."""
+    rows = {}
+    for name, values in times.items():
+        ratios = [a / b for a, b in zip(values, times[base], strict=True)]
+        rows[name] = {
+            "ms": 1000 * statistics.median(values),
+            "ratio": statistics.median(ratios),
+            "least": min(ratios),
+            "most": max(ratios),
+        }
+    return rows
+
+
+def surgery_times(name: str, count: int) -> dict[str, dict[str, float]]:
+    """Analysis and elimination of one model, beside torchvision's feature extractor and a plain copy."""
+    net = MODELS[name]().eval()
+    candidates: dict[str, Callable[[], object]] = {
+        "create_feature_extractor": lambda: create_feature_extractor(net, [LAST[name]]),
+        "inspect": lambda: ss.inspect(net),
+        "eliminate": lambda: ss.eliminate(net, S=1),
+        "copy.deepcopy": lambda: copy.deepcopy(net),
+    }
+    return summary(rounds(candidates, count, name), "create_feature_extractor")
+
+
+def patched_by_hand(net: nn.Module) -> nn.Module:
+    """A copy whose first convolution has stride 1."""
+    patched = copy.deepcopy(net)
+    first = next(m for m in patched.modules() if isinstance(m, nn.Conv2d))
+    first.stride = (1, 1)
+    return patched
+
+
+def inference_times(name: str, count: int) -> dict[str, dict[str, float]]:
+    """The operated network beside the same network with its stride patched by hand, on one 160 x 160 image."""
+    net = timm.create_model(name).eval()
+    image = torch.randn(1, 3, 160, 160)
+    by_hand, operated = patched_by_hand(net), ss.eliminate(net, "S1L0")
+    with torch.inference_mode():
+        if not torch.equal(by_hand(image), operated(image)):
+            raise AssertionError(f"{name}: patched by hand is another network")
+        return summary(
+            rounds({"by hand": lambda: by_hand(image), "operated": lambda: operated(image)}, count, name), "by hand"
+        )
+
+
+def show(title: str, results: dict[str, dict[str, dict[str, float]]]) -> None:
+    """Print one table."""
+    print(f"\n{title}")
+    print(f"{'model':18} {'candidate':26} {'median ms':>10} {'ratio':>7}   (least - most)")
+    for model, rows in results.items():
+        for name, row in rows.items():
+            spread = f"({row['least']:.2f} - {row['most']:.2f})"
+            print(f"{model:18} {name:26} {row['ms']:10.1f} {row['ratio']:7.2f}   {spread}")
+
+
+def main() -> None:
+    """Run both comparisons and print them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    surgery = {name: surgery_times(name, arguments.rounds) for name in MODELS}
+    inference = {name: inference_times(name, 2 * arguments.rounds) for name in INFERENCE}
+    show("Surgery: ratios to torchvision's create_feature_extractor", surgery)
+    show("Inference: ratios to the stride patched by hand (equal outputs, checked)", inference)
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"surgery": surgery, "inference": inference}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
