@@ -178,6 +178,8 @@ _MIXERS = {"matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention"}
 
 def _join(node: fx.Node, places: list[Place]) -> Place:
     """The place of a value made from several: the finest of them (of attention: the query), seeing what all see."""
+    if all(p is places[0] for p in places) and (places[0].pooled or not _is_pooled(shape_of(node))):
+        return places[0]
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     mixes = name in _MIXERS and len(places) > 1
     first = places[0] if mixes else min(places, key=lambda p: p.reduction)

@@ -53,18 +53,22 @@ def _copied(model: nn.Module) -> nn.Module:
     for module in modules:
         memo[id(module)] = object.__new__(type(module))
     for module in modules:
-        shell = memo[id(module)].__dict__
-        for name, value in vars(module).items():
-            if name == "_compiled_call_impl":  # of model.compile(): the copy runs as written
-                shell[name] = None
-            elif value is None or type(value) in _SHARED:
-                shell[name] = value
-            else:
-                shell[name] = memo[id(value)] if id(value) in memo else copy.deepcopy(value, memo)
+        memo[id(module)].__dict__.update({name: _copied_value(name, v, memo) for name, v in vars(module).items()})
     return memo[id(model)]
 
 
-_SHARED = (bool, int, float, str, types.FunctionType, types.BuiltinFunctionType, type)
+_SHARED = (type(None), bool, int, float, str, types.FunctionType, types.BuiltinFunctionType, type)
+_TENSORS = ("_parameters", "_buffers", "_modules")
+
+
+def _copied_value(name: str, value: Any, memo: dict[int, Any]) -> Any:
+    if name == "_compiled_call_impl":  # of model.compile(): the copy runs as written
+        return None
+    if type(value) in _SHARED or (type(value) is tuple and all(type(v) in _SHARED for v in value)):
+        return value
+    if name in _TENSORS:
+        return {key: None if v is None else memo[id(v)] for key, v in value.items()}
+    return memo[id(value)] if id(value) in memo else copy.deepcopy(value, memo)
 
 
 def _meta(tensor: Tensor) -> Tensor:

@@ -152,12 +152,9 @@ class _Recorder(TorchFunctionMode):
         self._device: fx.Node | None = None
         self._sizes: dict[tuple[fx.Node, int], Size] = {}
         self._names: dict[int, str] = {}
-        for name, tensor in [
-            *model.named_parameters(remove_duplicate=False),
-            *model.named_buffers(remove_duplicate=False),
-        ]:
-            self._names.setdefault(id(tensor), name)
         for path, module in model.named_modules():
+            for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+                self._names.setdefault(id(tensor), f"{path}.{name}" if path else name)
             wrapper = self._leaf_forward if path and leaf(module) else self._inner_forward
             # the copy is ours: its forward is shadowed on the instance, nothing global is patched
             module.forward = wrapper(path, module, module.forward)  # type: ignore[method-assign]
