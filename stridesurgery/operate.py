@@ -16,7 +16,7 @@ from stridesurgery.operators import FUNCTIONS, MODULES, Operator, arguments, is_
 from stridesurgery.report import Analysis, Pair, analyse
 from stridesurgery.skeleton import without_weights
 from stridesurgery.surgery import Change, Plan, Surgery, changes_of, plan, request
-from stridesurgery.trace import Key, Shape, Traced, shape_of, trace
+from stridesurgery.trace import Key, Shape, Traced, origins, shape_of, trace
 
 
 def eliminate(
@@ -78,10 +78,13 @@ def operate(
     if as_graph and inplace:
         raise RequestError("a model whose stride is written in its forward code becomes a graph, not possible in place")
     modes = [analysis, *([analyse(model, analysis.traced.size, training=True)] if as_graph else [])]
-    trial = _edited(without_weights(model), planned, modes)
+    try:
+        trial = _edited(without_weights(model), planned, modes)
+        if as_graph:
+            _shapes(trial.train(), analysis.traced)  # runs in train mode as well, or says where not
+    except TraceError as problem:
+        raise _impossible(planned, problem) from problem
     rehearse(analysis, planned, trial.eval())
-    if as_graph:
-        _shapes(trial.train(), analysis.traced)  # runs in train mode as well, or says where not
     operated = _edited(model if inplace else _copied(model), planned, modes)
     update_records(operated, planned)
     operated.surgery = replace(surgery, after=before)  # type: ignore[assignment]
@@ -107,12 +110,16 @@ def rehearse(analysis: Analysis, planned: Plan, skeleton: nn.Module) -> GridChec
     try:
         shapes = _shapes(skeleton, analysis.traced)
     except TraceError as problem:
-        if problem.fixed:
-            why = f"a size is fixed by {', '.join(problem.fixed)}"
-        else:
-            why = "the model does not run on the larger maps"
-        raise GridError(f"{planned.surgery.name} is not possible: {why}. {problem}") from problem
+        raise _impossible(planned, problem) from problem
     return check_grid(analysis, shapes, planned)
+
+
+def _impossible(planned: Plan, problem: TraceError) -> GridError:
+    if problem.fixed:
+        why = f"a size is fixed by {', '.join(problem.fixed)}"
+    else:
+        why = "the model does not run on the larger maps"
+    return GridError(f"{planned.surgery.name} is not possible: {why}. {problem}")
 
 
 def _shapes(skeleton: nn.Module, traced: Traced) -> dict[Key, Shape]:
@@ -140,8 +147,9 @@ class _ShapeRecorder(fx.Interpreter):
         try:
             value = super().run_node(n)
         except Exception as problem:
-            names = [str(s.target) for s in n.all_input_nodes if s.op == "get_attr"]
-            raise TraceError(f"{n.meta['path'] or n.name}: {problem}", fixed=tuple(names)) from problem
+            names = dict.fromkeys(name for source in n.all_input_nodes for name in origins(source))
+            what = str(problem).partition("\n")[0]
+            raise TraceError(f"{n.meta['path'] or n.name} raised {what}", fixed=tuple(names)) from problem
         if isinstance(value, torch.Tensor) and n.op not in ("get_attr", "output"):
             self.shapes[n.meta["key"]] = tuple(value.shape)
         return value

@@ -352,7 +352,7 @@ class _Recorder(TorchFunctionMode):
         names = {self._names[id(t)]: None for t in tensors if id(t) in self._names}
         for tensor in tensors:
             if id(tensor) in self._nodes:
-                names.update(dict.fromkeys(_origins(self._nodes[id(tensor)])))
+                names.update(dict.fromkeys(origins(self._nodes[id(tensor)])))
         return list(names)
 
     def _device_node(self) -> fx.Node:
@@ -372,7 +372,7 @@ def _give_keys(graph: fx.Graph) -> None:
         counts[place] += 1
 
 
-def _origins(node: fx.Node) -> list[str]:
+def origins(node: fx.Node) -> list[str]:
     """The attributes that a value is computed from; none where the input takes part."""
     found, todo, seen = [], [node], set()
     while todo:
