@@ -15,8 +15,8 @@ from torch import nn
 from stridesurgery.errors import GridError, TraceError
 from stridesurgery.layers import Grid, Site
 from stridesurgery.operators import is_leaf
+from stridesurgery.plan import Plan
 from stridesurgery.report import Analysis
-from stridesurgery.surgery import Plan
 from stridesurgery.trace import BATCH, Key, Shape, Traced, shape_of, trace
 
 Factor = tuple[int, int]

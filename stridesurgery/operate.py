@@ -13,9 +13,10 @@ from stridesurgery.errors import GridError, ModelError, OperatorError, RequestEr
 from stridesurgery.graph import RewrittenModel, rewritten
 from stridesurgery.grid import GridCheck, check_grid
 from stridesurgery.operators import FUNCTIONS, MODULES, Operator, arguments, is_leaf
+from stridesurgery.plan import Change, Plan, changes_of, plan, request
 from stridesurgery.report import Analysis, Pair, analyse
 from stridesurgery.skeleton import without_weights
-from stridesurgery.surgery import Change, Plan, Surgery, changes_of, plan, request
+from stridesurgery.surgery import Surgery
 from stridesurgery.trace import Key, Shape, Traced, origins, shape_of, trace
 
 

@@ -10,9 +10,10 @@ from stridesurgery.errors import GridError, RequestError, SurgeryError
 from stridesurgery.layers import Site
 from stridesurgery.operate import rehearse
 from stridesurgery.operators import FUNCTIONS, POOLS, Operator, arguments
+from stridesurgery.plan import Change, plan
 from stridesurgery.report import Pair, analyse
 from stridesurgery.skeleton import without_weights
-from stridesurgery.surgery import Change, Surgery, plan
+from stridesurgery.surgery import Surgery
 from stridesurgery.trace import shape_of
 from stridesurgery.window import Window
 
