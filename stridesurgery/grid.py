@@ -104,7 +104,7 @@ def _check_value(
     for axis, length in enumerate(shape):
         choices = {other[axis] for other in allowed}
         if not complete:
-            choices |= {other[axis] * m for other in allowed for m in _multiples(factors)}
+            choices |= {c for other in allowed for c in _grown(other[axis], factors)}
         if length not in choices:
             raise GridError(_off(key, shape, base, likely))
 
@@ -121,17 +121,22 @@ def _check_constants(original: Traced, now: dict[Key, Shape]) -> None:
             windows[key[0]].add(before[0] // BATCH)
     for node in original.graph.nodes:
         shape = shape_of(node)
-        if node.op == "get_attr" and shape and shape[0] > 1 and shape[0] in windows[node.meta["path"]]:
+        several = node.op == "get_attr" and shape is not None and len(shape) > 2 and shape[0] > 1
+        if several and shape is not None and shape[0] in windows[node.meta["path"]]:
             raise GridError(
                 f"{node.target} fixes the size of the maps: it holds one entry for each of {shape[0]} windows, of "
                 "which there would be more. Build the model for any size (timm: strict_img_size=False) and try again"
             )
 
 
-def _multiples(factors: list[Factor]) -> set[int]:
-    """What a dimension may grow by: rows, columns, both (tokens), or pairs of those (attention)."""
+def _grown(length: int, factors: list[Factor]) -> set[int]:
+    """What a dimension may become: its multiples by rows, columns, both (tokens), or pairs of those (attention).
+
+    One or two tokens that stand for no cell (class, distillation) do not multiply.
+    """
     single = {m for rows, columns in factors for m in (rows, columns, rows * columns)}
-    return {a * b for a in single for b in single}
+    times = {a * b for a in single for b in single}
+    return {(length - extra) * m + extra for m in times for extra in (0, 1, 2)}
 
 
 def _off(key: Key, shape: Shape, base: Shape, likely: list[Shape]) -> str:
@@ -153,7 +158,7 @@ def _check_site(
     key, factor = site.node.meta["key"], _factor_of(site, plan)
     reference, cells = references.get(factor), _cells(now[key], site)
     if reference is None or key not in reference or _cells(reference[key], site) != cells:
-        times = [g * f for g, f in zip(site.after.grid or (0, 0), factor, strict=True)]
+        times = [g * f for g, f in zip(site.out_grid, factor, strict=True)]
         raise GridError(
             f"layer {site.name} leaves the grid: its output has {cells[0]}x{cells[1]} cells where "
             f"{times[0]}x{times[1]} were expected"
@@ -163,11 +168,11 @@ def _check_site(
 
 def _is_multiple(site: Site, plan: Plan, now: dict[Key, Shape]) -> bool:
     """Whether a layer's output is exactly k times larger (1 before the cut)."""
-    key, grid = site.node.meta["key"], site.after.grid
-    if key not in now or grid is None or site.after.pooled:
-        return True
+    key = site.node.meta["key"]
+    if key not in now or site.local or site.after.pooled or site.operator.kind in ("pad", "unknown_pad"):
+        return True  # without a grid of its own; checked as a value
     rows, columns = _factor_of(site, plan)
-    return _cells(now[key], site) == (grid[0] * rows, grid[1] * columns)
+    return _cells(now[key], site) == (site.out_grid[0] * rows, site.out_grid[1] * columns)
 
 
 # elementwise functions, and those that follow global pooling

@@ -13,6 +13,7 @@ from torch import fx
 from stridesurgery.geometry import PIXELS, Geometry
 from stridesurgery.operators import Operator, operator_of
 from stridesurgery.trace import BATCH, Traced, shape_of, tensors_in
+from stridesurgery.window import Window
 
 Grid = tuple[int, int]
 Reduction = tuple[Fraction, Fraction]
@@ -37,7 +38,10 @@ class Site:
     name: str  # module path; for a function the path of the calling module and the node's own name
     before: Place
     after: Place
+    in_grid: Grid  # cells of the operator's own input
+    out_grid: Grid
     channels: int
+    local: bool = False  # it runs on windows of the map, laid out over the batch
 
     @property
     def is_layer(self) -> bool:
@@ -68,7 +72,7 @@ def find_sites(traced: Traced) -> tuple[Site, ...]:
         if not sources or (shape_of(node) is None and "parts" not in node.meta):
             continue
         operator = operator_of(traced, node)
-        if operator is not None and not _collapses(operator, node, sources[0]):
+        if operator is not None and _is_spatial(operator, node, sources[0], places[sources[0]]):
             hidden = _hidden_stride(node, sources[0], places, operator)
             if hidden is not None:
                 sites.append(hidden)
@@ -85,8 +89,9 @@ def _site(traced: Traced, node: fx.Node, operator: Operator, source: fx.Node, pl
     before = places[source]
     grid_in, grid_out = _grid(source, operator), _grid(node, operator)
     if grid_in is None or grid_out is None:
-        return Site(node, operator, _name(node), before, before, 0)
-    before = replace(before, grid=grid_in)
+        return Site(node, operator, _name(node), before, before, (0, 0), (0, 0), 0)
+    shape = shape_of(node) or ()
+    local = (shape_of(source) or (BATCH,))[0] != BATCH
     if operator.kind == "resize":
         after = _resized(operator, before, grid_in, grid_out, {p.reduction for p in places.values()})
     elif operator.kind == "adaptive":
@@ -102,8 +107,20 @@ def _site(traced: Traced, node: fx.Node, operator: Operator, source: fx.Node, pl
         if operator.kind == "unknown_pad":
             rows, columns = (replace(g, offset=math.nan) for g in (rows, columns))
         after = Place(reduction, grid_out, (rows, columns), before.pooled)
-    shape = shape_of(node) or ()
-    return Site(node, operator, _name(node), before, after, shape[-1] if operator.last == -2 else shape[1])
+    if local and before.grid is not None:
+        rows_, columns_ = (max(-(-g // s), 1) for g, s in zip(before.grid, operator.step, strict=True))
+        after = replace(after, grid=(rows_, columns_))
+    channels = shape[-1] if operator.last == -2 else shape[1]
+    return Site(node, operator, _name(node), before, after, grid_in, grid_out, channels, local)
+
+
+def _is_spatial(operator: Operator, node: fx.Node, source: fx.Node, before: Place) -> bool:
+    """Whether an operator does anything to a grid here."""
+    if operator.kind == "conv" and operator.windows == (Window(), Window()):
+        return False  # pointwise
+    if operator.kind in ("pad", "unknown_pad", "slice") and _grid(source, operator) != before.grid:
+        return False  # of something else than a map: channels, tokens, attention
+    return not _collapses(operator, node, source)
 
 
 def _grid(node: fx.Node, operator: Operator) -> Grid | None:
@@ -157,7 +174,7 @@ def _hidden_stride(node: fx.Node, source: fx.Node, places: dict[fx.Node, Place],
     culprit = _first_with_grid(source, grid, places)
     unknown = Operator(str(culprit.target), "opaque", refusal="changes the grid in a way that is not understood")
     after = _opaque(places[source], carried, grid)
-    return Site(culprit, unknown, _name(culprit), places[source], after, shape[1])
+    return Site(culprit, unknown, _name(culprit), places[source], after, carried, grid, shape[1])
 
 
 def _first_with_grid(source: fx.Node, grid: Grid, places: dict[fx.Node, Place]) -> fx.Node:
@@ -180,9 +197,10 @@ def _join(node: fx.Node, places: list[Place]) -> Place:
     """The place of a value made from several: the finest of them (of attention: the query), seeing what all see."""
     if all(p is places[0] for p in places) and (places[0].pooled or not _is_pooled(shape_of(node))):
         return places[0]
+    places = [p for p in places if not p.pooled] or places
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     mixes = name in _MIXERS and len(places) > 1
-    first = places[0] if mixes else min(places, key=lambda p: p.reduction)
+    first = _query(places, shape_of(node) or ()) if mixes else min(places, key=lambda p: p.reduction)
     alike = [p for p in places if p.reduction == first.reduction]
     rows, columns = first.geometry
     for place in alike:
@@ -194,10 +212,17 @@ def _join(node: fx.Node, places: list[Place]) -> Place:
     return Place(first.reduction, None if pooled else grid, (rows, columns), pooled)
 
 
+def _query(places: list[Place], shape: tuple[int, ...]) -> Place:
+    """Of the factors of a matrix product, the first whose cells its result still has."""
+    return next((p for p in places if p.grid is not None and math.prod(p.grid) in shape), places[0])
+
+
 def _is_pooled(shape: tuple[int, ...] | None) -> bool:
-    """Whether a value has one cell an image: (N, C), (N, C, 1, 1) or (N, 1, 1, C)."""
+    """Whether a value has one cell an image: (N, C), (N, 1, C), (N, C, 1, 1) or (N, 1, 1, C)."""
     if shape is None:
         return False
+    if len(shape) == 3:
+        return shape[1] == 1
     return len(shape) == 2 or (len(shape) == 4 and (1, 1) in (shape[2:], shape[1:3]))
 
 

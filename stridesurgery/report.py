@@ -219,8 +219,8 @@ def _layer(index: int, site: Site, transition: int | None) -> Layer:
         stride=tuple(int(s) for s in strides),  # type: ignore[arg-type]
         padding=(op.windows[0].padding, op.windows[1].padding),
         dilation=(op.windows[0].dilation, op.windows[1].dilation),
-        in_grid=site.before.grid or (0, 0),
-        out_grid=site.after.grid or (0, 0),
+        in_grid=site.in_grid,
+        out_grid=site.out_grid,
         channels=site.channels,
         reduction=_floats(site.after.reduction),
         transition=transition,
