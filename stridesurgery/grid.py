@@ -7,17 +7,17 @@ reduction says. A size recomputed from a configuration, a reshape that swallows 
 a crop or an interpolation to a fixed size all show up as a shape that is neither.
 """
 
-from collections import defaultdict
 from dataclasses import dataclass
 
 from torch import nn
 
+from stridesurgery.constants import check_constants
 from stridesurgery.errors import GridError, TraceError
 from stridesurgery.layers import Grid, Site
 from stridesurgery.operators import is_leaf
 from stridesurgery.plan import Plan
 from stridesurgery.report import Analysis
-from stridesurgery.trace import BATCH, Key, Shape, Traced, shape_of, trace
+from stridesurgery.trace import BATCH, Key, Shape, Traced, trace
 
 Factor = tuple[int, int]
 
@@ -44,12 +44,12 @@ def check_grid(original: Analysis, now: dict[Key, Shape], plan: Plan) -> GridChe
         references = {factor: _reference(original, plan, factor, now) for factor in factors[1:]}
     found = [r for r in references.values() if r is not None]
     complete = len(found) == len(factors) - 1
+    check_constants(original.traced, now, complete)
     count = 0
     for key, shape in now.items():
         if key in base:  # else control flow took another way; the layers below are compared all the same
             _check_value(key, shape, base[key], [r[key] for r in found if key in r], factors, complete)
             count += 1
-    _check_constants(original.traced, now)
     exact = [_check_site(site, plan, now, references) for site in original.sites]
     return GridCheck(count, all(exact), complete)
 
@@ -105,28 +105,10 @@ def _check_value(
         choices = {other[axis] for other in allowed}
         if not complete:
             choices |= {c for other in allowed for c in _grown(other[axis], factors)}
+            if axis == 0 and base[0] == BATCH:
+                choices = {BATCH}  # windows cannot be told from cells that are swallowed into the batch
         if length not in choices:
-            raise GridError(_off(key, shape, base, likely))
-
-
-def _check_constants(original: Traced, now: dict[Key, Shape]) -> None:
-    """Refuse constants that hold one entry per window of a map (Swin's attention mask) whose windows are more now.
-
-    Such a constant is tiled over the larger batch of windows without a complaint, at the wrong places.
-    """
-    windows: dict[str, set[int]] = defaultdict(set)  # by module: the numbers of windows that are not so any more
-    for key, before in original.shapes.items():
-        after = now.get(key, before)
-        if before and after and after[0] != before[0] and before[0] % BATCH == 0:
-            windows[key[0]].add(before[0] // BATCH)
-    for node in original.graph.nodes:
-        shape = shape_of(node)
-        several = node.op == "get_attr" and shape is not None and len(shape) > 2 and shape[0] > 1
-        if several and shape is not None and shape[0] in windows[node.meta["path"]]:
-            raise GridError(
-                f"{node.target} fixes the size of the maps: it holds one entry for each of {shape[0]} windows, of "
-                "which there would be more. Build the model for any size (timm: strict_img_size=False) and try again"
-            )
+            raise GridError(_off(key, shape, allowed, complete))
 
 
 def _grown(length: int, factors: list[Factor]) -> set[int]:
@@ -139,13 +121,23 @@ def _grown(length: int, factors: list[Factor]) -> set[int]:
     return {(length - extra) * m + extra for m in times for extra in (0, 1, 2)}
 
 
-def _off(key: Key, shape: Shape, base: Shape, likely: list[Shape]) -> str:
+def _said(shape: Shape) -> str:
+    """A shape in words: N is the batch."""
+    sides = (f"{n // BATCH}N".removeprefix("1N") or "N" if n and n % BATCH == 0 else str(n) for n in shape)
+    return f"({', '.join(sides)})"
+
+
+def _off(key: Key, shape: Shape, allowed: list[Shape], compared: bool) -> str:
     path, _, target, _ = key
-    wanted = " or ".join(str(s) for s in dict.fromkeys([base, *likely]))
+    wanted = " or ".join(_said(s) for s in dict.fromkeys(allowed))
     place = target if not path or target.startswith(path) else f"{path}: {target}"
+    if compared:
+        why = "The model computes this size from something other than its input"
+    else:
+        why = "The model takes no larger input to compare with, and only exact multiples are proved without one"
     return (
-        f"the value at {place} leaves the grid: its shape becomes {shape} where {wanted} was expected. The model "
-        "computes this size from something other than its input; choose a transition after this place"
+        f"the value at {place} leaves the grid: its shape becomes {_said(shape)} where {wanted} was expected. {why}; "
+        "choose a transition after this place, or another input_size"
     )
 
 

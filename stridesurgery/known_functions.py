@@ -162,6 +162,7 @@ def _read_only(kind: str, name: str, refusal: str | None = None) -> FunctionRule
     return FunctionRule(("input",), lambda a: Operator(name, kind, refusal=refusal), _unchangeable)
 
 
+FUNCTIONS[F.fold] = _read_only("resize", "fold")
 for _adaptive in (F.adaptive_avg_pool2d, F.adaptive_max_pool2d):
     FUNCTIONS[_adaptive] = _read_only("adaptive", _adaptive.__name__)
 for _strange in (F.lp_pool2d, F.fractional_max_pool2d):

@@ -211,5 +211,14 @@ for _padder in (nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d, nn.Replicati
     register_operator(_padder, read=_read_pad)
 for _adaptive in (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d):
     register_operator(_adaptive, read=lambda m: Operator(type(m).__name__, "adaptive"))
+register_operator(
+    nn.Unfold,
+    read=lambda m: Operator(
+        "Unfold",
+        "opaque",
+        windows(m.kernel_size, m.stride, m.padding, m.dilation),
+        refusal="lays blocks out as tokens, whose finer form is not known",
+    ),
+)
 for _unknown in (nn.LPPool2d, nn.FractionalMaxPool2d, nn.MaxUnpool2d):
     register_operator(_unknown, read=lambda m: Operator(type(m).__name__, "opaque", refusal="is not understood"))

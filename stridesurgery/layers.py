@@ -72,11 +72,11 @@ def find_sites(traced: Traced) -> tuple[Site, ...]:
         if not sources or (shape_of(node) is None and "parts" not in node.meta):
             continue
         operator = operator_of(traced, node)
+        hidden = None if operator is None else _hidden_stride(node, sources[0], places, operator)
+        if hidden is not None:
+            sites.append(hidden)
+            places[sources[0]] = hidden.after
         if operator is not None and _is_spatial(operator, node, sources[0], places[sources[0]]):
-            hidden = _hidden_stride(node, sources[0], places, operator)
-            if hidden is not None:
-                sites.append(hidden)
-                places[sources[0]] = hidden.after
             site = _site(traced, node, operator, sources[0], places)
             places[node] = site.after
             sites.append(site)
@@ -88,6 +88,11 @@ def find_sites(traced: Traced) -> tuple[Site, ...]:
 def _site(traced: Traced, node: fx.Node, operator: Operator, source: fx.Node, places: dict[fx.Node, Place]) -> Site:
     before = places[source]
     grid_in, grid_out = _grid(source, operator), _grid(node, operator)
+    if operator.kind == "resize" and len(shape_of(source) or ()) == 3:
+        grid_in = before.grid  # folds tokens
+    if operator.kind == "opaque" and len(shape_of(node) or ()) == 3 and grid_in is not None:
+        rows, columns = (w.cells(size) for w, size in zip(operator.windows, grid_in, strict=True))
+        grid_out = rows, columns  # unfolds to tokens
     if grid_in is None or grid_out is None:
         return Site(node, operator, _name(node), before, before, (0, 0), (0, 0), 0)
     shape = shape_of(node) or ()
@@ -101,23 +106,27 @@ def _site(traced: Traced, node: fx.Node, operator: Operator, source: fx.Node, pl
     else:
         step = operator.step
         reduction = (before.reduction[0] * step[0], before.reduction[1] * step[1])
-        rows, columns = (
+        vertical, horizontal = (
             g.through(w, size) for g, w, size in zip(before.geometry, operator.windows, grid_in, strict=True)
         )
         if operator.kind == "unknown_pad":
-            rows, columns = (replace(g, offset=math.nan) for g in (rows, columns))
-        after = Place(reduction, grid_out, (rows, columns), before.pooled)
+            vertical, horizontal = (replace(g, offset=math.nan) for g in (vertical, horizontal))
+        after = Place(reduction, grid_out, (vertical, horizontal), before.pooled)
     if local and before.grid is not None:
-        rows_, columns_ = (max(-(-g // s), 1) for g, s in zip(before.grid, operator.step, strict=True))
-        after = replace(after, grid=(rows_, columns_))
+        rows, columns = (max(-(-g // s), 1) for g, s in zip(before.grid, operator.step, strict=True))
+        after = replace(after, grid=(rows, columns))
     channels = shape[-1] if operator.last == -2 else shape[1]
     return Site(node, operator, _name(node), before, after, grid_in, grid_out, channels, local)
 
 
+def _is_pointwise(operator: Operator) -> bool:
+    return operator.kind == "conv" and operator.windows == (Window(), Window())
+
+
 def _is_spatial(operator: Operator, node: fx.Node, source: fx.Node, before: Place) -> bool:
     """Whether an operator does anything to a grid here."""
-    if operator.kind == "conv" and operator.windows == (Window(), Window()):
-        return False  # pointwise
+    if _is_pointwise(operator):
+        return False
     if operator.kind in ("pad", "unknown_pad", "slice") and _grid(source, operator) != before.grid:
         return False  # of something else than a map: channels, tokens, attention
     return not _collapses(operator, node, source)
@@ -167,12 +176,13 @@ def _collapses(operator: Operator, node: fx.Node, source: fx.Node) -> bool:
 def _hidden_stride(node: fx.Node, source: fx.Node, places: dict[fx.Node, Place], operator: Operator) -> Site | None:
     """An operator that is not understood has shrunk the map on its way here: a layer of kind "opaque"."""
     carried, grid, shape = places[source].grid, _grid(source, operator), shape_of(source)
-    if carried is None or grid is None or shape is None or shape[0] != BATCH or grid == (1, 1):
+    if carried is None or grid is None or shape is None or shape[0] != BATCH or len(shape) != 4 or grid == (1, 1):
         return None
-    if all(g * 1.5 > c for g, c in zip(grid, carried, strict=True)):
+    if _is_pointwise(operator) or any(g * 1.5 > c for g, c in zip(grid, carried, strict=True)):
         return None
     culprit = _first_with_grid(source, grid, places)
-    unknown = Operator(str(culprit.target), "opaque", refusal="changes the grid in a way that is not understood")
+    name = culprit.target if isinstance(culprit.target, str) else getattr(culprit.target, "__name__", "function")
+    unknown = Operator(name, "opaque", refusal="changes the grid in a way that is not understood")
     after = _opaque(places[source], carried, grid)
     return Site(culprit, unknown, _name(culprit), places[source], after, carried, grid, shape[1])
 

@@ -152,11 +152,13 @@ class _Recorder(TorchFunctionMode):
         self._device: fx.Node | None = None
         self._sizes: dict[tuple[fx.Node, int], Size] = {}
         self._names: dict[int, str] = {}
+        self._own_forwards: dict[nn.Module, Any] = {}
         for path, module in model.named_modules():
             for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
                 self._names.setdefault(id(tensor), f"{path}.{name}" if path else name)
             wrapper = self._leaf_forward if path and leaf(module) else self._inner_forward
             # the copy is ours: its forward is shadowed on the instance, nothing global is patched
+            self._own_forwards[module] = vars(module).get("forward")  # some models set one themselves
             module.forward = wrapper(path, module, module.forward)  # type: ignore[method-assign]
 
     def record(self, image: Tensor) -> fx.Graph:
@@ -170,8 +172,10 @@ class _Recorder(TorchFunctionMode):
             self.graph.output(self._argument(result)).meta.update(shape=None, path="")
             _give_keys(self.graph)
         finally:
-            for module in self.model.modules():
-                vars(module).pop("forward", None)
+            for module, own in self._own_forwards.items():
+                vars(module).pop("forward")
+                if own is not None:
+                    module.forward = own  # type: ignore[method-assign]
         return self.graph
 
     def emit(self, op: str, target: Any, args: Any, kwargs: dict[str, Any]) -> fx.Node:

@@ -1,0 +1,90 @@
+"""Constants of a model that fix the size of its maps although every shape fits.
+
+Shapes alone do not show a table that is tiled or looked up beyond its end: these rules look at what parameters and
+buffers meet in the graph.
+"""
+
+from collections import defaultdict
+from typing import Any
+
+from torch import fx, nn
+
+from stridesurgery.errors import GridError
+from stridesurgery.trace import BATCH, Key, Shape, Traced, origins, shape_of, tensors_in
+
+_LOOKUPS = {"getitem", "index_select", "embedding", "gather", "take", "take_along_dim"}
+_BROADCASTS = {"add", "add_", "iadd", "mul", "mul_", "sub", "div"}
+
+
+def check_constants(original: Traced, now: dict[Key, Shape], compared: bool) -> None:
+    """Refuse constants that were made for the number of cells the maps had.
+
+    Args:
+        original: the recording of the untouched model.
+        now: the shapes of the operated model's values.
+        compared: whether those were compared with the untouched model on a larger input.
+
+    Raises:
+        GridError: naming the parameter or buffer.
+    """
+    _check_windows(original, now)
+    for node in original.graph.nodes:
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        if name in _LOOKUPS or (node.op == "call_module" and type(original.module(node)) is nn.Embedding):
+            _check_lookup(original, node, now)
+        elif name in _BROADCASTS and not compared:
+            _check_broadcast(node, now)
+
+
+def _changed(node: fx.Node, now: dict[Key, Shape]) -> bool:
+    shape = shape_of(node)
+    return shape is not None and now.get(node.meta["key"], shape) != shape
+
+
+def _check_windows(original: Traced, now: dict[Key, Shape]) -> None:
+    """One entry per window (Swin's attention mask): it would be tiled over the larger batch of windows."""
+    windows: dict[str, set[int]] = defaultdict(set)  # by module: the numbers of windows that are not so any more
+    for key, before in original.shapes.items():
+        after = now.get(key, before)
+        if before and after and after[0] != before[0] and before[0] % BATCH == 0:
+            windows[key[0]].add(before[0] // BATCH)
+    for node in original.graph.nodes:
+        shape = shape_of(node) or ()
+        if node.op == "get_attr" and len(shape) > 2 and shape[0] > 1 and shape[0] in windows[node.meta["path"]]:
+            raise GridError(
+                f"{node.target} fixes the size of the maps: it holds one entry for each of {shape[0]} windows, of "
+                "which there would be more. Build the model for any size (timm: strict_img_size=False) and try again"
+            )
+
+
+def _check_lookup(original: Traced, node: fx.Node, now: dict[Key, Shape]) -> None:
+    """A table looked up at positions that are computed from the size: nothing says that it is long enough."""
+    table, *index = (*node.args, *node.kwargs.values())
+    names: list[str] = []
+    if node.op == "call_module":
+        names, index = [f"{node.target}.weight"], [table]
+    elif isinstance(table, fx.Node):
+        names = origins(table)
+    if names and any(_changed(i, now) for i in tensors_in(index)):
+        raise GridError(
+            f"the size of the maps is fixed by {', '.join(names)}: {node.meta['path'] or node.name} looks it up at "
+            "positions of the maps, of which there would be more. Choose a transition after this place"
+        )
+
+
+def _check_broadcast(node: fx.Node, now: dict[Key, Shape]) -> None:
+    """A position table of one window (NesT) meets several: it would be repeated for each."""
+    operands: list[Any] = [a for a in node.args if isinstance(a, fx.Node) and shape_of(a) is not None]
+    for table, value in ((a, b) for a in operands for b in operands if a is not b):
+        lengths, before = shape_of(table) or (), shape_of(value) or ()
+        after = now.get(value.meta["key"], before)
+        if sum(n > 1 for n in lengths) < 2 or len(after) != len(before) or len(lengths) > len(before):
+            continue  # per channel at most: the same for every cell
+        grown = (
+            n == 1 == b < a for n, b, a in zip(lengths, before[-len(lengths) :], after[-len(lengths) :], strict=True)
+        )
+        if any(grown) and (names := origins(table)):
+            raise GridError(
+                f"the size of the maps is fixed by {', '.join(names)}: {node.meta['path'] or node.name} would repeat "
+                "it over the cells that are new. Choose a transition after this place"
+            )
