@@ -149,8 +149,10 @@ def _check_site(
         return True
     key, factor = site.node.meta["key"], _factor_of(site, plan)
     reference, cells = references.get(factor), _cells(now[key], site)
-    if reference is None or key not in reference or _cells(reference[key], site) != cells:
-        times = [g * f for g, f in zip(site.out_grid, factor, strict=True)]
+    times = [g * f for g, f in zip(site.out_grid, factor, strict=True)]
+    # rounding loses fewer than k cells, at every depth (ceil(kH - d) / 2 >= k ceil(H / 2) - (k - 1) for d < k)
+    cropped = any(c <= t - f for c, t, f in zip(cells, times, factor, strict=True))
+    if cropped or reference is None or key not in reference or _cells(reference[key], site) != cells:
         raise GridError(
             f"layer {site.name} leaves the grid: its output has {cells[0]}x{cells[1]} cells where "
             f"{times[0]}x{times[1]} were expected"

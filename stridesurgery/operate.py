@@ -15,9 +15,12 @@ from stridesurgery.grid import GridCheck, check_grid
 from stridesurgery.operators import FUNCTIONS, MODULES, Operator, arguments, is_leaf
 from stridesurgery.plan import Change, Plan, changes_of, plan, request
 from stridesurgery.report import Analysis, Pair, analyse
-from stridesurgery.skeleton import without_weights
+from stridesurgery.skeleton import number_format, without_weights
 from stridesurgery.surgery import Surgery
 from stridesurgery.trace import Key, Shape, Traced, origins, shape_of, trace
+
+
+_DEFAULTS = {"stride": 1, "axis": "hw", "pool": "remove", "form": "module"}
 
 
 def eliminate(
@@ -36,7 +39,7 @@ def eliminate(
 
     Args:
         model: a torchvision or timm model, or any module whose forward takes an image batch (N, C, H, W).
-        S: how many strides (transitions) to eliminate; alone, the first S. Or a name such as "S2L4-6".
+        S: how many strides (transitions) to eliminate; alone, the first S. Or a name such as "S2L4-6", or a `Surgery`.
         L: at which layers: numbers as `inspect` shows them, or module names; one layer of each transition.
         stride: what remains of each stride; must divide it.
         axis: rows ("h"), columns ("w") or both ("hw").
@@ -61,6 +64,10 @@ def eliminate(
         named = S if isinstance(S, Surgery) else Surgery.parse(S)
         if L is not None:
             raise RequestError(f"the name {named.name} says the layers already; leave L out")
+        if isinstance(S, Surgery):
+            if options != _DEFAULTS:
+                raise RequestError("a Surgery holds its options; leave stride, axis, pool and form out")
+            options, input_size = {name: getattr(S, name) for name in _DEFAULTS}, input_size or S.input_size
         S, L = named.S, named.L
     Surgery(0, (), **options)  # bad options are told before the model is looked at
     analysis = analyse(model, input_size)
@@ -129,7 +136,7 @@ def _shapes(skeleton: nn.Module, traced: Traced) -> dict[Key, Shape]:
         return trace(skeleton, traced.size, leaf=is_leaf).shapes
     recorder = _ShapeRecorder(skeleton)
     with torch.no_grad(), torch.device("meta"):
-        recorder.run(torch.empty(_input_shape(traced), device="meta"))
+        recorder.run(torch.empty(_input_shape(traced), device="meta", dtype=number_format(skeleton)))
     return recorder.shapes
 
 

@@ -1,9 +1,10 @@
 """Which operators of a model a surgery changes, and into what. Decides; nothing is edited here."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from operator import index
+from typing import Any, SupportsIndex
 
 from stridesurgery.errors import OperatorError, RequestError
 from stridesurgery.layers import Reduction, Site
@@ -59,7 +60,7 @@ def request(
                 f"say S (how many strides), L (at which layers) or a name such as 'S1L0'. {_strided(analysis)}"
             )
         return Surgery(S, _first_layers(analysis, S), **options)
-    asked = [L] if isinstance(L, (int, str)) else list(L)
+    asked = list(L) if isinstance(L, Iterable) and not isinstance(L, str) else [L]
     layers = tuple(_layer_number(analysis, item) for item in asked)
     groups = {analysis.transitions_of(layer) for layer in layers}
     if S is not None and S != len(groups):
@@ -93,8 +94,9 @@ def _layer_number(analysis: Analysis, item: int | str) -> int:
         if not named:
             raise RequestError(f"no layer is named {item!r}. {_strided(analysis)}")
         item = named[0]
-    if isinstance(item, bool) or not isinstance(item, int):
+    if isinstance(item, bool) or not isinstance(item, SupportsIndex):
         raise RequestError(f"a layer is a number or a module name, got {item!r}")
+    item = index(item)
     if not 0 <= item < count:
         raise RequestError(f"layer {item} does not exist: the model has layers 0 to {count - 1}. {_strided(analysis)}")
     if not analysis.transitions_of(item):

@@ -167,7 +167,7 @@ def read_size(model: nn.Module, input_size: int | Pair | None) -> Grid:
     """
     if input_size is None:
         return default_size(model)
-    sides = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
+    sides = tuple(input_size) if isinstance(input_size, (tuple, list)) else (input_size, input_size)
     if len(sides) != 2 or not all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sides):
         raise RequestError(f"input_size is a number of pixels or (h, w), got {input_size!r}")
     return sides[0], sides[1]

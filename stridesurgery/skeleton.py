@@ -96,6 +96,11 @@ def input_channels(model: nn.Module) -> list[int]:
     return list(dict.fromkeys([*found, 3]))
 
 
+def number_format(model: nn.Module) -> torch.dtype:
+    """The floating-point type of the model's first parameter, which its input must have."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
+
+
 def default_size(model: nn.Module) -> tuple[int, int]:
     """The (h, w) in pixels the model was made for; 224 x 224 where it does not say."""
     for holder in (getattr(model, "patch_embed", None), model):

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from stridesurgery.errors import TraceError
 from stridesurgery.sizes import Number, Size, with_origin
-from stridesurgery.skeleton import input_channels
+from stridesurgery.skeleton import input_channels, number_format
 
 BATCH = 41  # weightless images cost nothing, and a length of 41k can only be a batch of k windows
 Shape = tuple[int, ...]
@@ -69,7 +69,7 @@ def trace(
     failures = []
     for channels in input_channels(skeleton):
         recorder = _Recorder(skeleton, leaf)
-        image = torch.empty(BATCH, channels, *size, device="meta")
+        image = torch.empty(BATCH, channels, *size, device="meta", dtype=number_format(skeleton))
         try:
             return Traced(recorder.record(image), skeleton, size, training)
         except Exception as problem:
