@@ -4,12 +4,14 @@ Shapes alone do not show a table that is tiled or looked up beyond its end: thes
 buffers meet in the graph.
 """
 
+import math
 from collections import defaultdict
 from typing import Any
 
 from torch import fx, nn
 
 from stridesurgery.errors import GridError
+from stridesurgery.report import Analysis
 from stridesurgery.trace import BATCH, Key, Shape, Traced, origins, shape_of, tensors_in
 
 _LOOKUPS = {"getitem", "index_select", "embedding", "gather", "take", "take_along_dim"}
@@ -36,6 +38,59 @@ def check_constants(original: Traced, now: dict[Key, Shape], compared: bool) -> 
             _check_broadcast(node, now)
 
 
+_READS = {"getitem", "narrow", "select", "index_select", "topk", "unbind", "split", "chunk"}
+
+
+def check_reads(original: Analysis, now: dict[Key, Shape]) -> None:
+    """Refuse operators that read a fixed part of a map that has grown, and outputs whose batch has.
+
+    Raises:
+        GridError: naming the place.
+    """
+    for site in original.sites:
+        if site.operator.kind == "global" and _changed(site.node, now):
+            raise GridError(
+                f"{site.name} pools its whole map with a kernel of {site.operator.kernel[0]}x{site.operator.kernel[1]} "
+                "cells, which the larger map exceeds. Use adaptive pooling there"
+            )
+    for node in original.traced.graph.nodes:
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        if name in _READS and node.args and _reads_part(node, now):
+            raise GridError(
+                f"{node.meta['path'] or 'the model'} reads a fixed part of a map that would grow ({name} gives "
+                f"{shape_of(node)} cells before and after). Choose a transition after this place"
+            )
+        if node.op == "output":
+            for result in tensors_in(node.args):
+                before = shape_of(result) or ()
+                after = now.get(result.meta["key"], before)
+                if before[:1] == (BATCH,) != after[:1]:
+                    raise GridError(
+                        f"the output {result.name} would hold {after[0] / BATCH:g} results an image: the model folds "
+                        "the larger maps into its batch. Choose a transition after the place where it does"
+                    )
+
+
+def _reads_part(node: fx.Node, now: dict[Key, Shape]) -> bool:
+    source, before = node.args[0], shape_of(node)
+    if not isinstance(source, fx.Node) or before is None or not _changed(source, now) or _changed(node, now):
+        return False
+    if origins(source) or "key" not in source.meta or source.meta["key"] not in now:
+        return False
+    if len(shape_of(source) or ()) == 3 and _is_first_tokens(node, before):
+        return False
+    grown = now[source.meta["key"]]
+    return math.prod(grown) > math.prod(shape_of(source) or ())
+
+
+def _is_first_tokens(node: fx.Node, shape: Shape) -> bool:
+    """The first tokens of a sequence stand for no cell (class, distillation)."""
+    index = node.args[1] if len(node.args) > 1 else None
+    if len(shape) == 3:
+        return shape[1] <= 2
+    return isinstance(index, tuple) and len(index) > 1 and index[1] in (0, 1)
+
+
 def _changed(node: fx.Node, now: dict[Key, Shape]) -> bool:
     shape = shape_of(node)
     return shape is not None and now.get(node.meta["key"], shape) != shape
@@ -50,7 +105,9 @@ def _check_windows(original: Traced, now: dict[Key, Shape]) -> None:
             windows[key[0]].add(before[0] // BATCH)
     for node in original.graph.nodes:
         shape = shape_of(node) or ()
-        if node.op == "get_attr" and len(shape) > 2 and shape[0] > 1 and shape[0] in windows[node.meta["path"]]:
+        while shape and shape[0] == 1:
+            shape = shape[1:]
+        if node.op == "get_attr" and len(shape) > 2 and shape[0] in windows[node.meta["path"]]:
             raise GridError(
                 f"{node.target} fixes the size of the maps: it holds one entry for each of {shape[0]} windows, of "
                 "which there would be more. Build the model for any size (timm: strict_img_size=False) and try again"

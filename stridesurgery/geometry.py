@@ -32,6 +32,12 @@ class Geometry:
         step = self.step / scale
         return Geometry(step, self.offset + (step - self.step) / 2, self.receptive_field)
 
+    def transposed(self, window: Window, scale: float) -> "Geometry":
+        """The geometry after a transposed convolution of stride `scale`."""
+        step, span = self.step / scale, window.span
+        offset = self.offset + step * (int(window.padding) - (span - 1) / 2)
+        return Geometry(step, offset, self.receptive_field + self.step * ((span - 1) // scale))
+
     def joined(self, other: "Geometry") -> "Geometry":
         """The geometry of a cell that sees what a cell of either map sees."""
         lows, highs = zip(*(g.bounds() for g in (self, other)), strict=True)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from stridesurgery.constants import check_constants
+from stridesurgery.constants import check_constants, check_reads
 from stridesurgery.errors import GridError, TraceError
 from stridesurgery.layers import Grid, Site
-from stridesurgery.operators import is_leaf
+from stridesurgery.operators import FUNCTIONS, is_leaf
 from stridesurgery.plan import Plan
 from stridesurgery.report import Analysis
 from stridesurgery.trace import BATCH, Key, Shape, Traced, trace
@@ -45,6 +45,8 @@ def check_grid(original: Analysis, now: dict[Key, Shape], plan: Plan) -> GridChe
     found = [r for r in references.values() if r is not None]
     complete = len(found) == len(factors) - 1
     check_constants(original.traced, now, complete)
+    _check_same_path(base, now)
+    check_reads(original, now)
     count = 0
     for key, shape in now.items():
         if key in base:  # else control flow took another way; the layers below are compared all the same
@@ -52,6 +54,20 @@ def check_grid(original: Analysis, now: dict[Key, Shape], plan: Plan) -> GridChe
             count += 1
     exact = [_check_site(site, plan, now, references) for site in original.sites]
     return GridCheck(count, all(exact), complete)
+
+
+def _check_same_path(base: dict[Key, Shape], now: dict[Key, Shape]) -> None:
+    """The model must not answer larger maps with other pools, convolutions or interpolations (MobileNet v5 does)."""
+    resizing = {getattr(f, "__name__", "") for f in FUNCTIONS} - {"getitem", "pad", "fold"}
+    for key in sorted(base.keys() ^ now.keys()):
+        path, op, target, _ = key
+        if (op == "call_function" and target in resizing) or op == "call_module":
+            verb = "calls" if key in now else "no longer calls"
+            place = path or "its forward"
+            raise GridError(
+                f"on the larger maps the model {verb} {target} in {place}: it chooses its operators by the size of its "
+                "maps. Choose a transition after this place, or another input_size"
+            )
 
 
 def _factors(plan: Plan) -> list[Factor]:

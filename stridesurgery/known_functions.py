@@ -51,7 +51,10 @@ def _read_f_pool(name: str, kind: str) -> Callable[[dict[str, Any]], Operator | 
         if not all(_is_number(v) for v in (kernel, stride, padding, dilation)):
             return Operator(name, "opaque", refusal="computes its kernel, stride or padding from the input")
         sides = windows(kernel, stride, padding, dilation, bool(a.get("ceil_mode", False)))
-        return Operator(name, kind, sides, refusal="returns indices" if a.get("return_indices") else None)
+        refusal = "returns indices" if a.get("return_indices") else None
+        if a.get("ceil_mode") and pair(dilation) != (1, 1):
+            refusal = "is dilated in ceil mode, where a window may hold no cell"
+        return Operator(name, kind, sides, refusal=refusal)
 
     return read
 
@@ -148,7 +151,7 @@ def _read_transposed(a: dict[str, Any]) -> Operator:
     weight, stride = shape_of(a["weight"]) or (1, 1, 1, 1), a.get("stride", 1)
     sides = windows(weight[2:], 1, a.get("padding", 0), a.get("dilation", 1))
     refusal = "is a learned upsampling, whose stride has no finer form"
-    return Operator("conv_transpose2d", "resize", sides, scale=scales(stride), refusal=refusal)
+    return Operator("conv_transpose2d", "resize", sides, scale=scales(stride), refusal=refusal, transposed=True)
 
 
 FUNCTIONS[torch.conv_transpose2d] = FunctionRule(
@@ -163,8 +166,20 @@ def _read_only(kind: str, name: str, refusal: str | None = None) -> FunctionRule
 
 
 FUNCTIONS[F.fold] = _read_only("resize", "fold")
+
+
+def _read_adaptive(name: str) -> FunctionRule:
+    def read(a: dict[str, Any]) -> Operator:
+        size = a.get("output_size")
+        if not _is_number(size):
+            return Operator(name, "opaque", refusal="pools to a size that is computed from its own")
+        return Operator(name, "pad" if isinstance(size, (tuple, list)) and None in size else "adaptive")
+
+    return FunctionRule(("input", "output_size"), read, _unchangeable)
+
+
 for _adaptive in (F.adaptive_avg_pool2d, F.adaptive_max_pool2d):
-    FUNCTIONS[_adaptive] = _read_only("adaptive", _adaptive.__name__)
+    FUNCTIONS[_adaptive] = _read_adaptive(_adaptive.__name__)
 for _strange in (F.lp_pool2d, F.fractional_max_pool2d):
     FUNCTIONS[_strange] = _read_only("opaque", _strange.__name__, "is not understood")
 

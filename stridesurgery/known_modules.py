@@ -16,7 +16,7 @@ from torchvision.models.swin_transformer import PatchMerging as VisionSwinMergin
 from torchvision.models.swin_transformer import PatchMergingV2 as VisionSwinV2Merging
 
 from stridesurgery import modules
-from stridesurgery.operators import Operator, register_operator, scales, windows
+from stridesurgery.operators import Operator, pair, register_operator, scales, windows
 
 # ---- convolutions ---------------------------------------------------------------------------------------------
 
@@ -90,8 +90,11 @@ def _read_pool(kind: str, same: bool = False) -> Callable[[Any], Operator]:
         if isinstance(pool, modules.Windowed):
             return Operator(type(pool).__name__.removeprefix("Fine"), kind, pool.windows)
         padding = "same" if same else pool.padding
+        dilation = getattr(pool, "dilation", 1)
         refusal = "returns indices" if getattr(pool, "return_indices", False) else None
-        sides = windows(pool.kernel_size, pool.stride, padding, getattr(pool, "dilation", 1), pool.ceil_mode)
+        if pool.ceil_mode and pair(dilation) != (1, 1):
+            refusal = "is dilated in ceil mode, where a window may hold no cell"
+        sides = windows(pool.kernel_size, pool.stride, padding, dilation, pool.ceil_mode)
         return Operator(type(pool).__name__, kind, sides, refusal=refusal)
 
     return read
@@ -198,6 +201,7 @@ register_operator(
         windows(m.kernel_size, 1, m.padding, m.dilation),
         scale=tuple(Fraction(s) for s in m.stride),  # type: ignore[arg-type]
         refusal="is a learned upsampling, whose stride has no finer form",
+        transposed=True,
     ),
 )
 
@@ -209,8 +213,16 @@ def _read_pad(module: Any) -> Operator:
 
 for _padder in (nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d):
     register_operator(_padder, read=_read_pad)
+
+
+def _read_adaptive(pool: Any) -> Operator:
+    # None keeps that axis as it is: the map is not pooled to a fixed size
+    kept = isinstance(pool.output_size, (tuple, list)) and None in pool.output_size
+    return Operator(type(pool).__name__, "pad" if kept else "adaptive")
+
+
 for _adaptive in (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d):
-    register_operator(_adaptive, read=lambda m: Operator(type(m).__name__, "adaptive"))
+    register_operator(_adaptive, read=_read_adaptive)
 register_operator(
     nn.Unfold,
     read=lambda m: Operator(

@@ -47,7 +47,7 @@ class Site:
     def is_layer(self) -> bool:
         """Whether it has a number: extent or stride beyond 1, and no fixed output size."""
         op = self.operator
-        if op.kind in ("adaptive", "pad", "unknown_pad"):
+        if op.kind in ("adaptive", "global", "pad", "unknown_pad"):
             return False
         if op.kind == "resize":
             return op.scale is not None and max(op.scale) < 1
@@ -97,9 +97,16 @@ def _site(traced: Traced, node: fx.Node, operator: Operator, source: fx.Node, pl
         return Site(node, operator, _name(node), before, before, (0, 0), (0, 0), 0)
     shape = shape_of(node) or ()
     local = (shape_of(source) or (BATCH,))[0] != BATCH
-    if operator.kind == "resize":
-        after = _resized(operator, before, grid_in, grid_out, {p.reduction for p in places.values()})
-    elif operator.kind == "adaptive":
+    if _collapses(operator, grid_in, grid_out):
+        operator = replace(operator, kind="global")
+    scale = operator.scale
+    if operator.kind == "resize" and scale is None:
+        scale = _nearest(before, grid_in, grid_out, {p.reduction for p in places.values()})
+        if scale is None:
+            operator = replace(operator, kind="opaque", refusal="resizes to a size that is computed from its own")
+    if operator.kind == "resize" and scale is not None:
+        after = _resized(operator, scale, before, grid_out)
+    elif operator.kind in ("adaptive", "global"):
         after = Place(before.reduction, None, before.geometry, pooled=True)
     elif operator.kind == "opaque":
         after = _opaque(before, grid_in, grid_out)
@@ -129,7 +136,7 @@ def _is_spatial(operator: Operator, node: fx.Node, source: fx.Node, before: Plac
         return False
     if operator.kind in ("pad", "unknown_pad", "slice") and _grid(source, operator) != before.grid:
         return False  # of something else than a map: channels, tokens, attention
-    return not _collapses(operator, node, source)
+    return True
 
 
 def _grid(node: fx.Node, operator: Operator) -> Grid | None:
@@ -139,20 +146,25 @@ def _grid(node: fx.Node, operator: Operator) -> Grid | None:
     return shape[operator.last - 1], shape[operator.last]
 
 
-def _resized(operator: Operator, before: Place, grid_in: Grid, grid_out: Grid, known: set[Reduction]) -> Place:
-    """The place after a resize; one to a given size goes to the known reduction that fits the grid best."""
-    if operator.scale is not None:
-        scale = operator.scale
-        reduction = (before.reduction[0] / scale[0], before.reduction[1] / scale[1])
-    else:
+def _nearest(before: Place, grid_in: Grid, grid_out: Grid, known: set[Reduction]) -> Reduction | None:
+    """The scale of a resize to a given size: to the grid of another map, if one fits."""
 
-        def misfit(r: Reduction) -> float:
-            expected = [g * b / a for g, b, a in zip(grid_in, before.reduction, r, strict=True)]
-            return sum(abs(math.log(float(e) / o)) for e, o in zip(expected, grid_out, strict=True))
+    def misfit(r: Reduction) -> float:
+        expected = [g * b / a for g, b, a in zip(grid_in, before.reduction, r, strict=True)]
+        return max(abs(math.log(float(e) / o)) for e, o in zip(expected, grid_out, strict=True))
 
-        reduction = min(known, key=misfit)
-        scale = (before.reduction[0] / reduction[0], before.reduction[1] / reduction[1])
-    rows, columns = (g.resized(float(s)) for g, s in zip(before.geometry, scale, strict=True))
+    nearest = min(known, key=misfit)
+    if misfit(nearest) > math.log(1.25) and max(grid_in) > 4:  # small grids round by more than that
+        return None
+    return before.reduction[0] / nearest[0], before.reduction[1] / nearest[1]
+
+
+def _resized(operator: Operator, scale: Reduction, before: Place, grid_out: Grid) -> Place:
+    reduction = (before.reduction[0] / scale[0], before.reduction[1] / scale[1])
+    rows, columns = (
+        g.transposed(w, float(s)) if operator.transposed else g.resized(float(s))
+        for g, w, s in zip(before.geometry, operator.windows, scale, strict=True)
+    )
     return Place(reduction, grid_out, (rows, columns), before.pooled)
 
 
@@ -165,12 +177,10 @@ def _opaque(before: Place, grid_in: Grid, grid_out: Grid) -> Place:
     return Place(reduction, grid_out, (rows, columns), before.pooled)
 
 
-def _collapses(operator: Operator, node: fx.Node, source: fx.Node) -> bool:
+def _collapses(operator: Operator, grid_in: Grid, grid_out: Grid) -> bool:
     """Whether a pool covers its whole map: global pooling written as a large kernel."""
-    grid_in, grid_out = _grid(source, operator), _grid(node, operator)
-    if operator.kind not in ("max_pool", "avg_pool") or grid_in is None or grid_out != (1, 1):
-        return False
-    return operator.kernel == grid_in and min(operator.kernel) >= 5
+    pools = operator.kind in ("max_pool", "avg_pool") and grid_out == (1, 1)
+    return pools and operator.kernel == grid_in and min(operator.kernel) >= 5
 
 
 def _hidden_stride(node: fx.Node, source: fx.Node, places: dict[fx.Node, Place], operator: Operator) -> Site | None:
@@ -178,7 +188,9 @@ def _hidden_stride(node: fx.Node, source: fx.Node, places: dict[fx.Node, Place],
     carried, grid, shape = places[source].grid, _grid(source, operator), shape_of(source)
     if carried is None or grid is None or shape is None or shape[0] != BATCH or len(shape) != 4 or grid == (1, 1):
         return None
-    if _is_pointwise(operator) or any(g * 1.5 > c for g, c in zip(grid, carried, strict=True)):
+    smaller = [g * 1.5 <= c for g, c in zip(grid, carried, strict=True)]
+    moves = operator.kind in ("pad", "unknown_pad", "slice")  # may work on channels, tokens or attention
+    if _is_pointwise(operator) or not (all(smaller) if moves else any(smaller)):
         return None
     culprit = _first_with_grid(source, grid, places)
     name = culprit.target if isinstance(culprit.target, str) else getattr(culprit.target, "__name__", "function")
@@ -229,7 +241,7 @@ def _query(places: list[Place], shape: tuple[int, ...]) -> Place:
 
 def _is_pooled(shape: tuple[int, ...] | None) -> bool:
     """Whether a value has one cell an image: (N, C), (N, 1, C), (N, C, 1, 1) or (N, 1, 1, C)."""
-    if shape is None:
+    if shape is None or shape[:1] != (BATCH,):
         return False
     if len(shape) == 3:
         return shape[1] == 1

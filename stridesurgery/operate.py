@@ -17,8 +17,7 @@ from stridesurgery.plan import Change, Plan, changes_of, plan, request
 from stridesurgery.report import Analysis, Pair, analyse
 from stridesurgery.skeleton import number_format, without_weights
 from stridesurgery.surgery import Surgery
-from stridesurgery.trace import Key, Shape, Traced, origins, shape_of, trace
-
+from stridesurgery.trace import BATCH, Key, Shape, Traced, origins, shape_of, trace
 
 _DEFAULTS = {"stride": 1, "axis": "hw", "pool": "remove", "form": "module"}
 
@@ -65,6 +64,8 @@ def eliminate(
         if L is not None:
             raise RequestError(f"the name {named.name} says the layers already; leave L out")
         if isinstance(S, Surgery):
+            if S.after is not None:
+                raise RequestError("this Surgery follows another one; surgery.apply(model) carries out both")
             if options != _DEFAULTS:
                 raise RequestError("a Surgery holds its options; leave stride, axis, pool and form out")
             options, input_size = {name: getattr(S, name) for name in _DEFAULTS}, input_size or S.input_size
@@ -80,6 +81,8 @@ def operate(
 ) -> nn.Module:
     """Carry out a surgery; see `eliminate`. The analysis, where there is one already, is of this model."""
     before = getattr(model, "surgery", None)
+    if before is not None and not isinstance(before, Surgery):
+        raise RequestError("the model has an attribute .surgery of its own, where the recipe would go; rename it")
     analysis = analysis or analyse(model, surgery.input_size)
     planned = plan(analysis, surgery)
     as_graph = surgery.form == "graph" or any(c.site.node.op != "call_module" for c in planned.changes)
@@ -89,7 +92,7 @@ def operate(
     try:
         trial = _edited(without_weights(model), planned, modes)
         if as_graph:
-            _shapes(trial.train(), analysis.traced)  # runs in train mode as well, or says where not
+            _check_modes(_shapes(trial.train(), analysis.traced), _shapes(trial.eval(), analysis.traced))
     except TraceError as problem:
         raise _impossible(planned, problem) from problem
     rehearse(analysis, planned, trial.eval())
@@ -120,6 +123,16 @@ def rehearse(analysis: Analysis, planned: Plan, skeleton: nn.Module) -> GridChec
     except TraceError as problem:
         raise _impossible(planned, problem) from problem
     return check_grid(analysis, shapes, planned)
+
+
+def _check_modes(train: dict[Key, Shape], evaluation: dict[Key, Shape]) -> None:
+    """Both graphs must give every module the same map: calls were matched between them by their order."""
+    for key, shape in evaluation.items():
+        if key[1] == "call_module" and train.get(key, shape) != shape:
+            raise GridError(
+                f"{key[2]} gets another map in train mode than in eval mode: the forward code differs between the "
+                "modes in a way that a graph cannot follow. Make the strides modules"
+            )
 
 
 def _impossible(planned: Plan, problem: TraceError) -> GridError:
@@ -179,6 +192,8 @@ def _edited(model: nn.Module, planned: Plan, modes: Sequence[Analysis]) -> nn.Mo
         refine(module, operator)
     if len(modes) == 1:
         return model
+    for analysis in modes:
+        _check_output_kind(analysis.traced.graph)
     bare, size = modes[0].traced.model, modes[0].traced.size
     if any(c.site.node.op == "call_function" for part in changes for c in part):
         fixed = _holds_sizes(bare, modes[0].traced)
@@ -189,6 +204,17 @@ def _edited(model: nn.Module, planned: Plan, modes: Sequence[Analysis]) -> nn.Mo
         traced = trace(bare, size, leaf=is_leaf)
         eval_graph, fixed = traced.graph, _holds_sizes(bare, traced)
     return rewritten(model, train_graph, eval_graph, size if fixed else None)
+
+
+def _check_output_kind(graph: fx.Graph) -> None:
+    """A graph can return tensors and numbers in tuples, lists and dicts."""
+
+    def check(value: Any) -> None:
+        if not isinstance(value, (fx.Node, int, float, str, type(None))):
+            raise OperatorError(f"the model returns a {type(value).__name__}, which a graph cannot build")
+
+    output = next(n for n in graph.nodes if n.op == "output")
+    fx.node.map_aggregate(output.args[0], check)
 
 
 def _module_changes(modes: Sequence[Analysis], changes: Sequence[Sequence[Change]]) -> dict[str, Operator]:
@@ -231,10 +257,16 @@ def _rewrite(graph: fx.Graph, changes: Sequence[Change]) -> fx.Graph:
 
 def _holds_sizes(bare: nn.Module, traced: Traced) -> bool:
     """Whether a graph holds sizes as constants: whether it would be another one at other input sizes."""
+    if str(trace(bare, traced.size, leaf=is_leaf, batch=BATCH + 2).graph) != str(traced.graph):
+        raise GridError(
+            "the model computes with the batch size as a constant (len(x), int(x.shape[0])), which no graph can "
+            "follow; use x.shape[0] as it is"
+        )
+    h, w = traced.size
     same = []
-    for rows, columns in ((64, 64), (65, 67)):
+    for size in ((h + 64, w + 64), (h + 65, w + 67), (h + 64, w), (h, w + 64), (h // 2, w // 2)):
         try:
-            other = trace(bare, (traced.size[0] + rows, traced.size[1] + columns), leaf=is_leaf)
+            other = trace(bare, size, leaf=is_leaf)
         except TraceError:
             continue  # the model itself does not take this size
         same.append(str(other.graph) == str(traced.graph))
@@ -247,7 +279,13 @@ def update_records(model: nn.Module, planned: Plan) -> None:
     for module in model.modules():
         info = getattr(module, "feature_info", None)
         entries = info if isinstance(info, (list, tuple)) else getattr(info, "info", None)  # timm's FeatureInfo
-        for entry in entries if isinstance(entries, (list, tuple)) else ():
+        if not isinstance(entries, (list, tuple)):
+            entries = ()
+        elif "feature_info" not in vars(module):  # the class's own: leave it alone
+            info = copy.deepcopy(info)
+            entries = info if isinstance(info, (list, tuple)) else getattr(info, "info", ())
+            module.feature_info = info  # type: ignore[assignment]
+        for entry in entries:
             if isinstance(entry, dict) and "reduction" in entry and id(entry) not in seen:
                 seen.add(id(entry))
                 entry["reduction"] = _new_reduction(entry["reduction"], planned)

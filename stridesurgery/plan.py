@@ -59,17 +59,17 @@ def request(
             raise RequestError(
                 f"say S (how many strides), L (at which layers) or a name such as 'S1L0'. {_strided(analysis)}"
             )
-        return Surgery(S, _first_layers(analysis, S), **options)
-    asked = list(L) if isinstance(L, Iterable) and not isinstance(L, str) else [L]
-    layers = tuple(_layer_number(analysis, item) for item in asked)
-    groups = {analysis.transitions_of(layer) for layer in layers}
-    if S is not None and S != len(groups):
-        raise RequestError(
-            f"S is {S} but L = {_listed(layers)} names {len(groups)} transition(s); {_strided(analysis)}"
-        )
+        first = _first_layers(analysis, S)
+        return Surgery(len(first), first, **options)
+    asked = list(L) if isinstance(L, Iterable) and not isinstance(L, (str, bytes)) else [L]
+    named = [_layer_number(analysis, item) for item in asked]  # type: ignore[arg-type]  # which it checks
+    groups = {analysis.transitions_of(layer): layer for layer in reversed(named)}
+    layers = tuple(layer for layer in dict.fromkeys(named) if layer in groups.values())  # one of each transition
+    if S is not None and S != len(layers):
+        raise RequestError(f"S is {S} but L = {_listed(named)} names {len(layers)} transition(s). {_strided(analysis)}")
     if not layers:
         raise RequestError(f"L is empty. {_strided(analysis)}")
-    return Surgery(len(groups), layers, **options)
+    return Surgery(len(layers), layers, **options)
 
 
 def _first_layers(analysis: Analysis, S: int) -> tuple[int, ...]:
@@ -83,7 +83,7 @@ def _first_layers(analysis: Analysis, S: int) -> tuple[int, ...]:
     for level in range(S):
         members = [i for i in numbers if level in analysis.transitions_of(i)]
         if not any(i in firsts for i in members):
-            firsts.append(members[0])
+            firsts.append(min(members, key=lambda i: len(analysis.transitions_of(i))))
     return tuple(firsts)
 
 
@@ -122,8 +122,9 @@ def plan(analysis: Analysis, surgery: Surgery) -> Plan:
         RequestError: a layer that does not exist or has no stride, a remaining stride that does not fit.
         OperatorError: an operator that would have to change and is not understood.
     """
-    for layer in surgery.L:
-        _layer_number(analysis, layer)
+    groups = {analysis.transitions_of(_layer_number(analysis, layer)) for layer in surgery.L}
+    if surgery.S != len(groups) or not groups:
+        raise RequestError(f"S is {surgery.S} but L = {_listed(surgery.L)} names {len(groups)} transition(s)")
     chosen = sorted({t for layer in surgery.L for t in analysis.transitions_of(layer)})
     cuts = tuple(_cut(analysis, t, surgery) for t in chosen)
     bare = Plan(surgery, cuts, ())

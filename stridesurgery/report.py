@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from operator import index
+from typing import SupportsIndex
 
 from torch import nn
 
@@ -168,9 +170,10 @@ def read_size(model: nn.Module, input_size: int | Pair | None) -> Grid:
     if input_size is None:
         return default_size(model)
     sides = tuple(input_size) if isinstance(input_size, (tuple, list)) else (input_size, input_size)
-    if len(sides) != 2 or not all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sides):
+    plain = all(isinstance(s, SupportsIndex) and not isinstance(s, bool) for s in sides)
+    if len(sides) != 2 or not plain or min(index(s) for s in sides) < 1:
         raise RequestError(f"input_size is a number of pixels or (h, w), got {input_size!r}")
-    return sides[0], sides[1]
+    return index(sides[0]), index(sides[1])
 
 
 def inspect(model: nn.Module, input_size: int | Pair | None = None) -> Report:

@@ -25,8 +25,10 @@ def without_weights(model: nn.Module) -> nn.Module:
             raise ModelError(
                 f"the model is wrapped in {wrapper}; pass the model inside it (.{inner}) and wrap the result"
             )
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError("the model is a ScriptModule, whose code cannot be read; pass the original module")
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            place = f"submodule {path!r}" if path else "the model"
+            raise ModelError(f"{place} is a ScriptModule, whose code cannot be read; pass the original module")
     try:
         with _MetaCopy():
             return _copied(model)

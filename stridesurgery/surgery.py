@@ -27,10 +27,12 @@ class Surgery:
     after: "Surgery | None" = None  # the surgery that the model had undergone before
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "L", tuple(self.L))
+        object.__setattr__(self, "L", tuple(self.L) if isinstance(self.L, (tuple, list)) else (self.L,))
         if self.input_size is not None:
             object.__setattr__(self, "input_size", tuple(self.input_size))
-        if self.axis not in AXES:
+            if len(self.input_size) != 2 or not all(type(side) is int and side > 0 for side in self.input_size):
+                raise RequestError(f"input_size is (h, w) in pixels, got {self.input_size!r}")
+        if not isinstance(self.axis, str) or self.axis not in AXES:
             raise RequestError(f"axis is 'h', 'w' or 'hw', got {self.axis!r}")
         if self.pool not in ("remove", "keep"):
             raise RequestError(f"pool is 'remove' or 'keep', got {self.pool!r}")
@@ -75,7 +77,7 @@ class Surgery:
         try:
             fields = json.loads(text)
             return cls._from_fields(fields)
-        except (TypeError, ValueError, KeyError, AttributeError) as problem:
+        except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as problem:
             raise RequestError(f"not a surgery in JSON: {problem}") from problem
 
     @classmethod
@@ -83,6 +85,8 @@ class Surgery:
         before = fields.get("after")
         if not all(isinstance(i, int) and not isinstance(i, bool) for i in (fields["S"], *fields["L"])):
             raise RequestError("S and L must be whole numbers")
+        if not fields["L"] or fields["S"] != len(fields["L"]):
+            raise RequestError(f"S is {fields['S']} but L names {len(fields['L'])} layers")
         return cls(**{**fields, "after": cls._from_fields(before) if before else None})
 
     def apply(self, model: nn.Module) -> nn.Module:

@@ -7,6 +7,7 @@ ints that remember how they were computed, so the graph stays valid at other siz
 """
 
 import operator
+import random
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -52,15 +53,21 @@ def shape_of(node: Any) -> Shape | None:
 
 
 def trace(
-    skeleton: nn.Module, size: tuple[int, int], *, training: bool = False, leaf: Callable[[nn.Module], bool]
+    skeleton: nn.Module,
+    size: tuple[int, int],
+    *,
+    training: bool = False,
+    leaf: Callable[[nn.Module], bool],
+    batch: int = BATCH,
 ) -> Traced:
-    """Record a weightless model on a (41, C, h, w) input.
+    """Record a weightless model on a (batch, C, h, w) input.
 
     Args:
         skeleton: what `without_weights` gave; any module whose forward takes one image batch.
         size: (h, w) of the input in pixels.
         training: record what the model does after `.train()` instead of `.eval()`.
         leaf: which modules stay one node; the rest is recorded from the inside.
+        batch: N of the input.
 
     Raises:
         TraceError: the forward pass fails, with the submodule and the line where it does.
@@ -69,7 +76,7 @@ def trace(
     failures = []
     for channels in input_channels(skeleton):
         recorder = _Recorder(skeleton, leaf)
-        image = torch.empty(BATCH, channels, *size, device="meta", dtype=number_format(skeleton))
+        image = torch.empty(batch, channels, *size, device="meta", dtype=number_format(skeleton))
         try:
             return Traced(recorder.record(image), skeleton, size, training)
         except Exception as problem:
@@ -162,6 +169,7 @@ class _Recorder(TorchFunctionMode):
             module.forward = wrapper(path, module, module.forward)  # type: ignore[method-assign]
 
     def record(self, image: Tensor) -> fx.Graph:
+        state = random.getstate()  # a forward pass may draw from it
         try:
             node = self.graph.placeholder("x")
             node.meta.update(shape=tuple(image.shape), path="")
@@ -172,6 +180,7 @@ class _Recorder(TorchFunctionMode):
             self.graph.output(self._argument(result)).meta.update(shape=None, path="")
             _give_keys(self.graph)
         finally:
+            random.setstate(state)
             for module, own in self._own_forwards.items():
                 vars(module).pop("forward")
                 if own is not None:

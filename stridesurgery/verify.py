@@ -6,15 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from stridesurgery.errors import GridError, RequestError, SurgeryError
+from stridesurgery.errors import GridError, ModelError, RequestError, SurgeryError, TraceError
+from stridesurgery.graph import RewrittenModel
 from stridesurgery.layers import Site
 from stridesurgery.operate import rehearse
-from stridesurgery.operators import FUNCTIONS, POOLS, Operator, arguments
+from stridesurgery.operators import POOLS, Operator, is_leaf
 from stridesurgery.plan import Change, plan
 from stridesurgery.report import Pair, analyse
 from stridesurgery.skeleton import without_weights
 from stridesurgery.surgery import Surgery
-from stridesurgery.trace import shape_of
+from stridesurgery.trace import shape_of, trace
 from stridesurgery.window import Window
 
 
@@ -68,19 +69,43 @@ def verify(original: nn.Module, operated: nn.Module, input_size: int | Pair | No
     Raises:
         SurgeryError: naming the first thing that is off.
     """
+    if not isinstance(original, nn.Module) or not isinstance(operated, nn.Module):
+        raise ModelError(f"verify takes two modules, got {type(original).__name__} and {type(operated).__name__}")
     surgery = getattr(operated, "surgery", None)
     if not isinstance(surgery, Surgery):
         raise RequestError("the second model has no .surgery: it was not made by stridesurgery.eliminate")
-    if surgery.after is not None:
+    if surgery.after is not None and getattr(original, "surgery", None) != surgery.after:
         between = surgery.after.apply(original)
         verify(original, between, input_size)
         original = between
     tensors = _check_weights(original, operated)
+    if any(p.is_meta for p in original.parameters()):
+        raise ModelError("verify compares numbers, and the model's weights are on the meta device")
     analysis = analyse(original, input_size or surgery.input_size)
     planned = plan(analysis, surgery)
+    _check_untouched(original, operated, {str(c.site.node.target) for c in planned.changes})
     grid = rehearse(analysis, planned, without_weights(operated).eval())
+    _check_train_mode(operated, analysis.traced.size)
     checks = tuple(_check_site(change, original, operated) for change in planned.changes)
     return Verification(surgery, analysis.traced.size, tensors, grid.nodes, grid.exact, checks)
+
+
+def _check_untouched(original: nn.Module, operated: nn.Module, changed: set[str]) -> None:
+    """Modules that the plan does not change must be of the same type with the same settings."""
+    others = dict(operated.named_modules())
+    for path, module in original.named_modules():
+        if not path or path in changed:
+            continue
+        other = others.get(path)
+        if other is None or type(other) is not type(module) or module.extra_repr() != other.extra_repr():
+            raise SurgeryError(f"module {path} is not the original's: {module} became {other}")
+
+
+def _check_train_mode(operated: nn.Module, size: Pair) -> None:
+    try:
+        trace(without_weights(operated), size, training=True, leaf=is_leaf)
+    except TraceError as problem:
+        raise GridError(f"the operated model does not run in train mode: {problem}") from problem
 
 
 def _check_weights(original: nn.Module, operated: nn.Module) -> int:
@@ -102,7 +127,7 @@ def _check_site(change: Change, original: nn.Module, operated: nn.Module) -> Sit
         return SiteCheck(site.name, f"scales by {_by(to.scale)} instead of {_by(site.operator.scale)}", None)
     x = _small_map(site, original)
     with torch.no_grad():
-        before, after = _run(site, original, x, None), _run(site, operated, x, to)
+        before, after = _run(site.node, original, x), _run(_operated_node(site, operated), operated, x)
     taps = [w.tap and not old.tap for w, old in zip(to.windows, site.operator.windows, strict=True)]
     if to.kind in POOLS and any(taps):
         return _check_removed(site, to, x, after)
@@ -140,7 +165,7 @@ def _tapped(window: Window, size: int) -> Tensor:
 
 def _small_map(site: Site, model: nn.Module) -> Tensor:
     """A random map for a site: its channels, its size modulo the stride, few cells, the model's number format."""
-    shape = list(shape_of(_source(site)) or ())
+    shape = list(shape_of(_source(site.node)) or ())
     shape[0] = 1
     for axis, window in zip((site.operator.last - 1, site.operator.last), site.operator.windows, strict=True):
         least = 4 * window.span + 4 * window.stride
@@ -152,32 +177,34 @@ def _small_map(site: Site, model: nn.Module) -> Tensor:
     return torch.randn(shape, generator=generator).to(like.device, like.dtype)
 
 
-def _source(site: Site) -> fx.Node:
-    return next(a for a in (*site.node.args, *site.node.kwargs.values()) if isinstance(a, fx.Node))
+def _source(node: fx.Node) -> fx.Node:
+    return next(a for a in (*node.args, *node.kwargs.values()) if isinstance(a, fx.Node))
 
 
-def _run(site: Site, model: nn.Module, x: Tensor, to: Operator | None) -> Tensor:
-    """Run one site's operator of a model on x; a function as `to`, if given, makes it."""
-    if site.node.op == "call_module":
-        return model.get_submodule(str(site.node.target))(x)
-    rule = FUNCTIONS[site.node.target]  # type: ignore[index]
-    given = arguments(site.node, rule)
-    source, generator = _source(site), torch.Generator().manual_seed(1)
+def _run(node: fx.Node, model: nn.Module, x: Tensor) -> Tensor:
+    """Run one node's operator of a model on x, hooks apart."""
+    if node.op == "call_module":
+        return model.get_submodule(str(node.target)).forward(x)
+    source, generator = _source(node), torch.Generator().manual_seed(1)
 
-    def value(node: fx.Node) -> Any:
-        if node is source:
+    def value(argument: fx.Node) -> Any:
+        if argument is source:
             return x
-        if node.op == "get_attr":
-            path, _, name = str(node.target).rpartition(".")
+        if argument.op == "get_attr":
+            path, _, name = str(argument.target).rpartition(".")
             return getattr(model.get_submodule(path), name)
-        return torch.randn(shape_of(node) or (), generator=generator).to(x.device, x.dtype)  # a computed weight
+        return torch.randn(shape_of(argument) or (), generator=generator).to(x.device, x.dtype)  # a computed weight
 
-    known = {name: fx.node.map_arg(a, value) for name, a in given.items()}
-    if to is None:
-        first, *rest = (known[p] for p in rule.parameters[: len(site.node.args)])
-        return site.node.target(first, *rest, **{k: known[k] for k in site.node.kwargs})  # type: ignore[operator]
-    function, args, kwargs = rule.refine(known, to)
-    return function(*args, **kwargs)
+    args: Any = fx.node.map_arg(node.args, value)
+    kwargs: Any = fx.node.map_arg(node.kwargs, value)
+    return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def _operated_node(site: Site, operated: nn.Module) -> fx.Node:
+    """The node that runs a site in the operated model: its own, where it has a graph."""
+    if site.node.op == "call_module" or not isinstance(operated, RewrittenModel):
+        return site.node
+    return next(n for n in operated.graphs[False].nodes if n.meta.get("key") == site.node.meta["key"])
 
 
 def _by(sides: Any) -> str:

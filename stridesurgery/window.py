@@ -12,7 +12,15 @@ sizes that the stride does not divide, n stops at ceil(H*k/s): no border is inve
 
 from typing import NamedTuple
 
-from torch import sym_max, sym_min
+from torch import SymInt, sym_max, sym_min
+
+
+def _max(a: int, b: int) -> int:
+    return sym_max(a, b) if isinstance(a, SymInt) or isinstance(b, SymInt) else max(a, b)  # type: ignore[return-value]
+
+
+def _min(a: int, b: int) -> int:
+    return sym_min(a, b) if isinstance(a, SymInt) or isinstance(b, SymInt) else min(a, b)  # type: ignore[return-value]
 
 
 class Window(NamedTuple):
@@ -39,8 +47,8 @@ class Window(NamedTuple):
     def left(self, size: int) -> int:
         """Cells of padding before the first cell of a map of `size` cells, at the original stride."""
         if self.padding == "same":
-            total = sym_max((-(-size // self.stride) - 1) * self.stride + self.span - size, 0)
-            return total // 2  # type: ignore[return-value]  # a SymInt only where size is one
+            total = _max((-(-size // self.stride) - 1) * self.stride + self.span - size, 0)
+            return total // 2
         return int(self.padding)
 
     def cells(self, size: int) -> int:
@@ -60,7 +68,7 @@ class Window(NamedTuple):
         cells = self.cells(size)
         if self.finer == 1 or cells > -(-size // self.stride):  # the original itself reads beyond the border
             return self.finer * cells
-        return sym_min(self.finer * cells, -(-size // self.step))  # type: ignore[return-value]
+        return _min(self.finer * cells, -(-size // self.step))
 
     @property
     def centre(self) -> int:
