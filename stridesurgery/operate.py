@@ -189,7 +189,12 @@ def _edited(model: nn.Module, planned: Plan, modes: Sequence[Analysis]) -> nn.Mo
             raise OperatorError(
                 f"{target} ({operator.name}) is registered without `refine`, which would give it a finer stride"
             )
-        refine(module, operator)
+        try:
+            refine(module, operator)
+        except NotImplementedError as problem:
+            raise OperatorError(
+                f"{target} ({operator.name}) cannot take the finer stride: its registered `refine` says it {problem}"
+            ) from problem
     if len(modes) == 1:
         return model
     for analysis in modes:
