@@ -57,8 +57,8 @@ def check_reads(original: Analysis, now: dict[Key, Shape]) -> None:
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
         if name in _READS and node.args and _reads_part(node, now):
             raise GridError(
-                f"the value at {node.meta['path'] or node.name} leaves the grid: {name} reads a fixed part of a map that "
-                "would grow. Choose a transition after this place"
+                f"the value at {node.meta['path'] or node.name} leaves the grid: {name} reads a fixed part of a map "
+                "that would grow. Choose a transition after this place"
             )
         if node.op == "output":
             for result in tensors_in(node.args):

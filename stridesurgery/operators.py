@@ -75,7 +75,8 @@ def register_operator(
         kind: the module class; its instances become single layers.
         read: gives the `Operator` of an instance, with its windows in (rows, columns) order.
         refine: edits an instance (always one in a copy) so that it behaves as the given operator, whose windows
-            carry the new stride. Without it the layer is listed, and refused when its stride would have to change.
+            carry the new stride; raises NotImplementedError where it cannot. Without it the layer is listed, and
+            refused when its stride would have to change.
 
     Example:
         A convolution that normalises its weights, padded symmetrically::
