@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from stridesurgery.window import Windows
+from stridesurgery.window import Window, Windows
 
 Function = TypeVar("Function", bound=Callable[..., Tensor])
 
@@ -64,9 +64,12 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, windows: Windows, gro
 def max_pool2d(x: Tensor, windows: Windows) -> Tensor:
     """Max-pool x (N, C, H, W) at the windows' remaining stride; tapped axes are not pooled."""
     # A window that reaches beyond the border also holds the border cell, so repeating that cell changes no
-    # maximum and leaves no window empty. Dilated windows can miss it.
-    dense = all(w.dilation == 1 for w in windows)
-    x = pad(x, windows, mode="replicate") if dense else pad(x, windows, value=-float("inf"))
+    # maximum and leaves no window empty. Dilated windows can miss it; torch's bounds keep those from being empty.
+    rows, columns = (w if w.dilation == 1 else Window() for w in windows)
+    x = pad(x, (rows, columns), mode="replicate")
+    if (rows, columns) != windows:
+        rows, columns = (w if w.dilation > 1 else Window() for w in windows)
+        x = pad(x, (rows, columns), value=-float("inf"))
     if _kernel(windows) == (1, 1) == _step(windows):
         return x
     return F.max_pool2d(x, _kernel(windows), _step(windows), 0, _dilation(windows))
