@@ -77,18 +77,22 @@ def _reads_part(node: fx.Node, now: dict[Key, Shape]) -> bool:
         return False
     if origins(source) or "key" not in source.meta or source.meta["key"] not in now:
         return False
-    if len(shape_of(source) or ()) == 3 and _is_first_tokens(node, before):
+    grown, was = now[source.meta["key"]], shape_of(source) or ()
+    axes = [i for i, (a, b) in enumerate(zip(grown, was, strict=False)) if a != b]
+    if len(axes) == 1 and _is_first_tokens(node, before, axes[0]):
         return False
-    grown = now[source.meta["key"]]
-    return math.prod(grown) > math.prod(shape_of(source) or ())
+    return math.prod(grown) > math.prod(was)
 
 
-def _is_first_tokens(node: fx.Node, shape: Shape) -> bool:
-    """The first tokens of a sequence stand for no cell (class, distillation)."""
+def _is_first_tokens(node: fx.Node, shape: Shape, axis: int) -> bool:
+    """The first tokens of a sequence stand for no cell (class, distillation, registers)."""
     index = node.args[1] if len(node.args) > 1 else None
-    if len(shape) == 3:
-        return shape[1] <= 2
-    return isinstance(index, tuple) and len(index) > 1 and index[1] in (0, 1)
+    if not isinstance(index, tuple) or len(index) <= axis or Ellipsis in index:
+        return False
+    item = index[axis]
+    if isinstance(item, slice):
+        return item.start in (None, 0) and len(shape) > axis and shape[axis] <= 8
+    return item in (0, 1)
 
 
 def _changed(node: fx.Node, now: dict[Key, Shape]) -> bool:

@@ -87,43 +87,51 @@ def find_sites(traced: Traced) -> tuple[Site, ...]:
 
 def _site(traced: Traced, node: fx.Node, operator: Operator, source: fx.Node, places: dict[fx.Node, Place]) -> Site:
     before = places[source]
+    grid_in, grid_out = _grids(node, operator, source, before)
+    if grid_in is None or grid_out is None:
+        return Site(node, operator, _name(node), before, before, (0, 0), (0, 0), 0)
+    scale = operator.scale
+    if _collapses(operator, grid_in, grid_out):
+        operator = replace(operator, kind="global")
+    elif operator.kind == "resize" and scale is None:
+        scale = _nearest(before, grid_in, grid_out, {p.reduction for p in places.values()})
+        if scale is None:
+            operator = replace(operator, kind="opaque", refusal="resizes to a size that is computed from its own")
+    after = _after(operator, scale, before, grid_in, grid_out)
+    local = (shape_of(source) or (BATCH,))[0] != BATCH
+    if local and before.grid is not None:
+        rows, columns = (max(-(-g // s), 1) for g, s in zip(before.grid, operator.step, strict=True))
+        after = replace(after, grid=(rows, columns))
+    shape = shape_of(node) or ()
+    channels = shape[-1] if operator.last == -2 else shape[1]
+    return Site(node, operator, _name(node), before, after, grid_in, grid_out, channels, local)
+
+
+def _grids(node: fx.Node, operator: Operator, source: fx.Node, before: Place) -> tuple[Grid | None, Grid | None]:
+    """The cells of an operator's input and output."""
     grid_in, grid_out = _grid(source, operator), _grid(node, operator)
     if operator.kind == "resize" and len(shape_of(source) or ()) == 3:
         grid_in = before.grid  # folds tokens
     if operator.kind == "opaque" and len(shape_of(node) or ()) == 3 and grid_in is not None:
         rows, columns = (w.cells(size) for w, size in zip(operator.windows, grid_in, strict=True))
         grid_out = rows, columns  # unfolds to tokens
-    if grid_in is None or grid_out is None:
-        return Site(node, operator, _name(node), before, before, (0, 0), (0, 0), 0)
-    shape = shape_of(node) or ()
-    local = (shape_of(source) or (BATCH,))[0] != BATCH
-    if _collapses(operator, grid_in, grid_out):
-        operator = replace(operator, kind="global")
-    scale = operator.scale
-    if operator.kind == "resize" and scale is None:
-        scale = _nearest(before, grid_in, grid_out, {p.reduction for p in places.values()})
-        if scale is None:
-            operator = replace(operator, kind="opaque", refusal="resizes to a size that is computed from its own")
+    return grid_in, grid_out
+
+
+def _after(operator: Operator, scale: Reduction | None, before: Place, grid_in: Grid, grid_out: Grid) -> Place:
+    """Where an operator's output stands."""
     if operator.kind == "resize" and scale is not None:
-        after = _resized(operator, scale, before, grid_out)
-    elif operator.kind in ("adaptive", "global"):
-        after = Place(before.reduction, None, before.geometry, pooled=True)
-    elif operator.kind == "opaque":
-        after = _opaque(before, grid_in, grid_out)
-    else:
-        step = operator.step
-        reduction = (before.reduction[0] * step[0], before.reduction[1] * step[1])
-        vertical, horizontal = (
-            g.through(w, size) for g, w, size in zip(before.geometry, operator.windows, grid_in, strict=True)
-        )
-        if operator.kind == "unknown_pad":
-            vertical, horizontal = (replace(g, offset=math.nan) for g in (vertical, horizontal))
-        after = Place(reduction, grid_out, (vertical, horizontal), before.pooled)
-    if local and before.grid is not None:
-        rows, columns = (max(-(-g // s), 1) for g, s in zip(before.grid, operator.step, strict=True))
-        after = replace(after, grid=(rows, columns))
-    channels = shape[-1] if operator.last == -2 else shape[1]
-    return Site(node, operator, _name(node), before, after, grid_in, grid_out, channels, local)
+        return _resized(operator, scale, before, grid_out)
+    if operator.kind in ("adaptive", "global"):
+        return Place(before.reduction, None, before.geometry, pooled=True)
+    if operator.kind == "opaque":
+        return _opaque(before, grid_in, grid_out)
+    step = operator.step
+    reduction = (before.reduction[0] * step[0], before.reduction[1] * step[1])
+    rows, columns = (g.through(w, size) for g, w, size in zip(before.geometry, operator.windows, grid_in, strict=True))
+    if operator.kind == "unknown_pad":
+        rows, columns = (replace(g, offset=math.nan) for g in (rows, columns))
+    return Place(reduction, grid_out, (rows, columns), before.pooled)
 
 
 def _is_pointwise(operator: Operator) -> bool:
