@@ -13,7 +13,7 @@ from torch import nn
 
 from stridesurgery.constants import check_constants, check_reads
 from stridesurgery.errors import GridError, TraceError
-from stridesurgery.layers import Grid, Site
+from stridesurgery.layers import Grid, Site, find_sites
 from stridesurgery.operators import FUNCTIONS, is_leaf
 from stridesurgery.plan import Plan
 from stridesurgery.report import Analysis
@@ -31,13 +31,13 @@ class GridCheck:
     reference: bool  # compared with the original on an enlarged input (else with multiples of its own shapes)
 
 
-def check_grid(original: Analysis, now: dict[Key, Shape], plan: Plan) -> GridCheck:
-    """Compare the shape of every value of an operated network with what the grid says.
+def check_grid(original: Analysis, operated: Traced, plan: Plan) -> GridCheck:
+    """Compare every value of an operated network, recorded at the original's size, with what the grid says.
 
     Raises:
         GridError: naming the first value that is off.
     """
-    base = original.traced.shapes
+    base, now = original.traced.shapes, operated.shapes
     factors = _factors(plan)
     references = {}
     if not (_is_local(original.traced) and all(_is_multiple(site, plan, now) for site in original.sites)):
@@ -47,6 +47,7 @@ def check_grid(original: Analysis, now: dict[Key, Shape], plan: Plan) -> GridChe
     check_constants(original.traced, now, complete)
     _check_same_path(base, now)
     check_reads(original, now)
+    _check_reductions(original, operated, plan)
     count = 0
     for key, shape in now.items():
         if key in base:  # else control flow took another way; the layers below are compared all the same
@@ -67,6 +68,24 @@ def _check_same_path(base: dict[Key, Shape], now: dict[Key, Shape]) -> None:
             raise GridError(
                 f"on the larger maps the model {verb} {target} in {place}: it chooses its operators by the size of its "
                 "maps. Choose a transition after this place, or another input_size"
+            )
+
+
+def _check_reductions(original: Analysis, operated: Traced, plan: Plan) -> None:
+    """Every layer must lead from f(r) to f(r') where it led from r to r', and no new stride may have come up."""
+    found = {site.node.meta["key"]: site for site in find_sites(operated)}
+    planned = {site.node.meta["key"]: site for site in original.sites}
+    for key, site in found.items():
+        was = planned.get(key)
+        if site.before.pooled or site.local or (was is None and not site.is_strided):
+            continue
+        wanted = [plan.reduction(r) for r in (was.before.reduction, was.after.reduction)] if was else []
+        if [site.before.reduction, site.after.reduction] != wanted:
+            rows, columns = site.after.reduction
+            raise GridError(
+                f"layer {site.name} leaves the grid: its output has reduction {float(rows):g}x{float(columns):g}, "
+                "which is not what the plan gives it. The model resizes its maps by something other than their size; "
+                "choose a transition after this place"
             )
 
 
@@ -168,9 +187,7 @@ def _check_site(
     if reference is not None and now[key][0] != BATCH and reference.get(key) == now[key]:
         return True  # the larger map is cut into windows, where the smaller one was a single window
     times = [g * f for g, f in zip(site.out_grid, factor, strict=True)]
-    # rounding loses fewer than k cells, at every depth (ceil(kH - d) / 2 >= k ceil(H / 2) - (k - 1) for d < k)
-    cropped = any(c <= t - f for c, t, f in zip(cells, times, factor, strict=True))
-    if cropped or reference is None or key not in reference or _cells(reference[key], site) != cells:
+    if reference is None or key not in reference or _cells(reference[key], site) != cells:
         raise GridError(
             f"layer {site.name} leaves the grid: its output has {cells[0]}x{cells[1]} cells where "
             f"{times[0]}x{times[1]} were expected"

@@ -92,7 +92,7 @@ def operate(
     try:
         trial = _edited(without_weights(model), planned, modes)
         if as_graph:
-            _check_modes(_shapes(trial.train(), analysis.traced), _shapes(trial.eval(), analysis.traced))
+            _check_modes(*(_recorded(trial.train(mode), analysis.traced).shapes for mode in (True, False)))
     except TraceError as problem:
         raise _impossible(planned, problem) from problem
     rehearse(analysis, planned, trial.eval())
@@ -119,10 +119,10 @@ def rehearse(analysis: Analysis, planned: Plan, skeleton: nn.Module) -> GridChec
         GridError: a value is off the grid, or a parameter fixes the size of one.
     """
     try:
-        shapes = _shapes(skeleton, analysis.traced)
+        recorded = _recorded(skeleton, analysis.traced)
     except TraceError as problem:
         raise _impossible(planned, problem) from problem
-    return check_grid(analysis, shapes, planned)
+    return check_grid(analysis, recorded, planned)
 
 
 def _check_modes(train: dict[Key, Shape], evaluation: dict[Key, Shape]) -> None:
@@ -143,14 +143,14 @@ def _impossible(planned: Plan, problem: TraceError) -> GridError:
     return GridError(f"{planned.surgery.name} is not possible: {why}. {problem}")
 
 
-def _shapes(skeleton: nn.Module, traced: Traced) -> dict[Key, Shape]:
-    """The shape of every value of an operated weightless model, under the keys of the original's graph."""
+def _recorded(skeleton: nn.Module, traced: Traced) -> Traced:
+    """A recording of an operated weightless model, under the keys of the original's graph."""
     if not isinstance(skeleton, RewrittenModel):
-        return trace(skeleton, traced.size, leaf=is_leaf).shapes
+        return trace(skeleton, traced.size, leaf=is_leaf)
     recorder = _ShapeRecorder(skeleton)
     with torch.no_grad(), torch.device("meta"):
         recorder.run(torch.empty(_input_shape(traced), device="meta", dtype=number_format(skeleton)))
-    return recorder.shapes
+    return Traced(skeleton.graphs[skeleton.training], skeleton, traced.size, skeleton.training)
 
 
 def _input_shape(traced: Traced) -> Shape:
@@ -158,11 +158,7 @@ def _input_shape(traced: Traced) -> Shape:
 
 
 class _ShapeRecorder(fx.Interpreter):
-    """Runs a graph node by node and notes shapes."""
-
-    def __init__(self, model: RewrittenModel) -> None:
-        super().__init__(model)
-        self.shapes: dict[Key, Shape] = {}
+    """Runs a graph node by node and notes the shapes at the nodes."""
 
     def run_node(self, n: fx.Node) -> Any:
         try:
@@ -171,8 +167,8 @@ class _ShapeRecorder(fx.Interpreter):
             names = dict.fromkeys(name for source in n.all_input_nodes for name in origins(source))
             what = str(problem).partition("\n")[0]
             raise TraceError(f"{n.meta['path'] or n.name} raised {what}", fixed=tuple(names)) from problem
-        if isinstance(value, torch.Tensor) and n.op not in ("get_attr", "output"):
-            self.shapes[n.meta["key"]] = tuple(value.shape)
+        if isinstance(value, torch.Tensor) and n.op != "output":
+            n.meta["shape"] = tuple(value.shape)
         return value
 
 
