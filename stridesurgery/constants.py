@@ -5,6 +5,7 @@ buffers meet in the graph.
 """
 
 import math
+import operator as py
 from collections import defaultdict
 from typing import Any
 
@@ -41,12 +42,20 @@ def check_constants(original: Traced, now: dict[Key, Shape], compared: bool) -> 
 _READS = {"getitem", "narrow", "select", "index_select", "topk", "unbind", "split", "chunk"}
 
 
-def check_reads(original: Analysis, now: dict[Key, Shape]) -> None:
+def check_reads(original: Analysis, operated: Traced) -> None:
     """Refuse operators that read a fixed part of a map that has grown, and outputs whose batch has.
 
     Raises:
         GridError: naming the place.
     """
+    now = operated.shapes
+    parts = {n.meta["key"]: n.meta["parts"] for n in original.traced.graph.nodes if "parts" in n.meta}
+    for node in operated.graph.nodes:
+        if node.meta.get("parts", 0) != parts.get(node.meta["key"], node.meta.get("parts", 0)):
+            raise GridError(
+                f"{node.meta['path'] or node.name} splits a map into pieces of a fixed size, of which there would be "
+                f"{node.meta['parts']} instead of {parts[node.meta['key']]}. Choose a transition after this place"
+            )
     for site in original.sites:
         if site.operator.kind == "global" and _changed(site.node, now):
             raise GridError(
@@ -73,25 +82,30 @@ def check_reads(original: Analysis, now: dict[Key, Shape]) -> None:
 
 def _reads_part(node: fx.Node, now: dict[Key, Shape]) -> bool:
     source, before = node.args[0], shape_of(node)
-    if not isinstance(source, fx.Node) or before is None or not _changed(source, now) or _changed(node, now):
+    if not isinstance(source, fx.Node) or before is None or origins(source) or source.meta["key"] not in now:
         return False
-    if origins(source) or "key" not in source.meta or source.meta["key"] not in now:
-        return False
-    grown, was = now[source.meta["key"]], shape_of(source) or ()
+    was, grown = shape_of(source) or (), now[source.meta["key"]]
     axes = [i for i, (a, b) in enumerate(zip(grown, was, strict=False)) if a != b]
-    if len(axes) == 1 and _is_first_tokens(node, before, axes[0]):
+    if not axes:
         return False
-    return math.prod(grown) > math.prod(was)
+    index = node.args[1] if node.target is py.getitem else None
+    if not isinstance(index, tuple) or any(not isinstance(i, (int, slice, type(Ellipsis))) for i in index):
+        return not _changed(node, now) and math.prod(grown) > math.prod(was)
+    if Ellipsis in index:
+        at = index.index(Ellipsis)
+        index = (*index[:at], *(slice(None),) * (len(was) - len(index) + 1), *index[at + 1 :])
+    read = [axis for axis in axes if axis < len(index) and _is_fixed(index[axis])]
+    return bool(read) and not (len(axes) == 1 and _is_first_tokens(index[axes[0]]))
 
 
-def _is_first_tokens(node: fx.Node, shape: Shape, axis: int) -> bool:
+def _is_fixed(item: Any) -> bool:
+    return isinstance(item, int) or (isinstance(item, slice) and isinstance(item.stop, int) and item.stop > 0)
+
+
+def _is_first_tokens(item: Any) -> bool:
     """The first tokens of a sequence stand for no cell (class, distillation, registers)."""
-    index = node.args[1] if len(node.args) > 1 else None
-    if not isinstance(index, tuple) or len(index) <= axis or Ellipsis in index:
-        return False
-    item = index[axis]
     if isinstance(item, slice):
-        return item.start in (None, 0) and len(shape) > axis and shape[axis] <= 8
+        return item.start in (None, 0) and item.stop <= 8
     return item in (0, 1)
 
 

@@ -46,7 +46,7 @@ def check_grid(original: Analysis, operated: Traced, plan: Plan) -> GridCheck:
     complete = len(found) == len(factors) - 1
     check_constants(original.traced, now, complete)
     _check_same_path(base, now)
-    check_reads(original, now)
+    check_reads(original, operated)
     _check_reductions(original, operated, plan)
     count = 0
     for key, shape in now.items():

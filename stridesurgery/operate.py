@@ -145,12 +145,14 @@ def _impossible(planned: Plan, problem: TraceError) -> GridError:
 
 def _recorded(skeleton: nn.Module, traced: Traced) -> Traced:
     """A recording of an operated weightless model, under the keys of the original's graph."""
-    if not isinstance(skeleton, RewrittenModel):
+    keys = {n.meta["key"] for n in traced.graph.nodes}
+    graph = skeleton.graphs[skeleton.training] if isinstance(skeleton, RewrittenModel) else None
+    if graph is None or not keys >= {n.meta.get("key") for n in graph.nodes}:  # (a graph of an earlier surgery)
         return trace(skeleton, traced.size, leaf=is_leaf)
     recorder = _ShapeRecorder(skeleton)
     with torch.no_grad(), torch.device("meta"):
         recorder.run(torch.empty(_input_shape(traced), device="meta", dtype=number_format(skeleton)))
-    return Traced(skeleton.graphs[skeleton.training], skeleton, traced.size, skeleton.training)
+    return Traced(graph, skeleton, traced.size, skeleton.training)
 
 
 def _input_shape(traced: Traced) -> Shape:
@@ -169,6 +171,8 @@ class _ShapeRecorder(fx.Interpreter):
             raise TraceError(f"{n.meta['path'] or n.name} raised {what}", fixed=tuple(names)) from problem
         if isinstance(value, torch.Tensor) and n.op != "output":
             n.meta["shape"] = tuple(value.shape)
+        if isinstance(value, (tuple, list)):
+            n.meta["parts"] = len(value)
         return value
 
 

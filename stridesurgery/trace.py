@@ -304,7 +304,7 @@ class _Recorder(TorchFunctionMode):
             self._alive.append(value)
             return value
         if isinstance(value, (tuple, list, dict)):
-            node.meta["parts"] = True
+            node.meta["parts"] = len(value)
         if isinstance(value, (tuple, list)):
             items = []
             for i, item in enumerate(value):
