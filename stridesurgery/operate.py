@@ -145,14 +145,19 @@ def _impossible(planned: Plan, problem: TraceError) -> GridError:
 
 def _recorded(skeleton: nn.Module, traced: Traced) -> Traced:
     """A recording of an operated weightless model, under the keys of the original's graph."""
-    keys = {n.meta["key"] for n in traced.graph.nodes}
     graph = skeleton.graphs[skeleton.training] if isinstance(skeleton, RewrittenModel) else None
-    if graph is None or not keys >= {n.meta.get("key") for n in graph.nodes}:  # (a graph of an earlier surgery)
+    if graph is None or not _alike(graph, traced.graph):  # (a graph of an earlier surgery, recorded like a model)
         return trace(skeleton, traced.size, leaf=is_leaf)
     recorder = _ShapeRecorder(skeleton)
     with torch.no_grad(), torch.device("meta"):
         recorder.run(torch.empty(_input_shape(traced), device="meta", dtype=number_format(skeleton)))
     return Traced(graph, skeleton, traced.size, skeleton.training)
+
+
+def _alike(graph: fx.Graph, other: fx.Graph) -> bool:
+    """Whether two graphs record the same model: whether they call most modules from the same places."""
+    calls, others = ({n.meta.get("key") for n in g.nodes if n.op == "call_module"} for g in (graph, other))
+    return 2 * len(calls & others) >= len(calls)
 
 
 def _input_shape(traced: Traced) -> Shape:
