@@ -13,7 +13,7 @@ HEAD = """\
 What `stridesurgery` makes of {count} models: the smallest timm model of each module, class and set of downsampling
 operators, and every torchvision classifier. Written by
 
-    python -m tests.zoo
+    python -m tests.zoo --numbers {limit:g}
 
 with {key}.{stale}{missing}
 
