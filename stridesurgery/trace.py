@@ -12,6 +12,7 @@ import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -288,7 +289,7 @@ class _Recorder(TorchFunctionMode):
 
     def _axis(self, node: fx.Node, i: int, length: int) -> Size:
         if (node, i) not in self._sizes:
-            made = lambda: self.emit("call_method", "size", (node, i), {})  # noqa: E731
+            made = partial(self.emit, "call_method", "size", (node, i), {})
             self._sizes[node, i] = with_origin(length, self, made)
         return self._sizes[node, i]
 
