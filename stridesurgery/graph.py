@@ -103,6 +103,15 @@ class _Ref:
     name: str
 
 
+def copied(graph: fx.Graph) -> fx.Graph:
+    """A copy of a graph, its output and the metadata of its nodes included."""
+    copy_, memo = fx.Graph(), dict[fx.Node, fx.Node]()
+    result = copy_.graph_copy(graph, memo, return_output_node=True)
+    assert isinstance(result, tuple)
+    copy_.output(result[0]).meta.update(result[1].meta)
+    return copy_
+
+
 def write_graph(graph: fx.Graph) -> list[tuple[Any, ...]]:
     """A graph as plain values: (name, op, target, args, kwargs, meta) of each node, functions by qualified name."""
     rows = []

@@ -14,10 +14,11 @@ from torch import nn
 from stridesurgery.constants import check_constants, check_reads
 from stridesurgery.errors import GridError, TraceError
 from stridesurgery.layers import Grid, Site, find_sites
-from stridesurgery.operators import FUNCTIONS, is_leaf
+from stridesurgery.operators import FUNCTIONS
 from stridesurgery.plan import Plan
+from stridesurgery.record import record
 from stridesurgery.report import Analysis
-from stridesurgery.trace import BATCH, Key, Shape, Traced, trace
+from stridesurgery.trace import BATCH, Key, Shape, Traced
 
 Factor = tuple[int, int]
 
@@ -114,7 +115,7 @@ def _reference(original: Analysis, plan: Plan, factor: Factor, now: dict[Key, Sh
     key = site.node.meta["key"]
     for _ in range(3):
         try:
-            shapes = trace(traced.model, size, training=traced.training, leaf=is_leaf).shapes
+            shapes = record(traced.model, size, training=traced.training).shapes
         except TraceError:
             return None  # the model refuses other input sizes
         if key not in shapes or key not in now:

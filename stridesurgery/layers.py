@@ -61,6 +61,11 @@ class Site:
 
 def find_sites(traced: Traced) -> tuple[Site, ...]:
     """Every operator of the graph that matters to the grid, in running order."""
+    return survey(traced)[0]
+
+
+def survey(traced: Traced) -> tuple[tuple[Site, ...], dict[fx.Node, Place]]:
+    """The sites of a graph in running order, and where every value that is computed from the image stands."""
     places: dict[fx.Node, Place] = {}
     sites: list[Site] = []
     for node in traced.graph.nodes:
@@ -82,7 +87,7 @@ def find_sites(traced: Traced) -> tuple[Site, ...]:
             sites.append(site)
         else:
             places[node] = _join(node, [places[s] for s in sources])
-    return tuple(sites)
+    return tuple(sites), places
 
 
 def _site(traced: Traced, node: fx.Node, operator: Operator, source: fx.Node, places: dict[fx.Node, Place]) -> Site:

@@ -6,18 +6,18 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-import torch
 from torch import fx, nn
 
 from stridesurgery.errors import GridError, ModelError, OperatorError, RequestError, TraceError
-from stridesurgery.graph import RewrittenModel, rewritten
+from stridesurgery.graph import copied, rewritten
 from stridesurgery.grid import GridCheck, check_grid
-from stridesurgery.operators import FUNCTIONS, MODULES, Operator, arguments, is_leaf
+from stridesurgery.operators import FUNCTIONS, MODULES, Operator, arguments
 from stridesurgery.plan import Change, Plan, changes_of, plan, request
+from stridesurgery.record import record
 from stridesurgery.report import Analysis, Pair, analyse
-from stridesurgery.skeleton import number_format, without_weights
+from stridesurgery.skeleton import without_weights
 from stridesurgery.surgery import Surgery
-from stridesurgery.trace import BATCH, Key, Shape, Traced, origins, shape_of, trace
+from stridesurgery.trace import BATCH, Key, Shape, Traced
 
 _DEFAULTS = {"stride": 1, "axis": "hw", "pool": "remove", "form": "module"}
 
@@ -92,7 +92,7 @@ def operate(
     try:
         trial = _edited(without_weights(model), planned, modes)
         if as_graph:
-            _check_modes(*(_recorded(trial.train(mode), analysis.traced).shapes for mode in (True, False)))
+            _check_modes(*(record(trial, analysis.traced.size, training=mode).shapes for mode in (True, False)))
     except TraceError as problem:
         raise _impossible(planned, problem) from problem
     rehearse(analysis, planned, trial.eval())
@@ -119,7 +119,7 @@ def rehearse(analysis: Analysis, planned: Plan, skeleton: nn.Module) -> GridChec
         GridError: a value is off the grid, or a parameter fixes the size of one.
     """
     try:
-        recorded = _recorded(skeleton, analysis.traced)
+        recorded = record(skeleton, analysis.traced.size)
     except TraceError as problem:
         raise _impossible(planned, problem) from problem
     return check_grid(analysis, recorded, planned)
@@ -141,44 +141,6 @@ def _impossible(planned: Plan, problem: TraceError) -> GridError:
     else:
         why = "the model does not run on the larger maps"
     return GridError(f"{planned.surgery.name} is not possible: {why}. {problem}")
-
-
-def _recorded(skeleton: nn.Module, traced: Traced) -> Traced:
-    """A recording of an operated weightless model, under the keys of the original's graph."""
-    graph = skeleton.graphs[skeleton.training] if isinstance(skeleton, RewrittenModel) else None
-    if graph is None or not _alike(graph, traced.graph):  # (a graph of an earlier surgery, recorded like a model)
-        return trace(skeleton, traced.size, leaf=is_leaf)
-    recorder = _ShapeRecorder(skeleton)
-    with torch.no_grad(), torch.device("meta"):
-        recorder.run(torch.empty(_input_shape(traced), device="meta", dtype=number_format(skeleton)))
-    return Traced(graph, skeleton, traced.size, skeleton.training)
-
-
-def _alike(graph: fx.Graph, other: fx.Graph) -> bool:
-    """Whether two graphs record the same model: whether they call most modules from the same places."""
-    calls, others = ({n.meta.get("key") for n in g.nodes if n.op == "call_module"} for g in (graph, other))
-    return 2 * len(calls & others) >= len(calls)
-
-
-def _input_shape(traced: Traced) -> Shape:
-    return next(shape for n in traced.graph.nodes if n.op == "placeholder" and (shape := shape_of(n)))
-
-
-class _ShapeRecorder(fx.Interpreter):
-    """Runs a graph node by node and notes the shapes at the nodes."""
-
-    def run_node(self, n: fx.Node) -> Any:
-        try:
-            value = super().run_node(n)
-        except Exception as problem:
-            names = dict.fromkeys(name for source in n.all_input_nodes for name in origins(source))
-            what = str(problem).partition("\n")[0]
-            raise TraceError(f"{n.meta['path'] or n.name} raised {what}", fixed=tuple(names)) from problem
-        if isinstance(value, torch.Tensor) and n.op != "output":
-            n.meta["shape"] = tuple(value.shape)
-        if isinstance(value, (tuple, list)):
-            n.meta["parts"] = len(value)
-        return value
 
 
 def _edited(model: nn.Module, planned: Plan, modes: Sequence[Analysis]) -> nn.Module:
@@ -210,8 +172,8 @@ def _edited(model: nn.Module, planned: Plan, modes: Sequence[Analysis]) -> nn.Mo
         eval_graph, train_graph = (_rewrite(a.traced.graph, c) for a, c in zip(modes, changes, strict=True))
     else:  # the edited model's own graph, whose control flow has seen the larger maps
         bare = without_weights(model)
-        train_graph = trace(bare, size, training=True, leaf=is_leaf).graph
-        traced = trace(bare, size, leaf=is_leaf)
+        train_graph = record(bare, size, training=True).graph
+        traced = record(bare, size)
         eval_graph, fixed = traced.graph, _holds_sizes(bare, traced)
     return rewritten(model, train_graph, eval_graph, size if fixed else None)
 
@@ -251,23 +213,19 @@ def _module_changes(modes: Sequence[Analysis], changes: Sequence[Sequence[Change
 
 def _rewrite(graph: fx.Graph, changes: Sequence[Change]) -> fx.Graph:
     """A copy of a graph with the changed functions replaced; modules are edited elsewhere."""
-    copied = fx.Graph()
-    memo: dict[fx.Node, fx.Node] = {}
-    result = copied.graph_copy(graph, memo, return_output_node=True)
-    assert isinstance(result, tuple)
-    old_output = next(n for n in graph.nodes if n.op == "output")
-    copied.output(result[0]).meta.update(old_output.meta)
-    for change in changes:
-        if change.site.node.op == "call_function":
-            node = memo[change.site.node]
-            rule = FUNCTIONS[node.target]  # type: ignore[index]
+    by_key = {change.site.node.meta["key"]: change for change in changes}
+    result = copied(graph)
+    for node in result.nodes:
+        change = by_key.get(node.meta["key"])
+        if change is not None and node.op == "call_function":
+            rule = FUNCTIONS[node.target]
             node.target, node.args, node.kwargs = rule.refine(arguments(node, rule), change.operator)
-    return copied
+    return result
 
 
 def _holds_sizes(bare: nn.Module, traced: Traced) -> bool:
     """Whether a graph holds sizes as constants: whether it would be another one at other input sizes."""
-    if str(trace(bare, traced.size, leaf=is_leaf, batch=BATCH + 2).graph) != str(traced.graph):
+    if str(record(bare, traced.size, batch=BATCH + 2).graph) != str(traced.graph):
         raise GridError(
             "the model computes with the batch size as a constant (len(x), int(x.shape[0])), which no graph can "
             "follow; use x.shape[0] as it is"
@@ -276,7 +234,7 @@ def _holds_sizes(bare: nn.Module, traced: Traced) -> bool:
     same = []
     for size in ((h + 64, w + 64), (h + 65, w + 67), (h + 64, w), (h, w + 64), (h // 2, w // 2)):
         try:
-            other = trace(bare, size, leaf=is_leaf)
+            other = record(bare, size)
         except TraceError:
             continue  # the model itself does not take this size
         same.append(str(other.graph) == str(traced.graph))

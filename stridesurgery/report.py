@@ -8,13 +8,13 @@ from functools import cached_property
 from operator import index
 from typing import SupportsIndex
 
-from torch import nn
+from torch import fx, nn
 
 from stridesurgery.errors import OperatorError, RequestError
-from stridesurgery.layers import Grid, Site, find_sites
-from stridesurgery.operators import is_leaf
+from stridesurgery.layers import Grid, Place, Site, survey
+from stridesurgery.record import record
 from stridesurgery.skeleton import default_size, without_weights
-from stridesurgery.trace import Traced, trace
+from stridesurgery.trace import Traced
 from stridesurgery.transitions import Level, find_levels
 
 Pair = tuple[int, int]
@@ -137,6 +137,7 @@ class Analysis:
 
     traced: Traced
     sites: tuple[Site, ...]
+    places: dict[fx.Node, Place]  # of every value that is computed from the image
 
     @cached_property
     def layers(self) -> tuple[Site, ...]:
@@ -157,8 +158,8 @@ class Analysis:
 def analyse(model: nn.Module, input_size: int | Pair | None = None, *, training: bool = False) -> Analysis:
     """Record a model at an input size and find its sites; the model is not run and not changed."""
     skeleton = without_weights(model)
-    traced = trace(skeleton, read_size(model, input_size), training=training, leaf=is_leaf)
-    return Analysis(traced, find_sites(traced))
+    traced = record(skeleton, read_size(model, input_size), training=training)
+    return Analysis(traced, *survey(traced))
 
 
 def read_size(model: nn.Module, input_size: int | Pair | None) -> Grid:

@@ -30,7 +30,11 @@ Key = tuple[str, str, str, int]  # (module path, kind of node, target, how many 
 
 @dataclass(frozen=True)
 class Traced:
-    """A model's graph; each node's meta holds `shape` (of a tensor value, else None), `path` (of its module), `key`."""
+    """A model's graph with, in every node's meta, what is known of its value.
+
+    `shape` (of a tensor, else None), `path` (of the module whose code runs it), `key`, and `ends` (the paths of the
+    modules that return it).
+    """
 
     graph: fx.Graph
     model: nn.Module  # the weightless copy that ran
@@ -201,7 +205,7 @@ class _Recorder(TorchFunctionMode):
         def run(*args: Any, **kwargs: Any) -> Any:
             self.scope.append((path, module))
             try:
-                return forward(*args, **kwargs)
+                return self._note_end(path, forward(*args, **kwargs))
             except Exception:
                 self.innermost = self.innermost or (path, type(module).__name__)
                 raise
@@ -226,9 +230,20 @@ class _Recorder(TorchFunctionMode):
             finally:
                 self._paused -= 1
             node = self.emit("call_module", path, args, kwargs)
-            return self._tag(result, node)
+            return self._note_end(path, self._tag(result, node))
 
         return run
+
+    def _note_end(self, path: str, value: Any) -> Any:
+        """Note at the nodes of what a module returns that it does; a part of several is `path[i]`."""
+        if isinstance(value, Tensor):
+            node = self._nodes.get(id(value))
+            if path and node is not None:
+                node.meta["ends"] = (*node.meta.get("ends", ()), path)
+        elif isinstance(value, (tuple, list, dict)):
+            for i, part in value.items() if isinstance(value, dict) else enumerate(value):
+                self._note_end(f"{path}[{i}]", part)
+        return value
 
     # functions
 

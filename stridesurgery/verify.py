@@ -10,12 +10,13 @@ from stridesurgery.errors import GridError, ModelError, RequestError, SurgeryErr
 from stridesurgery.graph import RewrittenModel
 from stridesurgery.layers import Site
 from stridesurgery.operate import rehearse
-from stridesurgery.operators import POOLS, Operator, is_leaf
+from stridesurgery.operators import POOLS, Operator
 from stridesurgery.plan import Change, plan
+from stridesurgery.record import record
 from stridesurgery.report import Pair, analyse
 from stridesurgery.skeleton import without_weights
 from stridesurgery.surgery import Surgery
-from stridesurgery.trace import shape_of, trace
+from stridesurgery.trace import shape_of
 from stridesurgery.window import Window
 
 
@@ -103,7 +104,7 @@ def _check_untouched(original: nn.Module, operated: nn.Module, changed: set[str]
 
 def _check_train_mode(operated: nn.Module, size: Pair) -> None:
     try:
-        trace(without_weights(operated), size, training=True, leaf=is_leaf)
+        record(without_weights(operated), size, training=True)
     except TraceError as problem:
         raise GridError(f"the operated model does not run in train mode: {problem}") from problem
 
