@@ -2,6 +2,8 @@
 
 from stridesurgery import known_functions, known_modules  # noqa: F401  (they fill the operator table)
 from stridesurgery.errors import GridError, ModelError, OperatorError, RequestError, SurgeryError, TraceError
+from stridesurgery.feature_info import Feature, FeatureInfo, MapGeometry
+from stridesurgery.features import features
 from stridesurgery.operate import eliminate
 from stridesurgery.operators import Operator, register_operator
 from stridesurgery.report import Layer, Report, Transition, inspect
@@ -12,8 +14,11 @@ from stridesurgery.window import Window
 __version__ = "0.1.0"
 
 __all__ = [
+    "Feature",
+    "FeatureInfo",
     "GridError",
     "Layer",
+    "MapGeometry",
     "ModelError",
     "Operator",
     "OperatorError",
@@ -26,6 +31,7 @@ __all__ = [
     "Verification",
     "Window",
     "eliminate",
+    "features",
     "inspect",
     "register_operator",
     "verify",

@@ -96,13 +96,18 @@ def operate(
     except TraceError as problem:
         raise _impossible(planned, problem) from problem
     rehearse(analysis, planned, trial.eval())
-    operated = _edited(model if inplace else _copied(model), planned, modes)
+    operated = _edited(model if inplace else copied_model(model), planned, modes)
     update_records(operated, planned)
     operated.surgery = replace(surgery, after=before)  # type: ignore[assignment]
     return operated
 
 
-def _copied(model: nn.Module) -> nn.Module:
+def copied_model(model: nn.Module) -> nn.Module:
+    """A deep copy of a model.
+
+    Raises:
+        ModelError: the model cannot be copied.
+    """
     try:
         return copy.deepcopy(model)
     except Exception as problem:
@@ -168,13 +173,13 @@ def _edited(model: nn.Module, planned: Plan, modes: Sequence[Analysis]) -> nn.Mo
         _check_output_kind(analysis.traced.graph)
     bare, size = modes[0].traced.model, modes[0].traced.size
     if any(c.site.node.op == "call_function" for part in changes for c in part):
-        fixed = _holds_sizes(bare, modes[0].traced)
+        fixed = holds_sizes(bare, modes[0].traced)
         eval_graph, train_graph = (_rewrite(a.traced.graph, c) for a, c in zip(modes, changes, strict=True))
     else:  # the edited model's own graph, whose control flow has seen the larger maps
         bare = without_weights(model)
         train_graph = record(bare, size, training=True).graph
         traced = record(bare, size)
-        eval_graph, fixed = traced.graph, _holds_sizes(bare, traced)
+        eval_graph, fixed = traced.graph, holds_sizes(bare, traced)
     return rewritten(model, train_graph, eval_graph, size if fixed else None)
 
 
@@ -223,7 +228,7 @@ def _rewrite(graph: fx.Graph, changes: Sequence[Change]) -> fx.Graph:
     return result
 
 
-def _holds_sizes(bare: nn.Module, traced: Traced) -> bool:
+def holds_sizes(bare: nn.Module, traced: Traced) -> bool:
     """Whether a graph holds sizes as constants: whether it would be another one at other input sizes."""
     if str(record(bare, traced.size, batch=BATCH + 2).graph) != str(traced.graph):
         raise GridError(

@@ -1,0 +1,120 @@
+"""What a detector must know of the maps it is given: channels, reductions, names, and where their cells look."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Sides = tuple[float, float]  # (rows, columns)
+
+
+@dataclass(frozen=True)
+class MapGeometry:
+    """Where the cells of a map look, in input pixels; every pair is (rows, columns).
+
+    Cell i looks at pixel `step * i + offset`, where pixel 0 has its centre at 0, through `receptive_field` pixels.
+    An offset is nan where the network hides it (after an operator that is not understood).
+    """
+
+    step: Sides
+    offset: Sides
+    receptive_field: Sides  # infinite after attention
+
+    def centres(self, grid: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Where a map of (h, w) cells looks, in image coordinates: pixel i covers i to i + 1, as for boxes.
+
+        Returns:
+            The (h,) rows and the (w,) columns in pixels; anchors stand at every pair of them.
+        """
+        rows, columns = (
+            torch.arange(cells, dtype=torch.float32) * step + (offset + 0.5)
+            for cells, step, offset in zip(grid, self.step, self.offset, strict=True)
+        )
+        return rows, columns
+
+    def carry(self, point: Sides, before: "MapGeometry") -> Sides:
+        """Where a point of the old map's first cell belongs on this one.
+
+        A detector that was trained with an anchor at `point` has learned how far that is from where the cell looks,
+        in cells. The same number of cells away from where this map's first cell looks, its predictions fit again.
+
+        Args:
+            point: (row, column) in image coordinates.
+            before: the geometry of the map that the detector was trained on.
+        """
+        rows, columns = (
+            offset + 0.5 + (p - old - 0.5) * step / old_step
+            for p, offset, step, old, old_step in zip(
+                point, self.offset, self.step, before.offset, before.step, strict=True
+            )
+        )
+        return rows, columns
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One map that a network returns."""
+
+    name: str  # its key in what forward returns
+    module: str  # the outermost module that makes it
+    channels: int
+    reduction: Sides  # nominal input pixels per cell
+    geometry: MapGeometry
+
+
+@dataclass(frozen=True)
+class FeatureInfo:
+    """The maps that a network returns, in order; asked as timm's `FeatureInfo` is.
+
+    Every method takes an index, a sequence of indices, or None for all.
+    """
+
+    features: tuple[Feature, ...]
+
+    @property
+    def out_indices(self) -> tuple[int, ...]:
+        """The positions of the maps."""
+        return tuple(range(len(self.features)))
+
+    def channels(self, idx: int | Sequence[int] | None = None) -> Any:
+        """The number of channels of the maps."""
+        return self._each([f.channels for f in self.features], idx)
+
+    def reduction(self, idx: int | Sequence[int] | None = None) -> Any:
+        """Input pixels per cell, nominal: a number, or (rows, columns) where they differ."""
+        return self._each([_one(f.reduction) for f in self.features], idx)
+
+    def module_name(self, idx: int | Sequence[int] | None = None) -> Any:
+        """The modules that make the maps."""
+        return self._each([f.module for f in self.features], idx)
+
+    def geometry(self, idx: int | Sequence[int] | None = None) -> Any:
+        """Where the maps' cells look: a `MapGeometry` each."""
+        return self._each([f.geometry for f in self.features], idx)
+
+    def get_dicts(self, keys: Sequence[str] | None = None, out_indices: Sequence[int] | None = None) -> list[Any]:
+        """The maps as dicts with num_chs, reduction, module and index, or those of them that `keys` names."""
+        rows = [
+            {"num_chs": f.channels, "reduction": _one(f.reduction), "module": f.module, "index": i}
+            for i, f in enumerate(self.features)
+        ]
+        rows = rows if out_indices is None else [rows[i] for i in out_indices]
+        return rows if keys is None else [{key: row[key] for key in keys} for row in rows]
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.get_dicts()[index]
+
+    @staticmethod
+    def _each(values: list[Any], idx: int | Sequence[int] | None) -> Any:
+        if idx is None:
+            return values
+        return values[idx] if isinstance(idx, int) else [values[i] for i in idx]
+
+
+def _one(sides: Sides) -> Any:
+    return sides[0] if sides[0] == sides[1] else sides

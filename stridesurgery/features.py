@@ -1,0 +1,130 @@
+"""A network that returns its maps: the same modules, cut down to what the maps need."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import fx, nn
+
+from stridesurgery.aliasing import is_overwritten, written_values
+from stridesurgery.errors import GridError
+from stridesurgery.feature_info import Feature, FeatureInfo, MapGeometry
+from stridesurgery.graph import RewrittenModel, copied, rewritten
+from stridesurgery.operate import copied_model, holds_sizes
+from stridesurgery.report import Analysis, Pair, analyse
+from stridesurgery.taps import Tap, TapName, find_taps
+from stridesurgery.trace import Key
+
+
+def features(
+    model: nn.Module, taps: Sequence[TapName] | TapName | None = None, *, input_size: int | Pair | None = None
+) -> nn.Module:
+    """A copy of a model that returns its maps instead of its answer, and computes nothing else.
+
+    Args:
+        model: a torchvision or timm model, any module whose forward takes an image batch, or one that was operated.
+        taps: which maps: layer numbers (the last map before the next layer, so with the pointwise operators that
+            follow), module paths (what the module returns), or both; None: one map per reduction, the last before
+            each transition and the last of all.
+        input_size: pixels at which the model is recorded, one number or (h, w); by default the model's own.
+
+    Returns:
+        A graph module in the mode of the original, with its state_dict. `forward(x)` gives a dict of maps in the
+        order of `taps`, under their names. It has `feature_info` (`channels()`, `reduction()`, `module_name()`,
+        `geometry()`) and `out_indices`. Maps have the layout that the model gives them. Parameters that no map
+        needs are kept, with requires_grad False.
+
+    Raises:
+        RequestError: a tap that is no layer and no module, is not one map, or is inside a block.
+        ModelError, TraceError: the model cannot be recorded.
+    """
+    analysis = analyse(model, input_size)
+    found = find_taps(analysis, taps)
+    training = analyse(model, analysis.traced.size, training=True)
+    graphs = [_tapped(a, {tap.name: tap.node.meta["key"] for tap in found}) for a in (training, analysis)]
+    fixed = analysis.traced.size if holds_sizes(analysis.traced.model, analysis.traced) else None
+    return finished(copied_model(model), graphs[0], graphs[1], fixed, info_of(found))
+
+
+def info_of(taps: Sequence[Tap]) -> FeatureInfo:
+    """What is known of the maps that are taken out."""
+    return FeatureInfo(tuple(_feature(tap) for tap in taps))
+
+
+def _feature(tap: Tap) -> Feature:
+    reduction, geometry = tap.place.reduction, tap.place.geometry
+    rows, columns = (int(r) if r.denominator == 1 else float(r) for r in reduction)
+    looks = MapGeometry(
+        step=(geometry[0].step, geometry[1].step),
+        offset=(geometry[0].offset, geometry[1].offset),
+        receptive_field=(geometry[0].receptive_field, geometry[1].receptive_field),
+    )
+    return Feature(tap.name, tap.module, tap.channels, (rows, columns), looks)
+
+
+def _tapped(analysis: Analysis, keys: Mapping[str, Key]) -> fx.Graph:
+    """The recorded graph with these values as its output, by name."""
+    graph = copied(analysis.traced.graph)
+    by_key = {n.meta["key"]: n for n in graph.nodes}
+    missing = [name for name, key in keys.items() if key not in by_key]
+    if missing:
+        raise GridError(
+            f"tap {missing[0]!r} is not found in train mode: the forward code differs between the modes there; tap "
+            "a module by its path"
+        )
+    return with_output(analysis.traced.model, graph, {name: by_key[key] for name, key in keys.items()})
+
+
+def with_output(model: nn.Module, graph: fx.Graph, values: Mapping[str, fx.Node]) -> fx.Graph:
+    """Make a graph return these values as a dict, and drop what they do not need."""
+    old = next(n for n in graph.nodes if n.op == "output")
+    old.args = ({},)
+    drop_unused(model, graph, set(values.values()))  # what is dropped overwrites nothing
+    given: dict[str, fx.Node] = {}
+    for name, node in values.items():
+        given[name] = node
+        if is_overwritten(model, node):
+            with graph.inserting_after(node):
+                given[name] = graph.call_method("clone", (node,))
+            given[name].meta.update(node.meta, key=(*node.meta["key"][:2], "clone", name))
+    old.args = (given,)
+    return graph
+
+
+def drop_unused(model: nn.Module, graph: fx.Graph, needed: set[fx.Node]) -> None:
+    """Erase what the needed values do not depend on; a write into memory that is read after it stays."""
+    wanted, kept = set(needed), set[fx.Node]()
+    for node in reversed(graph.nodes):
+        read_later = (user in kept for value in written_values(model, node) for user in value.users)
+        if node.op in ("output", "placeholder") or node in wanted or any(read_later):
+            kept.add(node)
+            wanted.update(node.all_input_nodes)
+    for node in reversed(list(graph.nodes)):
+        if node not in kept:
+            graph.erase_node(node)
+
+
+def finished(
+    model: nn.Module, train_graph: fx.Graph, eval_graph: fx.Graph, only_at: Pair | None, info: FeatureInfo
+) -> RewrittenModel:
+    """The model that runs these graphs over the modules of `model`, which it takes over."""
+    result = rewritten(model, train_graph, eval_graph, only_at)
+    result.feature_info = info  # type: ignore[assignment]
+    result.out_indices = info.out_indices  # type: ignore[assignment]
+    used = _parameters_of(result)
+    for parameter in result.parameters():
+        if id(parameter) not in used:
+            parameter.requires_grad_(False)
+    return result
+
+
+def _parameters_of(model: RewrittenModel) -> set[int]:
+    """The ids of the parameters that a graph reads."""
+    found: set[int] = set()
+    for node in (n for graph in model.graphs.values() for n in graph.nodes):
+        if node.op == "call_module":
+            found.update(id(p) for p in model.get_submodule(str(node.target)).parameters())
+        elif node.op == "get_attr":
+            owner, _, name = str(node.target).rpartition(".")
+            value: Any = getattr(model.get_submodule(owner), name)
+            found.add(id(value))
+    return found
