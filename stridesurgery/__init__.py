@@ -1,6 +1,7 @@
 """Change the strides of a pretrained backbone and keep every weight."""
 
 from stridesurgery import known_functions, known_modules  # noqa: F401  (they fill the operator table)
+from stridesurgery.dual_path import dual_path
 from stridesurgery.errors import GridError, ModelError, OperatorError, RequestError, SurgeryError, TraceError
 from stridesurgery.feature_info import Feature, FeatureInfo, MapGeometry
 from stridesurgery.features import features
@@ -30,6 +31,7 @@ __all__ = [
     "Transition",
     "Verification",
     "Window",
+    "dual_path",
     "eliminate",
     "features",
     "inspect",

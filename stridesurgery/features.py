@@ -8,6 +8,7 @@ from torch import fx, nn
 from stridesurgery.aliasing import is_overwritten, written_values
 from stridesurgery.errors import GridError
 from stridesurgery.feature_info import Feature, FeatureInfo, MapGeometry
+from stridesurgery.geometry import Geometry
 from stridesurgery.graph import RewrittenModel, copied, rewritten
 from stridesurgery.operate import copied_model, holds_sizes
 from stridesurgery.report import Analysis, Pair, analyse
@@ -42,23 +43,22 @@ def features(
     training = analyse(model, analysis.traced.size, training=True)
     graphs = [_tapped(a, {tap.name: tap.node.meta["key"] for tap in found}) for a in (training, analysis)]
     fixed = analysis.traced.size if holds_sizes(analysis.traced.model, analysis.traced) else None
-    return finished(copied_model(model), graphs[0], graphs[1], fixed, info_of(found))
+    return finished(copied_model(model), graphs[0], graphs[1], fixed, FeatureInfo(tuple(map(feature_of, found))))
 
 
-def info_of(taps: Sequence[Tap]) -> FeatureInfo:
-    """What is known of the maps that are taken out."""
-    return FeatureInfo(tuple(_feature(tap) for tap in taps))
+def feature_of(tap: Tap) -> Feature:
+    """What is known of a map that is taken out."""
+    rows, columns = (int(r) if r.denominator == 1 else float(r) for r in tap.place.reduction)
+    return Feature(tap.name, tap.module, tap.channels, (rows, columns), geometry_of(*tap.place.geometry))
 
 
-def _feature(tap: Tap) -> Feature:
-    reduction, geometry = tap.place.reduction, tap.place.geometry
-    rows, columns = (int(r) if r.denominator == 1 else float(r) for r in reduction)
-    looks = MapGeometry(
-        step=(geometry[0].step, geometry[1].step),
-        offset=(geometry[0].offset, geometry[1].offset),
-        receptive_field=(geometry[0].receptive_field, geometry[1].receptive_field),
+def geometry_of(rows: Geometry, columns: Geometry) -> MapGeometry:
+    """The geometry of a map from that of its axes."""
+    return MapGeometry(
+        step=(rows.step, columns.step),
+        offset=(rows.offset, columns.offset),
+        receptive_field=(rows.receptive_field, columns.receptive_field),
     )
-    return Feature(tap.name, tap.module, tap.channels, (rows, columns), looks)
 
 
 def _tapped(analysis: Analysis, keys: Mapping[str, Key]) -> fx.Graph:

@@ -146,3 +146,11 @@ def strided_slice(x: Tensor, windows: Windows, last: int = -1) -> Tensor:
     down, right = _step(windows)
     index: list[Any] = [..., slice(None, None, down), slice(None, None, right)]
     return x[tuple(index + [slice(None)] * (-1 - last))]
+
+
+@_one_node
+def sample(x: Tensor, by: tuple[int, int], last: int = -1) -> Tensor:
+    """Every by-th cell along the axes (last - 1, last) of x, in memory of its own."""
+    index: list[Any] = [..., slice(None, None, by[0]), slice(None, None, by[1])]
+    # what runs on x may overwrite it, and what runs on the sample must not reach into x
+    return x[tuple(index + [slice(None)] * (-1 - last))].clone()

@@ -51,7 +51,8 @@ class Site:
             return False
         if op.kind == "resize":
             return op.scale is not None and max(op.scale) < 1
-        return op.kind == "opaque" or max(*op.kernel, *op.step) > 1
+        removed = any(window.tap for window in op.windows)  # a removed pool keeps its number
+        return op.kind == "opaque" or removed or max(*op.kernel, *op.step) > 1
 
     @property
     def is_strided(self) -> bool:

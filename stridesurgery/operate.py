@@ -12,14 +12,13 @@ from stridesurgery.errors import GridError, ModelError, OperatorError, RequestEr
 from stridesurgery.graph import copied, rewritten
 from stridesurgery.grid import GridCheck, check_grid
 from stridesurgery.operators import FUNCTIONS, MODULES, Operator, arguments
-from stridesurgery.plan import Change, Plan, changes_of, plan, request
+from stridesurgery.plan import Change, Plan, changes_of, plan
 from stridesurgery.record import record
 from stridesurgery.report import Analysis, Pair, analyse
+from stridesurgery.request import requested
 from stridesurgery.skeleton import without_weights
 from stridesurgery.surgery import Surgery
 from stridesurgery.trace import BATCH, Key, Shape, Traced
-
-_DEFAULTS = {"stride": 1, "axis": "hw", "pool": "remove", "form": "module"}
 
 
 def eliminate(
@@ -58,21 +57,7 @@ def eliminate(
         GridError: a map would leave the grid, or a parameter fixes its size.
         ModelError, TraceError: the model cannot be recorded.
     """
-    options: dict[str, Any] = {"stride": stride, "axis": axis, "pool": pool, "form": form}
-    if isinstance(S, (str, Surgery)):
-        named = S if isinstance(S, Surgery) else Surgery.parse(S)
-        if L is not None:
-            raise RequestError(f"the name {named.name} says the layers already; leave L out")
-        if isinstance(S, Surgery):
-            if S.after is not None:
-                raise RequestError("this Surgery follows another one; surgery.apply(model) carries out both")
-            if options != _DEFAULTS:
-                raise RequestError("a Surgery holds its options; leave stride, axis, pool and form out")
-            options, input_size = {name: getattr(S, name) for name in _DEFAULTS}, input_size or S.input_size
-        S, L = named.S, named.L
-    Surgery(0, (), **options)  # bad options are told before the model is looked at
-    analysis = analyse(model, input_size)
-    surgery = replace(request(analysis, S, L, options), input_size=analysis.traced.size)
+    surgery, analysis = requested(model, S, L, input_size, stride=stride, axis=axis, pool=pool, form=form)
     return operate(model, surgery, analysis=analysis, inplace=inplace)
 
 

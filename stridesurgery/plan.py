@@ -1,15 +1,15 @@
 """Which operators of a model a surgery changes, and into what. Decides; nothing is edited here."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from operator import index
-from typing import Any, SupportsIndex
+from typing import Any
 
 from stridesurgery.errors import OperatorError, RequestError
 from stridesurgery.layers import Reduction, Site
 from stridesurgery.operators import Operator, refined
 from stridesurgery.report import Analysis
+from stridesurgery.request import layer_number, listed
 from stridesurgery.surgery import AXES, Surgery
 
 
@@ -46,75 +46,6 @@ class Plan:
         return rows, columns
 
 
-def request(
-    analysis: Analysis, S: int | None, L: int | str | Sequence[int | str] | None, options: dict[str, Any]
-) -> Surgery:
-    """What a caller asked for, as a surgery with layers by number.
-
-    Raises:
-        RequestError: no such layer, a layer without a stride, S and L that disagree.
-    """
-    if L is None:
-        if S is None:
-            raise RequestError(
-                f"say S (how many strides), L (at which layers) or a name such as 'S1L0'. {_strided(analysis)}"
-            )
-        first = _first_layers(analysis, S)
-        return Surgery(len(first), first, **options)
-    asked = list(L) if isinstance(L, Iterable) and not isinstance(L, (str, bytes)) else [L]
-    named = [_layer_number(analysis, item) for item in asked]  # type: ignore[arg-type]  # which it checks
-    groups = {analysis.transitions_of(layer): layer for layer in reversed(named)}
-    layers = tuple(layer for layer in dict.fromkeys(named) if layer in groups.values())  # one of each transition
-    if S is not None and S != len(layers):
-        raise RequestError(f"S is {S} but L = {_listed(named)} names {len(layers)} transition(s). {_strided(analysis)}")
-    if not layers:
-        raise RequestError(f"L is empty. {_strided(analysis)}")
-    return Surgery(len(layers), layers, **options)
-
-
-def _first_layers(analysis: Analysis, S: int) -> tuple[int, ...]:
-    levels = analysis.levels
-    if isinstance(S, bool) or not isinstance(S, int) or S < 1:
-        raise RequestError(f"S, the number of strides to eliminate, is a positive int, got {S!r}")
-    if S > len(levels):
-        raise RequestError(f"S is {S} but the model has {len(levels)} transitions. {_strided(analysis)}")
-    numbers = range(len(analysis.layers))
-    firsts = []
-    for level in range(S):
-        members = [i for i in numbers if level in analysis.transitions_of(i)]
-        if not any(i in firsts for i in members):
-            firsts.append(min(members, key=lambda i: len(analysis.transitions_of(i))))
-    return tuple(firsts)
-
-
-def _layer_number(analysis: Analysis, item: int | str) -> int:
-    count = len(analysis.layers)
-    if isinstance(item, str):
-        named = [i for i, site in enumerate(analysis.layers) if site.name == item]
-        if not named:
-            raise RequestError(f"no layer is named {item!r}. {_strided(analysis)}")
-        item = named[0]
-    if isinstance(item, bool) or not isinstance(item, SupportsIndex):
-        raise RequestError(f"a layer is a number or a module name, got {item!r}")
-    item = index(item)
-    if not 0 <= item < count:
-        raise RequestError(f"layer {item} does not exist: the model has layers 0 to {count - 1}. {_strided(analysis)}")
-    if not analysis.transitions_of(item):
-        site = analysis.layers[item]
-        why = "works on a pooled map of fixed size" if site.before.pooled else "has stride 1"
-        raise RequestError(f"layer {item} ({site.name}) {why}. {_strided(analysis)}")
-    return item
-
-
-def _strided(analysis: Analysis) -> str:
-    found = [i for i, site in enumerate(analysis.layers) if site.is_strided]
-    return f"Strided layers: {_listed(found)}." if found else "The model has no strided layers."
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers))
-
-
 def plan(analysis: Analysis, surgery: Surgery) -> Plan:
     """Which operators of a model a surgery changes, and into what.
 
@@ -122,9 +53,9 @@ def plan(analysis: Analysis, surgery: Surgery) -> Plan:
         RequestError: a layer that does not exist or has no stride, a remaining stride that does not fit.
         OperatorError: an operator that would have to change and is not understood.
     """
-    groups = {analysis.transitions_of(_layer_number(analysis, layer)) for layer in surgery.L}
+    groups = {analysis.transitions_of(layer_number(analysis, layer)) for layer in surgery.L}
     if surgery.S != len(groups) or not groups:
-        raise RequestError(f"S is {surgery.S} but L = {_listed(surgery.L)} names {len(groups)} transition(s)")
+        raise RequestError(f"S is {surgery.S} but L = {listed(surgery.L)} names {len(groups)} transition(s)")
     chosen = sorted({t for layer in surgery.L for t in analysis.transitions_of(layer)})
     cuts = tuple(_cut(analysis, t, surgery) for t in chosen)
     bare = Plan(surgery, cuts, ())
@@ -159,7 +90,7 @@ def _cut(analysis: Analysis, transition: int, surgery: Surgery) -> Cut:
 def _divisors(factor: Fraction) -> str:
     if factor.denominator != 1:
         return "none"
-    return _listed([d for d in range(1, int(factor)) if factor % d == 0])
+    return listed([d for d in range(1, int(factor)) if factor % d == 0])
 
 
 def _by(sides: Sequence[Any]) -> str:

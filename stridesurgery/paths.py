@@ -1,0 +1,176 @@
+"""Joins the graph of an operated network and that of its original into one, which computes their common stem once."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx, nn
+
+from stridesurgery import finer
+from stridesurgery.aliasing import is_overwritten
+from stridesurgery.errors import GridError, OperatorError
+from stridesurgery.frozen import frozen_norm
+from stridesurgery.graph import RewrittenModel, copied
+from stridesurgery.modules import FineConv2d, FineConv2dSame
+from stridesurgery.plan import Change, Plan, changes_of
+from stridesurgery.report import Analysis
+from stridesurgery.trace import Key, shape_of
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A graph with both paths and no output yet; values by the key they have in the original's graph."""
+
+    graph: fx.Graph
+    small: dict[Key, fx.Node]
+    large: dict[Key, fx.Node]  # up to the first eliminated operators, the same nodes
+
+
+def join(fine: RewrittenModel, original: Analysis, planned: Plan, sampler: str, large_norm: str) -> Joined:
+    """Both paths in one graph, for the mode of the original's analysis.
+
+    Args:
+        fine: the operated model, its parameter-free operators split by `split_modules`.
+        original: the recording of the original in the wanted mode.
+        planned: what was operated.
+        sampler: "slice" or "original", as for `dual_path`.
+        large_norm: "shared" or "frozen", as for `dual_path`.
+    """
+    return _Join(fine, original, planned, sampler, large_norm).join()
+
+
+def split_modules(fine: RewrittenModel, original: nn.Module, planned: Plan) -> None:
+    """Give changed operators without parameters (pools, upsamplings) a module for each path.
+
+    The original's keeps its name, so that it runs in the large path; the finer one becomes `<name>_fine`.
+    """
+    for target in {str(c.site.node.target) for c in planned.changes if c.site.node.op == "call_module"}:
+        module = fine.get_submodule(target)
+        if module.state_dict():
+            continue
+        parent, _, name = target.rpartition(".")
+        fine.get_submodule(parent).add_module(f"{name}_fine", module)
+        setattr(fine.get_submodule(parent), name, copy.deepcopy(original.get_submodule(target)))
+        keys = {c.site.node.meta["key"] for c in planned.changes}
+        for graph in {id(g): g for g in fine.graphs.values()}.values():
+            for node in graph.nodes:
+                if node.target == target and node.meta["key"] in keys:
+                    node.target = f"{target}_fine"
+
+
+class _Join:
+    def __init__(self, fine: RewrittenModel, original: Analysis, planned: Plan, sampler: str, large_norm: str) -> None:
+        self.fine, self.original, self.sampler = fine, original, sampler
+        self.frozen = large_norm == "frozen" and original.traced.training
+        self.graph = copied(fine.graphs[original.traced.training])
+        self.small: dict[Key, fx.Node] = {n.meta["key"]: n for n in self.graph.nodes}
+        self.changes = {c.site.node: c for c in changes_of(original.sites, planned)}
+        self.beyond: set[fx.Node] = set()  # nodes of the original's graph after the first eliminated operators
+        self.large: dict[Key, fx.Node] = {}
+        self.by_key = {n.meta["key"]: n for n in original.traced.graph.nodes}
+        self.end = next(n for n in self.graph.nodes if n.op == "output")
+
+    def join(self) -> Joined:
+        for node in self.original.traced.graph.nodes:
+            if node.op == "output":
+                continue
+            later = any(source in self.beyond for source in node.all_input_nodes)
+            change = self.changes.get(node)
+            if change is not None or later:
+                self.beyond.add(node)
+            if change is not None:
+                made = self._operator(node, change, later)
+            else:
+                made = self._copy(node) if later else self._shared(node)
+            self.large[node.meta["key"]] = made
+        self.graph.erase_node(self.end)
+        self.graph.output(None).meta.update(self.end.meta)
+        return Joined(self.graph, self.small, self.large)
+
+    def _shared(self, node: fx.Node) -> fx.Node:
+        """The node of the operated graph that computes the same, before anything has changed."""
+        found = self.small.get(node.meta["key"])
+        wanted = [self.large[n.meta["key"]] for n in node.all_input_nodes]
+        if found is None or found.all_input_nodes != wanted or shape_of(found) != shape_of(node):
+            raise GridError(
+                f"the operated model computes {node.meta['path'] or node.name} in another way than the original does, "
+                "although nothing before it has changed: the two paths cannot share it"
+            )
+        return found
+
+    def _operator(self, node: fx.Node, change: Change, later: bool) -> fx.Node:
+        """What the large path runs at an eliminated operator."""
+        fine = self.small.get(node.meta["key"])
+        if fine is None:
+            raise GridError(f"{change.site.name} is not found in the operated model; the two paths cannot part there")
+        removed = any(window.tap for window in change.operator.windows)
+        if change.site.operator.kind == "resize" or (removed and self.sampler == "original"):
+            return self._copy(node, before=None if later else fine.next)
+        if not later:
+            return self._sampled(fine, change, before=fine.next)
+        module = self.fine.get_submodule(str(node.target)) if node.op == "call_module" else None
+        stateless = module is None or not module.state_dict()
+        if stateless and not removed:
+            return self._copy(node)
+        if type(module) in _PLAIN and module.padding_mode == "zeros":  # type: ignore[union-attr]
+            return self._convolved(node, module, change)
+        return self._sampled(self._copy(fine), change)
+
+    def _copy(self, node: fx.Node, before: fx.Node | None = None) -> fx.Node:
+        """A node of either graph, run on the large path's values."""
+        with self.graph.inserting_before(before or self.end):
+            made = self.graph.node_copy(node, lambda source: self._input(node, source))
+        self._describe(made, node)
+        if self.frozen and node not in self.changes:
+            made = frozen_norm(self.fine, made)
+        return made
+
+    def _input(self, node: fx.Node, source: fx.Node) -> fx.Node:
+        """The large path's value of an input."""
+        value = self.large[source.meta["key"]]
+        shared = value is self.small.get(source.meta["key"])
+        if shared and node not in self.changes and value.op not in ("get_attr", "placeholder"):
+            if shape_of(value) is not None and is_overwritten(self.fine, value):
+                raise OperatorError(
+                    f"{node.meta['path'] or node.name} reads a value from before the first eliminated layer that is "
+                    "overwritten in place; build the model with inplace=False"
+                )
+        return value
+
+    def _sampled(self, fine: fx.Node, change: Change, before: fx.Node | None = None) -> fx.Node:
+        """The finer map on the old grid."""
+        by = tuple(
+            new.finer // old.finer
+            for new, old in zip(change.operator.windows, change.site.operator.windows, strict=True)
+        )
+        last = change.operator.last
+        with self.graph.inserting_before(before or self.end):
+            made = self.graph.call_function(finer.sample, (fine, by, last) if last != -1 else (fine, by))
+        self._describe(made, change.site.node)
+        return made
+
+    def _convolved(self, node: fx.Node, conv: Any, change: Change) -> fx.Node:
+        """A convolution at its old stride, by the weights that it has at the new one."""
+        with self.graph.inserting_before(self.end):
+            weight, bias = (
+                None if getattr(conv, name) is None else self.graph.get_attr(f"{node.target}.{name}")
+                for name in ("weight", "bias")
+            )
+            source = self.large[node.all_input_nodes[0].meta["key"]]
+            args = (source, weight, bias, change.site.operator.windows, conv.groups)
+            made = self.graph.call_function(finer.conv2d, args)
+        for part in (weight, bias):
+            if part is not None:
+                self._describe(part, node)
+                part.meta.update(shape=tuple(getattr(conv, str(part.target).rpartition(".")[2]).shape))
+        self._describe(made, node)
+        return made
+
+    def _describe(self, made: fx.Node, of: fx.Node) -> None:
+        """Tell a node's metadata: that of the original's, under a key of the large path."""
+        made.meta = dict(self.by_key[of.meta["key"]].meta)
+        path, op, target, count = of.meta["key"]
+        made.meta.update(key=(f"large:{path}", made.op, f"{target}:{made.name}", count), ends=())
+
+
+_PLAIN = (FineConv2d, FineConv2dSame, nn.Conv2d)
