@@ -11,9 +11,9 @@ from stridesurgery.feature_info import Feature, FeatureInfo, MapGeometry
 from stridesurgery.geometry import Geometry
 from stridesurgery.graph import RewrittenModel, copied, rewritten
 from stridesurgery.operate import copied_model, holds_sizes
-from stridesurgery.report import Analysis, Pair, analyse
+from stridesurgery.phases import whole_map
+from stridesurgery.report import Analysis, Pair, analyse, whole_geometry
 from stridesurgery.taps import Tap, TapName, find_taps
-from stridesurgery.trace import Key
 
 
 def features(
@@ -41,15 +41,16 @@ def features(
     analysis = analyse(model, input_size)
     found = find_taps(analysis, taps)
     training = analyse(model, analysis.traced.size, training=True)
-    graphs = [_tapped(a, {tap.name: tap.node.meta["key"] for tap in found}) for a in (training, analysis)]
+    graphs = [_tapped(a, found) for a in (training, analysis)]
     fixed = analysis.traced.size if holds_sizes(analysis.traced.model, analysis.traced) else None
     return finished(copied_model(model), graphs[0], graphs[1], fixed, FeatureInfo(tuple(map(feature_of, found))))
 
 
 def feature_of(tap: Tap) -> Feature:
     """What is known of a map that is taken out."""
-    rows, columns = (int(r) if r.denominator == 1 else float(r) for r in tap.place.reduction)
-    return Feature(tap.name, tap.module, tap.channels, (rows, columns), geometry_of(*tap.place.geometry))
+    finer = (r / k for r, k in zip(tap.place.reduction, tap.place.finer, strict=True))
+    rows, columns = (int(r) if r.denominator == 1 else float(r) for r in finer)
+    return Feature(tap.name, tap.module, tap.channels, (rows, columns), geometry_of(*whole_geometry(tap.place)))
 
 
 def geometry_of(rows: Geometry, columns: Geometry) -> MapGeometry:
@@ -61,8 +62,9 @@ def geometry_of(rows: Geometry, columns: Geometry) -> MapGeometry:
     )
 
 
-def _tapped(analysis: Analysis, keys: Mapping[str, Key]) -> fx.Graph:
-    """The recorded graph with these values as its output, by name."""
+def _tapped(analysis: Analysis, taps: Sequence[Tap]) -> fx.Graph:
+    """The recorded graph with these maps as its output, by name."""
+    keys = {tap.name: tap.node.meta["key"] for tap in taps}
     graph = copied(analysis.traced.graph)
     by_key = {n.meta["key"]: n for n in graph.nodes}
     missing = [name for name, key in keys.items() if key not in by_key]
@@ -71,7 +73,15 @@ def _tapped(analysis: Analysis, keys: Mapping[str, Key]) -> fx.Graph:
             f"tap {missing[0]!r} is not found in train mode: the forward code differs between the modes there; tap "
             "a module by its path"
         )
-    return with_output(analysis.traced.model, graph, {name: by_key[key] for name, key in keys.items()})
+    values = {tap.name: whole(by_key[tap.node.meta["key"]], tap) for tap in taps}
+    return with_output(analysis.traced.model, graph, values)
+
+
+def whole(node: fx.Node, tap: Tap) -> fx.Node:
+    """A tapped value as one map, put together where a dilated network has its phases in the batch."""
+    if not tap.place.phases:
+        return node
+    return whole_map(node, tap.place.reduction, tap.place.phases, tap.channel_axis)
 
 
 def with_output(model: nn.Module, graph: fx.Graph, values: Mapping[str, fx.Node]) -> fx.Graph:

@@ -95,8 +95,8 @@ def _factors(plan: Plan) -> list[Factor]:
     factors: list[Factor] = [(1, 1)]
     for cut in plan.cuts:
         rows, columns = factors[-1]
-        factors.append((rows * cut.by[0], columns * cut.by[1]))
-    return factors
+        factors.append((int(rows * cut.by[0]), int(columns * cut.by[1])))
+    return list(dict.fromkeys(factors))  # restored strides lead back to 1
 
 
 def _factor_of(site: Site, plan: Plan) -> Factor:

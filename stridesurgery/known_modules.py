@@ -100,11 +100,15 @@ def _read_pool(kind: str, same: bool = False) -> Callable[[Any], Operator]:
     return read
 
 
-def _refine_pool(fine: type[nn.Module]) -> Callable[[Any, Operator], None]:
+def _refine_pool(fine: type[nn.Module], same: bool = False) -> Callable[[Any, Operator], None]:
     def refine(pool: Any, to: Operator) -> None:
         plain = not isinstance(pool, modules.Windowed)
         if plain and all(w.is_symmetric() for w in to.windows if w.finer > 1):
             pool.stride = to.step
+            if pair(pool.kernel_size) != to.kernel:  # it takes an eliminated stride on
+                pool.kernel_size = to.kernel
+                if not same:
+                    pool.padding = tuple(w.padding for w in to.windows)
             return
         pool.__class__ = fine
         pool.windows = to.windows
@@ -120,7 +124,7 @@ for _pool, _fine_pool, _kind, _same in (
     (AvgPool2dSame, modules.FineAvgPool2d, "avg_pool", True),
     (modules.FineAvgPool2d, modules.FineAvgPool2d, "avg_pool", False),
 ):
-    register_operator(_pool, read=_read_pool(_kind, _same), refine=_refine_pool(_fine_pool))
+    register_operator(_pool, read=_read_pool(_kind, _same), refine=_refine_pool(_fine_pool, _same))
 
 
 def _read_blur(pool: Any) -> Operator:

@@ -7,9 +7,11 @@ size and follows a map through permutes, windows and tokens, whose axes need not
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Any
 
 from torch import fx
 
+from stridesurgery import finer
 from stridesurgery.geometry import PIXELS, Geometry
 from stridesurgery.operators import Operator, operator_of
 from stridesurgery.trace import BATCH, Traced, shape_of, tensors_in
@@ -27,6 +29,17 @@ class Place:
     grid: Grid | None  # of the last map on the way here; None after adaptive pooling
     geometry: tuple[Geometry, Geometry]  # (rows, columns)
     pooled: bool = False  # made from whole maps (squeeze-excite): what it holds has no grid any more
+    phases: tuple[tuple[int, int], ...] = ()  # of a dilated network: its batch holds the phases of a finer map
+
+    @property
+    def finer(self) -> tuple[int, int]:
+        """How many times finer the map of all phases is, (rows, columns)."""
+        return math.prod(p[0] for p in self.phases), math.prod(p[1] for p in self.phases)
+
+    @property
+    def batch(self) -> int:
+        """The length of the batch axis in a recording."""
+        return BATCH * math.prod(self.finer)
 
 
 @dataclass(frozen=True)
@@ -77,6 +90,9 @@ def survey(traced: Traced) -> tuple[tuple[Site, ...], dict[fx.Node, Place]]:
         sources = [s for s in tensors_in([node.args, node.kwargs]) if s in places]
         if not sources or (shape_of(node) is None and "parts" not in node.meta):
             continue
+        if node.target in _REARRANGING:
+            places[node] = _rearranged(node, places[sources[0]])
+            continue
         operator = operator_of(traced, node)
         hidden = None if operator is None else _hidden_stride(node, sources[0], places, operator)
         if hidden is not None:
@@ -89,6 +105,29 @@ def survey(traced: Traced) -> tuple[tuple[Site, ...], dict[fx.Node, Place]]:
         else:
             places[node] = _join(node, [places[s] for s in sources])
     return tuple(sites), places
+
+
+_REARRANGING = {finer.to_phases, finer.from_phases, finer.first_phase, finer.each_phase}
+
+
+def _rearranged(node: fx.Node, before: Place) -> Place:
+    """Where a value stands after its phases are moved into the batch, or out of it."""
+    if node.target in (finer.first_phase, finer.each_phase):
+        return replace(before, phases=node.meta["phases"])
+    arguments: Any = node.args
+    if node.target is finer.from_phases:
+        by, phases, last = [Fraction(1, k) for k in before.finer], (), arguments[4:] or (-1,)
+    else:
+        by, phases, last = [Fraction(k) for k in arguments[1]], (*before.phases, arguments[1]), arguments[2:] or (-1,)
+    (down, right), shape = by, shape_of(node) or ()
+    rows, columns = (replace(g, step=float(g.step * k)) for g, k in zip(before.geometry, by, strict=True))
+    return replace(
+        before,
+        reduction=(before.reduction[0] * down, before.reduction[1] * right),
+        grid=(shape[last[0] - 1], shape[last[0]]),
+        geometry=(rows, columns),
+        phases=phases,
+    )
 
 
 def _site(traced: Traced, node: fx.Node, operator: Operator, source: fx.Node, places: dict[fx.Node, Place]) -> Site:
@@ -104,7 +143,7 @@ def _site(traced: Traced, node: fx.Node, operator: Operator, source: fx.Node, pl
         if scale is None:
             operator = replace(operator, kind="opaque", refusal="resizes to a size that is computed from its own")
     after = _after(operator, scale, before, grid_in, grid_out)
-    local = (shape_of(source) or (BATCH,))[0] != BATCH
+    local = (shape_of(source) or (before.batch,))[0] != before.batch
     if local and before.grid is not None:
         rows, columns = (max(-(-g // s), 1) for g, s in zip(before.grid, operator.step, strict=True))
         after = replace(after, grid=(rows, columns))
@@ -129,7 +168,7 @@ def _after(operator: Operator, scale: Reduction | None, before: Place, grid_in: 
     if operator.kind == "resize" and scale is not None:
         return _resized(operator, scale, before, grid_out)
     if operator.kind in ("adaptive", "global"):
-        return Place(before.reduction, None, before.geometry, pooled=True)
+        return replace(before, grid=None, pooled=True)
     if operator.kind == "opaque":
         return _opaque(before, grid_in, grid_out)
     step = operator.step
@@ -137,7 +176,7 @@ def _after(operator: Operator, scale: Reduction | None, before: Place, grid_in: 
     rows, columns = (g.through(w, size) for g, w, size in zip(before.geometry, operator.windows, grid_in, strict=True))
     if operator.kind == "unknown_pad":
         rows, columns = (replace(g, offset=math.nan) for g in (rows, columns))
-    return Place(reduction, grid_out, (rows, columns), before.pooled)
+    return replace(before, reduction=reduction, grid=grid_out, geometry=(rows, columns))
 
 
 def _is_pointwise(operator: Operator) -> bool:
@@ -179,7 +218,7 @@ def _resized(operator: Operator, scale: Reduction, before: Place, grid_out: Grid
         g.transposed(w, float(s)) if operator.transposed else g.resized(float(s))
         for g, w, s in zip(before.geometry, operator.windows, scale, strict=True)
     )
-    return Place(reduction, grid_out, (rows, columns), before.pooled)
+    return replace(before, reduction=reduction, grid=grid_out, geometry=(rows, columns))
 
 
 def _opaque(before: Place, grid_in: Grid, grid_out: Grid) -> Place:
@@ -188,7 +227,7 @@ def _opaque(before: Place, grid_in: Grid, grid_out: Grid) -> Place:
         Geometry(g.step * float(f), math.nan, math.nan) for g, f in zip(before.geometry, factors, strict=True)
     )
     reduction = (before.reduction[0] * factors[0], before.reduction[1] * factors[1])
-    return Place(reduction, grid_out, (rows, columns), before.pooled)
+    return replace(before, reduction=reduction, grid=grid_out, geometry=(rows, columns))
 
 
 def _collapses(operator: Operator, grid_in: Grid, grid_out: Grid) -> bool:
@@ -200,7 +239,9 @@ def _collapses(operator: Operator, grid_in: Grid, grid_out: Grid) -> bool:
 def _hidden_stride(node: fx.Node, source: fx.Node, places: dict[fx.Node, Place], operator: Operator) -> Site | None:
     """An operator that is not understood has shrunk the map on its way here: a layer of kind "opaque"."""
     carried, grid, shape = places[source].grid, _grid(source, operator), shape_of(source)
-    if carried is None or grid is None or shape is None or shape[0] != BATCH or len(shape) != 4 or grid == (1, 1):
+    if carried is None or grid is None or shape is None or shape[0] != places[source].batch or len(shape) != 4:
+        return None
+    if grid == (1, 1):
         return None
     smaller = [g * 1.5 <= c for g, c in zip(grid, carried, strict=True)]
     moves = operator.kind in ("pad", "unknown_pad", "slice")  # may work on channels, tokens or attention
@@ -231,7 +272,8 @@ _MIXERS = {"matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention"}
 
 def _join(node: fx.Node, places: list[Place]) -> Place:
     """The place of a value made from several: the finest of them (of attention: the query), seeing what all see."""
-    if all(p is places[0] for p in places) and (places[0].pooled or not _is_pooled(shape_of(node))):
+    batch = max(p.batch for p in places)
+    if all(p is places[0] for p in places) and (places[0].pooled or not _is_pooled(shape_of(node), batch)):
         return places[0]
     places = [p for p in places if not p.pooled] or places
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
@@ -244,8 +286,8 @@ def _join(node: fx.Node, places: list[Place]) -> Place:
     if mixes:
         rows, columns = (replace(g, receptive_field=math.inf) for g in (rows, columns))
     grid = next((p.grid for p in alike if p.grid is not None), None)
-    pooled = all(p.pooled for p in places) or (grid != (1, 1) and _is_pooled(shape_of(node)))
-    return Place(first.reduction, None if pooled else grid, (rows, columns), pooled)
+    pooled = all(p.pooled for p in places) or (grid != (1, 1) and _is_pooled(shape_of(node), batch))
+    return Place(first.reduction, None if pooled else grid, (rows, columns), pooled, first.phases)
 
 
 def _query(places: list[Place], shape: tuple[int, ...]) -> Place:
@@ -253,9 +295,9 @@ def _query(places: list[Place], shape: tuple[int, ...]) -> Place:
     return next((p for p in places if p.grid is not None and math.prod(p.grid) in shape), places[0])
 
 
-def _is_pooled(shape: tuple[int, ...] | None) -> bool:
+def _is_pooled(shape: tuple[int, ...] | None, batch: int) -> bool:
     """Whether a value has one cell an image: (N, C), (N, 1, C), (N, C, 1, 1) or (N, 1, 1, C)."""
-    if shape is None or shape[:1] != (BATCH,):
+    if shape is None or shape[:1] != (batch,):
         return False
     if len(shape) == 3:
         return shape[1] == 1

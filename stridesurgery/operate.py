@@ -9,9 +9,10 @@ from typing import Any
 from torch import fx, nn
 
 from stridesurgery.errors import GridError, ModelError, OperatorError, RequestError, TraceError
-from stridesurgery.graph import copied, rewritten
+from stridesurgery.graph import RewrittenModel, copied, rewritten
 from stridesurgery.grid import GridCheck, check_grid
 from stridesurgery.operators import FUNCTIONS, MODULES, Operator, arguments
+from stridesurgery.phases import check_phases, phased
 from stridesurgery.plan import Change, Plan, changes_of, plan
 from stridesurgery.record import record
 from stridesurgery.report import Analysis, Pair, analyse
@@ -29,6 +30,8 @@ def eliminate(
     stride: int = 1,
     axis: str = "hw",
     pool: str = "remove",
+    dilate: bool = False,
+    restore_at: int | str | None = None,
     form: str = "module",
     input_size: int | Pair | None = None,
     inplace: bool = False,
@@ -42,6 +45,11 @@ def eliminate(
         stride: what remains of each stride; must divide it.
         axis: rows ("h"), columns ("w") or both ("hw").
         pool: whether a pool whose stride goes is removed ("remove", as in the paper) or runs at stride 1 ("keep").
+        dilate: keep the pretrained features: the finer map's phases go through the unchanged later layers, so that
+            every later map sampled `[::k, ::k]` is the original's, and so is the answer. Returns a rewritten graph;
+            `features` takes its finer maps out. Pools run at stride 1.
+        restore_at: a later strided layer whose transition takes the eliminated strides on (a convolution its stride, a
+            pool its stride and window), so that the maps after it keep their sizes.
         form: "module" returns a copy of the model with its modules edited (a rewritten graph where the stride is
             written in the forward code); "graph" returns the rewritten `torch.fx.GraphModule` for any model.
         input_size: pixels at which the maps are checked, one number or (h, w); by default the model's own.
@@ -57,7 +65,9 @@ def eliminate(
         GridError: a map would leave the grid, or a parameter fixes its size.
         ModelError, TraceError: the model cannot be recorded.
     """
-    surgery, analysis = requested(model, S, L, input_size, stride=stride, axis=axis, pool=pool, form=form)
+    surgery, analysis = requested(
+        model, S, L, input_size, stride=stride, axis=axis, pool=pool, dilate=dilate, restore_at=restore_at, form=form
+    )
     return operate(model, surgery, analysis=analysis, inplace=inplace)
 
 
@@ -70,18 +80,24 @@ def operate(
         raise RequestError("the model has an attribute .surgery of its own, where the recipe would go; rename it")
     analysis = analysis or analyse(model, surgery.input_size)
     planned = plan(analysis, surgery)
-    as_graph = surgery.form == "graph" or any(c.site.node.op != "call_module" for c in planned.changes)
+    as_graph = (
+        surgery.form == "graph" or surgery.dilate or any(c.site.node.op != "call_module" for c in planned.changes)
+    )
     if as_graph and inplace:
-        raise RequestError("a model whose stride is written in its forward code becomes a graph, not possible in place")
+        why = "dilation gives" if surgery.dilate else "a stride that is written in the forward code needs"
+        raise RequestError(f"{why} a rewritten graph, which is not possible in place")
     modes = [analysis, *([analyse(model, analysis.traced.size, training=True)] if as_graph else [])]
     try:
         trial = _edited(without_weights(model), planned, modes)
         if as_graph:
+            trial = _as_graph(trial, planned, modes)
             _check_modes(*(record(trial, analysis.traced.size, training=mode).shapes for mode in (True, False)))
     except TraceError as problem:
         raise _impossible(planned, problem) from problem
     rehearse(analysis, planned, trial.eval())
     operated = _edited(model if inplace else copied_model(model), planned, modes)
+    if isinstance(trial, RewrittenModel) and as_graph:
+        operated = rewritten(operated, trial.graphs[True], trial.graphs[False], trial.only_at)
     update_records(operated, planned)
     operated.surgery = replace(surgery, after=before)  # type: ignore[assignment]
     return operated
@@ -103,7 +119,7 @@ def copied_model(model: nn.Module) -> nn.Module:
 
 
 def rehearse(analysis: Analysis, planned: Plan, skeleton: nn.Module) -> GridCheck:
-    """Run the operated model without its weights and check the grid of every value.
+    """Run the operated model without its weights and check the grid (of a dilated one, the batch) of every value.
 
     Raises:
         GridError: a value is off the grid, or a parameter fixes the size of one.
@@ -112,6 +128,8 @@ def rehearse(analysis: Analysis, planned: Plan, skeleton: nn.Module) -> GridChec
         recorded = record(skeleton, analysis.traced.size)
     except TraceError as problem:
         raise _impossible(planned, problem) from problem
+    if planned.surgery.dilate:
+        return GridCheck(check_phases(analysis, recorded, planned), exact=True, reference=True)
     return check_grid(analysis, recorded, planned)
 
 
@@ -129,17 +147,13 @@ def _impossible(planned: Plan, problem: TraceError) -> GridError:
     if problem.fixed:
         why = f"a size is fixed by {', '.join(problem.fixed)}"
     else:
-        why = "the model does not run on the larger maps"
+        why = f"the model does not run on the {'phases as its batch' if planned.surgery.dilate else 'larger maps'}"
     return GridError(f"{planned.surgery.name} is not possible: {why}. {problem}")
 
 
 def _edited(model: nn.Module, planned: Plan, modes: Sequence[Analysis]) -> nn.Module:
-    """The model with its modules edited; with analyses of both modes, as a rewritten graph over those modules."""
-    # what only train mode runs (auxiliary heads) hangs off the network and joins nothing: it stays as it is
-    known = {site.node.meta["key"] for site in modes[0].sites}
-    shared = [tuple(s for s in analysis.sites if s.node.meta["key"] in known) for analysis in modes]
-    changes = [changes_of(sites, planned) for sites in shared]
-    for target, operator in _module_changes(modes, changes).items():
+    """The model with its modules edited."""
+    for target, operator in _module_changes(modes, [_known_changes(a, modes[0], planned) for a in modes]).items():
         module = model.get_submodule(target)
         refine = MODULES[type(module)].refine
         if refine is None:
@@ -152,20 +166,31 @@ def _edited(model: nn.Module, planned: Plan, modes: Sequence[Analysis]) -> nn.Mo
             raise OperatorError(
                 f"{target} ({operator.name}) cannot take the finer stride: its registered `refine` says it {problem}"
             ) from problem
-    if len(modes) == 1:
-        return model
+    return model
+
+
+def _known_changes(analysis: Analysis, evaluation: Analysis, planned: Plan) -> tuple[Change, ...]:
+    """What changes in a mode; what only train mode runs (auxiliary heads) joins nothing and stays as it is."""
+    known = {site.node.meta["key"] for site in evaluation.sites}
+    return changes_of(tuple(s for s in analysis.sites if s.node.meta["key"] in known), planned)
+
+
+def _as_graph(skeleton: nn.Module, planned: Plan, modes: Sequence[Analysis]) -> RewrittenModel:
+    """The edited model as a rewritten graph: what the analysed modes recorded, or the edited model does."""
     for analysis in modes:
         _check_output_kind(analysis.traced.graph)
-    bare, size = modes[0].traced.model, modes[0].traced.size
-    if any(c.site.node.op == "call_function" for part in changes for c in part):
-        fixed = holds_sizes(bare, modes[0].traced)
-        eval_graph, train_graph = (_rewrite(a.traced.graph, c) for a, c in zip(modes, changes, strict=True))
+    original, size = modes[0].traced.model, modes[0].traced.size
+    if planned.surgery.dilate:
+        fixed = holds_sizes(original, modes[0].traced)
+        evaluation, training = (phased(a, planned) for a in modes)
+    elif any(c.site.node.op == "call_function" for a in modes for c in _known_changes(a, modes[0], planned)):
+        fixed = holds_sizes(original, modes[0].traced)
+        evaluation, training = (_rewrite(a.traced.graph, _known_changes(a, modes[0], planned)) for a in modes)
     else:  # the edited model's own graph, whose control flow has seen the larger maps
-        bare = without_weights(model)
-        train_graph = record(bare, size, training=True).graph
-        traced = record(bare, size)
-        eval_graph, fixed = traced.graph, holds_sizes(bare, traced)
-    return rewritten(model, train_graph, eval_graph, size if fixed else None)
+        training = record(skeleton, size, training=True).graph
+        traced = record(skeleton, size)
+        evaluation, fixed = traced.graph, holds_sizes(skeleton, traced)
+    return rewritten(skeleton, training, evaluation, size if fixed else None)
 
 
 def _check_output_kind(graph: fx.Graph) -> None:

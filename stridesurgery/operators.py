@@ -147,6 +147,17 @@ _POINTWISE = {
 }
 
 
+def coarsened(operator: Operator, by: tuple[int, int]) -> Operator | None:
+    """The operator with its stride multiplied by (rows, columns), a pool's window with it; None if that is unknown."""
+    if operator.kind not in ("conv", "max_pool", "avg_pool") or any(w.finer > 1 or w.tap for w in operator.windows):
+        return None
+    pool = operator.kind != "conv"
+    if pool and any(w.dilation > 1 and k > 1 for w, k in zip(operator.windows, by, strict=True)):
+        return None
+    rows, columns = (w.coarser(k, pool) for w, k in zip(operator.windows, by, strict=True))
+    return replace(operator, windows=(rows, columns))
+
+
 def refined(operator: Operator, finer_by: tuple[int, int], remove: bool) -> Operator:
     """The operator with its stride divided by (rows, columns); a pool whose stride goes to 1 is removed if asked."""
     sides = []

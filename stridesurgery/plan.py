@@ -1,5 +1,6 @@
 """Which operators of a model a surgery changes, and into what. Decides; nothing is edited here."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -7,7 +8,7 @@ from typing import Any
 
 from stridesurgery.errors import OperatorError, RequestError
 from stridesurgery.layers import Reduction, Site
-from stridesurgery.operators import Operator, refined
+from stridesurgery.operators import Operator, coarsened, refined
 from stridesurgery.report import Analysis
 from stridesurgery.request import layer_number, listed
 from stridesurgery.surgery import AXES, Surgery
@@ -23,10 +24,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Cut:
-    """One eliminated step of the chain of reductions."""
+    """One step of the chain of reductions that is eliminated, or that takes eliminated strides on."""
 
     before: Reduction  # maps up to this reduction keep their grid
-    by: tuple[int, int]  # k: all later maps grow by this, (rows, columns)
+    by: Reduction  # k: all later maps grow by this, (rows, columns); below 1 where strides are restored
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ def plan(analysis: Analysis, surgery: Surgery) -> Plan:
         raise RequestError(f"S is {surgery.S} but L = {listed(surgery.L)} names {len(groups)} transition(s)")
     chosen = sorted({t for layer in surgery.L for t in analysis.transitions_of(layer)})
     cuts = tuple(_cut(analysis, t, surgery) for t in chosen)
+    if surgery.restore_at is not None:
+        cuts = (*cuts, _restoring(analysis, surgery, chosen, cuts))
     bare = Plan(surgery, cuts, ())
     return replace(bare, changes=changes_of(analysis.sites, bare))
 
@@ -84,7 +87,20 @@ def _cut(analysis: Analysis, transition: int, surgery: Surgery) -> Cut:
             f"nothing to eliminate: at transition {transition} the stride along {surgery.axis!r} is "
             f"{_by(level.factor)} (rows x columns) and {surgery.stride} is to remain"
         )
-    return Cut(level.before, (by[0], by[1]))
+    return Cut(level.before, (Fraction(by[0]), Fraction(by[1])))
+
+
+def _restoring(analysis: Analysis, surgery: Surgery, chosen: Sequence[int], cuts: Sequence[Cut]) -> Cut:
+    """The transition that takes all eliminated strides on."""
+    layer = layer_number(analysis, surgery.restore_at)  # type: ignore[arg-type]  # plan has seen that it is one
+    first = min(analysis.transitions_of(layer))
+    if first <= max(chosen):
+        raise RequestError(
+            f"restore_at={layer} ({analysis.layers[layer].name}) is not after the eliminated layers "
+            f"{listed(surgery.L)}: name a strided layer of a later transition"
+        )
+    rows, columns = (math.prod(cut.by[axis] for cut in cuts) for axis in (0, 1))
+    return Cut(analysis.levels[first].before, (1 / Fraction(rows), 1 / Fraction(columns)))
 
 
 def _divisors(factor: Fraction) -> str:
@@ -105,6 +121,8 @@ def _change(site: Site, plan: Plan) -> Change | None:
     if was == now or operator.kind == "adaptive" or site.before.pooled:
         return None
     if operator.kind == "resize":
+        if plan.surgery.dilate:
+            return None  # runs on the original's map, as it is
         if operator.scale is None:
             return None  # resized to the size of another map, which has changed alike
         if operator.refusal or max(operator.scale) < 1:
@@ -113,9 +131,20 @@ def _change(site: Site, plan: Plan) -> Change | None:
     if operator.refusal:
         raise _refusal(site, operator.refusal)
     by = [a / b for a, b in zip(was, now, strict=True)]
+    if min(by) < 1:
+        return Change(site, _coarser(site, [1 / k for k in by], now))
     if any(k.denominator != 1 or step % int(k) for k, step in zip(by, operator.step, strict=True)):
         raise _refusal(site, f"has stride {_by(operator.step)}, which cannot become {_by(now)}")
-    return Change(site, refined(operator, (int(by[0]), int(by[1])), plan.surgery.pool == "remove"))
+    return Change(site, refined(operator, (int(by[0]), int(by[1])), plan.surgery.removes_pools))
+
+
+def _coarser(site: Site, by: Sequence[Fraction], now: Sequence[Fraction]) -> Operator:
+    if any(k.denominator != 1 for k in by):
+        raise _refusal(site, f"has stride {_by(site.operator.step)}, which cannot become {_by(now)}")
+    operator = coarsened(site.operator, (int(by[0]), int(by[1])))
+    if operator is None:
+        raise _refusal(site, "cannot take a stride on")
+    return operator
 
 
 def _refusal(site: Site, why: str) -> OperatorError:

@@ -11,7 +11,14 @@ from stridesurgery.errors import RequestError
 from stridesurgery.report import Analysis, Pair, analyse
 from stridesurgery.surgery import Surgery
 
-_DEFAULTS = {"stride": 1, "axis": "hw", "pool": "remove", "form": "module"}
+_DEFAULTS: dict[str, Any] = {
+    "stride": 1,
+    "axis": "hw",
+    "pool": "remove",
+    "dilate": False,
+    "restore_at": None,
+    "form": "module",
+}
 
 
 def requested(
@@ -27,7 +34,7 @@ def requested(
         RequestError: the arguments contradict each other, or do not fit the model.
         ModelError, TraceError: the model cannot be recorded.
     """
-    options = _DEFAULTS | options
+    options = {**_DEFAULTS, **options}
     if isinstance(S, (str, Surgery)):
         named = S if isinstance(S, Surgery) else Surgery.parse(S)
         if L is not None:
@@ -41,6 +48,10 @@ def requested(
         S, L = named.S, named.L
     Surgery(0, (), **options)  # bad options are told before the model is looked at
     analysis = analyse(model, input_size)
+    if any(place.phases for place in analysis.places.values()):
+        raise RequestError("the model is dilated already; operate on the original, with all layers in one request")
+    if options["restore_at"] is not None:
+        options["restore_at"] = layer_number(analysis, options["restore_at"])
     return replace(request(analysis, S, L, options), input_size=analysis.traced.size), analysis
 
 

@@ -22,6 +22,8 @@ class Surgery:
     stride: int = 1  # what remains of each stride
     axis: str = "hw"  # rows ("h"), columns ("w") or both
     pool: str = "remove"  # pools: removed, or kept at stride 1 ("keep")
+    dilate: bool = False  # keep the features: phases of the finer map go through the unchanged network
+    restore_at: int | None = None  # the layer that takes the eliminated strides on
     form: str = "module"  # the edited model, or the rewritten graph ("graph")
     input_size: tuple[int, int] | None = None  # (h, w) pixels at which it was planned
     after: "Surgery | None" = None  # the surgery that the model had undergone before
@@ -36,6 +38,10 @@ class Surgery:
             raise RequestError(f"axis is 'h', 'w' or 'hw', got {self.axis!r}")
         if self.pool not in ("remove", "keep"):
             raise RequestError(f"pool is 'remove' or 'keep', got {self.pool!r}")
+        if not isinstance(self.dilate, bool):
+            raise RequestError(f"dilate is True or False, got {self.dilate!r}")
+        if self.dilate and self.restore_at is not None:
+            raise RequestError("dilate keeps the finer grid to the end, restore_at gives it up: choose one")
         if self.form not in ("module", "graph"):
             raise RequestError(f"form is 'module' or 'graph', got {self.form!r}")
         if isinstance(self.stride, bool) or not isinstance(self.stride, int) or self.stride < 1:
@@ -45,6 +51,11 @@ class Surgery:
     def name(self) -> str:
         """The paper's name, such as "S2L4-6"."""
         return f"S{self.S}L{'-'.join(map(str, self.L))}"
+
+    @property
+    def removes_pools(self) -> bool:
+        """Whether an eliminated pool is removed; dilation needs its values."""
+        return self.pool == "remove" and not self.dilate
 
     @classmethod
     def parse(cls, name: str) -> "Surgery":
@@ -85,6 +96,8 @@ class Surgery:
         before = fields.get("after")
         if not all(isinstance(i, int) and not isinstance(i, bool) for i in (fields["S"], *fields["L"])):
             raise RequestError("S and L must be whole numbers")
+        if fields.get("restore_at") is not None and type(fields["restore_at"]) is not int:
+            raise RequestError("restore_at is the number of a layer")
         if not fields["L"] or fields["S"] != len(fields["L"]):
             raise RequestError(f"S is {fields['S']} but L names {len(fields['L'])} layers")
         return cls(**{**fields, "after": cls._from_fields(before) if before else None})

@@ -194,6 +194,9 @@ def _by_path(values: _Values, path: str) -> fx.Node:
         raise RequestError(f"{path!r} does not return a map (N, C, H, W): its value has shape {shape}")
     if len(found) > 1:
         raise RequestError(f"{path!r} runs {len(found)} times in one pass; tap a module around one of the calls")
+    made = [n for n in values.maps if not n.meta.get("ends") and module_of(n) == path]
+    if made:
+        return made[0]
     parts = sorted(end for end in ends if end.startswith(f"{path}["))
     if parts:
         raise RequestError(f"{path!r} returns several values; tap one of {', '.join(map(repr, parts))}")

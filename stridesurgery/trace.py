@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from timm.layers import BatchNormAct2d
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
@@ -137,6 +138,8 @@ _SHAPELESS = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish,
 
 def _known_result(module: nn.Module, x: Tensor) -> Tensor | None:
     """A module's output where its shape is plain: running these would take half of a recording's time."""
+    if type(module) is BatchNormAct2d:
+        return torch.empty_like(x)
     if type(module) in _SHAPELESS:
         return x if getattr(module, "inplace", False) else torch.empty_like(x)
     if type(module) is nn.LayerNorm and tuple(x.shape[-len(module.normalized_shape) :]) == module.normalized_shape:

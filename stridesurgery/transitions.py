@@ -50,6 +50,11 @@ def crosses(site: Site, level: Reduction) -> bool:
     return _within(site.before.reduction, level) and not _within(site.after.reduction, level)
 
 
+def beyond(r: Reduction, level: Reduction) -> bool:
+    """Whether maps of reduction r come after the step that begins at `level`."""
+    return not _within(r, level)
+
+
 def _within(r: Reduction, level: Reduction) -> bool:
     return r[0] <= level[0] and r[1] <= level[1]
 

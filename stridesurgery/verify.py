@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from stridesurgery.errors import GridError, ModelError, RequestError, SurgeryError, TraceError
+from stridesurgery.feature_info import FeatureInfo
 from stridesurgery.graph import RewrittenModel
 from stridesurgery.layers import Site
 from stridesurgery.operate import rehearse
@@ -75,6 +76,8 @@ def verify(original: nn.Module, operated: nn.Module, input_size: int | Pair | No
     surgery = getattr(operated, "surgery", None)
     if not isinstance(surgery, Surgery):
         raise RequestError("the second model has no .surgery: it was not made by stridesurgery.eliminate")
+    if isinstance(getattr(operated, "feature_info", None), FeatureInfo):
+        raise RequestError("verify takes what `eliminate` returned; compare maps with those of `features(original)`")
     if surgery.after is not None and getattr(original, "surgery", None) != surgery.after:
         between = surgery.after.apply(original)
         verify(original, between, input_size)
@@ -132,6 +135,8 @@ def _check_site(change: Change, original: nn.Module, operated: nn.Module) -> Sit
     taps = [w.tap and not old.tap for w, old in zip(to.windows, site.operator.windows, strict=True)]
     if to.kind in POOLS and any(taps):
         return _check_removed(site, to, x, after)
+    if any(new.stride > old.stride for new, old in zip(to.windows, site.operator.windows, strict=True)):
+        return _check_restored(change, x, before, _run(_operated_node(site, operated), operated, _enlarged(change, x)))
     rows, columns = (w.finer // old.finer for w, old in zip(to.windows, site.operator.windows, strict=True))
     index: list[Any] = [slice(None)] * 4
     index[4 + to.last - 1], index[4 + to.last] = slice(None, None, rows), slice(None, None, columns)
@@ -140,13 +145,49 @@ def _check_site(change: Change, original: nn.Module, operated: nn.Module) -> Sit
         raise GridError(
             f"{site.name}: the sampled output is {tuple(sampled.shape)}, the original's {tuple(before.shape)}"
         )
-    error = ((sampled - before).abs().max() / before.abs().max().clamp(min=1e-12)).item()
-    tolerance = 1e-5 if x.dtype in (torch.float32, torch.float64) else 2e-2
-    if not error <= tolerance:
+    error = _difference(sampled, before)
+    if not error <= _tolerance(x):
         raise SurgeryError(f"{site.name}: the sampled output differs from the original's by {error:.2g} (relative)")
     return SiteCheck(
         site.name, f"[::{rows}, ::{columns}] equals the original, largest relative difference {error:.1g}", error
     )
+
+
+def _factors(change: Change) -> list[int]:
+    """By how much a layer's stride has grown, (rows, columns)."""
+    pairs = zip(change.operator.windows, change.site.operator.windows, strict=True)
+    return [new.stride // old.stride for new, old in pairs]
+
+
+def _enlarged(change: Change, x: Tensor) -> Tensor:
+    """The map with every cell repeated as often as a restoring pool's window has grown."""
+    if change.operator.kind == "conv":
+        return x
+    down, right = _factors(change)
+    return x.repeat_interleave(down, 2).repeat_interleave(right, 3)
+
+
+def _check_restored(change: Change, x: Tensor, before: Tensor, after: Tensor) -> SiteCheck:
+    """A pool pools the larger map as it pooled the smaller; a convolution leaves out cells of what it made."""
+    name, (down, right) = change.site.name, _factors(change)
+    wanted = before[..., ::down, ::right] if change.operator.kind == "conv" else before
+    if wanted.shape != after.shape:
+        raise GridError(f"{name}: the output is {tuple(after.shape)}, and {tuple(wanted.shape)} was expected")
+    error = _difference(after, wanted)
+    if not error <= _tolerance(x):
+        raise SurgeryError(f"{name}: the output differs from the original's by {error:.2g} (relative)")
+    what = (
+        f"[::{down}, ::{right}] of the original" if change.operator.kind == "conv" else "the original on larger cells"
+    )
+    return SiteCheck(name, f"takes the stride on: equals {what}, largest relative difference {error:.1g}", error)
+
+
+def _difference(after: Tensor, before: Tensor) -> float:
+    return ((after - before).abs().max() / before.abs().max().clamp(min=1e-12)).item()
+
+
+def _tolerance(x: Tensor) -> float:
+    return 1e-5 if x.dtype in (torch.float32, torch.float64) else 2e-2
 
 
 def _check_removed(site: Site, to: Operator, x: Tensor, after: Tensor) -> SiteCheck:

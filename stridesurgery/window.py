@@ -15,11 +15,13 @@ from typing import NamedTuple
 from torch import SymInt, sym_max, sym_min
 
 
-def _max(a: int, b: int) -> int:
+def at_least(a: int, b: int) -> int:
+    """The larger of two lengths, which may be symbolic."""
     return sym_max(a, b) if isinstance(a, SymInt) or isinstance(b, SymInt) else max(a, b)  # type: ignore[return-value]
 
 
-def _min(a: int, b: int) -> int:
+def at_most(a: int, b: int) -> int:
+    """The smaller of two lengths, which may be symbolic."""
     return sym_min(a, b) if isinstance(a, SymInt) or isinstance(b, SymInt) else min(a, b)  # type: ignore[return-value]
 
 
@@ -47,7 +49,7 @@ class Window(NamedTuple):
     def left(self, size: int) -> int:
         """Cells of padding before the first cell of a map of `size` cells, at the original stride."""
         if self.padding == "same":
-            total = _max((-(-size // self.stride) - 1) * self.stride + self.span - size, 0)
+            total = at_least((-(-size // self.stride) - 1) * self.stride + self.span - size, 0)
             return total // 2
         return int(self.padding)
 
@@ -68,7 +70,7 @@ class Window(NamedTuple):
         cells = self.cells(size)
         if self.finer == 1 or cells > -(-size // self.stride):  # the original itself reads beyond the border
             return self.finer * cells
-        return _min(self.finer * cells, -(-size // self.step))
+        return at_most(self.finer * cells, -(-size // self.step))
 
     @property
     def centre(self) -> int:
@@ -94,6 +96,13 @@ class Window(NamedTuple):
     def at(self, finer: int, tap: bool = False) -> "Window":
         """The same window with its remaining stride divided by `finer` (and reading one cell if `tap`)."""
         return self._replace(finer=self.finer * finer, tap=tap or self.tap)
+
+    def coarser(self, by: int, whole: bool) -> "Window":
+        """The same window at `by` times its stride; `whole`: on a map `by` times finer it covers what it covered."""
+        if not whole:
+            return self._replace(stride=self.stride * by)
+        padding = self.padding if isinstance(self.padding, str) else self.padding * by
+        return self._replace(kernel=self.kernel * by, stride=self.stride * by, padding=padding)
 
 
 Windows = tuple[Window, Window]  # (rows, columns)

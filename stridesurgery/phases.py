@@ -1,0 +1,188 @@
+"""Dilation without dilated operators: the phases of the finer map go through the unchanged network, as its batch.
+
+After an eliminated stride k the map has k x k phases, each of the size that the original's map has, and phase (0, 0)
+*is* the original's. Moved into the batch they run through the rest of the network as it is: nothing downstream
+changes, pooling, squeeze-excite and attention included. Maps that are taken out are put together again; whatever is
+not a map (class scores) is the first phase's, which is the original's.
+"""
+
+import math
+from fractions import Fraction
+from typing import Any
+
+from torch import fx
+
+from stridesurgery import finer
+from stridesurgery.errors import GridError, OperatorError
+from stridesurgery.graph import copied
+from stridesurgery.layers import Reduction, Site
+from stridesurgery.operators import FUNCTIONS, arguments
+from stridesurgery.plan import Plan, changes_of
+from stridesurgery.report import Analysis
+from stridesurgery.taps import channel_axis
+from stridesurgery.trace import BATCH, Traced, shape_of, tensors_in
+from stridesurgery.transitions import beyond
+
+Phases = tuple[tuple[int, int], ...]
+
+
+def phased(original: Analysis, planned: Plan) -> fx.Graph:
+    """The original's graph, the maps beyond each eliminated stride as phases in the batch.
+
+    Its eliminated modules must be edited; functions are replaced here.
+
+    Raises:
+        OperatorError: an eliminated operator works on windows of the map.
+    """
+    return _Phased(original, planned).graph
+
+
+class _Phased:
+    def __init__(self, original: Analysis, planned: Plan) -> None:
+        self.places = {n.meta["key"]: place for n, place in original.places.items()}
+        self.sites = {site.node.meta["key"]: site for site in original.sites}
+        self.changes = {c.site.node.meta["key"]: c for c in changes_of(original.sites, planned)}
+        self.cuts = planned.cuts
+        self.graph = copied(original.traced.graph)
+        for node in list(self.graph.nodes):
+            if node.op == "output":
+                self._finish(node)
+            elif node.meta["key"] in self.places and node.op != "placeholder":
+                self._align(node)
+
+    def phases(self, node: fx.Node) -> Phases:
+        """The phases that a node's value is in: a function of its reduction, so that what joins agrees."""
+        place = self.places[node.meta["key"]]
+        return tuple((int(c.by[0]), int(c.by[1])) for c in self.cuts if beyond(place.reduction, c.before))
+
+    def _align(self, node: fx.Node) -> None:
+        """Give a node its inputs in its own phases; an eliminated operator makes the phases itself."""
+        own, key = self.phases(node), node.meta["key"]
+        sources = [s for s in tensors_in([node.args, node.kwargs]) if s.meta["key"] in self.places]
+        site = self.sites.get(key)
+        wanted = own
+        if key in self.changes and site is not None:
+            wanted = self.phases(sources[0])
+            self._open(node, site, own[len(wanted) :])
+        for source in dict.fromkeys(sources):
+            self._give(node, source, wanted)
+
+    def _give(self, node: fx.Node, source: fx.Node, wanted: Phases) -> None:
+        have = self.phases(source)
+        if have == wanted:
+            return
+        longer, shorter = (have, wanted) if len(have) > len(wanted) else (wanted, have)
+        count = _count(longer[len(shorter) :])
+        function = finer.first_phase if longer is have else finer.each_phase
+        with self.graph.inserting_before(node):
+            value = self.graph.call_function(function, (source, count))
+        _describe(value, source, "aligned", node.name)
+        value.meta["phases"] = wanted
+        node.replace_input_with(source, value)
+
+    def _open(self, node: fx.Node, site: Site, added: Phases) -> None:
+        """Make an eliminated operator finer and move its phases into the batch."""
+        if site.local:
+            raise OperatorError(
+                f"{site.name} works on windows of its map, whose phases cannot be told apart; choose another transition"
+            )
+        if node.op == "call_function":
+            rule = FUNCTIONS[node.target]  # type: ignore[index]
+            change = self.changes[node.meta["key"]]
+            node.target, node.args, node.kwargs = rule.refine(arguments(node, rule), change.operator)
+        users, value, last = list(node.users), node, site.operator.last
+        for by in added:
+            with self.graph.inserting_after(value):
+                opened = self.graph.call_function(finer.to_phases, (value, by, last) if last != -1 else (value, by))
+            _describe(opened, node, "to_phases", len(opened.graph.nodes))
+            value = opened
+        value.meta.update(node.meta, key=value.meta["key"])
+        self.places[value.meta["key"]] = self.places[node.meta["key"]]
+        for user in users:
+            user.replace_input_with(node, value)
+
+    def _finish(self, output: fx.Node) -> None:
+        """Return whole maps, and of everything else the first phase."""
+        for source in tensors_in(output.args):
+            place = self.places.get(source.meta["key"])
+            if place is None or not (phases := self.phases(source)):
+                continue
+            axis = channel_axis(shape_of(source) or (), place)
+            if axis is None:
+                with self.graph.inserting_before(output):
+                    value = self.graph.call_function(finer.first_phase, (source, _count(phases)))
+                _describe(value, source, "aligned", "output")
+                value.meta["phases"] = ()
+            else:
+                value = whole_map(source, place.reduction, phases, axis)
+            output.replace_input_with(source, value)
+
+
+def whole_map(node: fx.Node, reduction: Reduction, phases: Phases, axis: int) -> fx.Node:
+    """The map whose phases a node holds, put together right after it.
+
+    `reduction` is that of the phases, `axis` that of the channels.
+    """
+    graph = node.graph
+    image = next(n for n in graph.nodes if n.op == "placeholder")
+    rows, columns = (
+        (f.numerator, f.denominator) for f in (Fraction(r) / _count_along(phases, i) for i, r in enumerate(reduction))
+    )
+    args: tuple[Any, ...] = (node, phases, image, (rows, columns))
+    with graph.inserting_after(node):
+        value = graph.call_function(finer.from_phases, args if axis == 1 else (*args, -2))
+    _describe(value, node, "from_phases", value.name)
+    return value
+
+
+def check_phases(original: Analysis, dilated: Traced, planned: Plan) -> int:
+    """Compare every value of a dilated network with the original's: the same shape, for each phase in the batch.
+
+    Returns:
+        How many values were compared.
+
+    Raises:
+        GridError: naming the first that differs.
+    """
+    now = {n.meta["key"]: n for n in dilated.graph.nodes}
+    before = {n.meta["key"]: n for n in original.traced.graph.nodes}
+    changed = {c.site.node.meta["key"] for c in planned.changes}
+    count = 0
+    for key, node in before.items():
+        was, new = shape_of(node), shape_of(now.get(key))
+        if was is None or new is None or node.op in ("get_attr", "output") or key in changed:
+            continue
+        place = original.places.get(node)
+        cuts = [] if place is None else [c for c in planned.cuts if beyond(place.reduction, c.before)]
+        allowed = [was, *_batched(was, math.prod(int(c.by[0] * c.by[1]) for c in cuts))]
+        if new not in allowed:
+            where = node.meta["path"] or node.name
+            raise GridError(
+                f"the value at {where} would become {new} where {' or '.join(map(str, allowed))} was expected: the "
+                "model mixes the images of a batch. Choose a transition after this place"
+            )
+        count += 1
+    return count
+
+
+def _batched(shape: tuple[int, ...], factor: int) -> list[tuple[int, ...]]:
+    """The shape with a batch `factor` times as long; windows and attention heads may stand before or beside it."""
+    axes = [i for i, length in enumerate(shape) if length and length % BATCH == 0]
+    return [(*shape[:i], shape[i] * factor, *shape[i + 1 :]) for i in axes]
+
+
+def _count(phases: Phases) -> int:
+    return _count_along(phases, 0) * _count_along(phases, 1)
+
+
+def _count_along(phases: Phases, axis: int) -> int:
+    count = 1
+    for by in phases:
+        count *= by[axis]
+    return count
+
+
+def _describe(made: fx.Node, of: fx.Node, what: str, number: Any) -> None:
+    """Tell a new node's metadata: it stands where the node stands that it rearranges."""
+    path, _, target, count = of.meta["key"]
+    made.meta.update(of.meta, key=(path, made.op, f"{what}:{target}:{number}", count), ends=())
