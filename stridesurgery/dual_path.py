@@ -1,5 +1,6 @@
 """Two paths through one set of weights: the finer network for small objects, the network as it was for large ones."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,11 +10,14 @@ from torch import fx, nn
 
 from stridesurgery.errors import GridError, RequestError
 from stridesurgery.feature_info import Feature, FeatureInfo
-from stridesurgery.features import feature_of, finished, geometry_of, with_output
-from stridesurgery.graph import RewrittenModel
+from stridesurgery.features import feature_of, finished, geometry_of, whole, with_output
+from stridesurgery.finer import first_phase, sample
+from stridesurgery.graph import RewrittenModel, copied
+from stridesurgery.layers import Place
 from stridesurgery.operate import operate
 from stridesurgery.paths import Joined, join, split_modules
-from stridesurgery.plan import plan
+from stridesurgery.phases import rearranged
+from stridesurgery.plan import Plan, plan
 from stridesurgery.report import Analysis, Pair, analyse
 from stridesurgery.request import requested
 from stridesurgery.surgery import Surgery
@@ -36,6 +40,7 @@ def dual_path(
     stride: int = 1,
     axis: str = "hw",
     pool: str = "remove",
+    dilate: bool = False,
     input_size: int | Pair | None = None,
 ) -> nn.Module:
     """Eliminate strides, and run the later layers a second time on the maps sampled back to the old grid.
@@ -58,6 +63,8 @@ def dual_path(
         stride: what remains of each stride; must divide it.
         axis: rows ("h"), columns ("w") or both ("hw").
         pool: whether a pool whose stride goes is removed ("remove", as in the paper) or runs at stride 1 ("keep").
+        dilate: keep the features of the small path, as `eliminate` does; the large path is then a part of it (the
+            first phase) and costs nothing. Both paths share one run of every norm.
         input_size: pixels at which the maps are checked, one number or (h, w); by default the model's own.
 
     Returns:
@@ -74,17 +81,22 @@ def dual_path(
     _check(sampler, "sampler", ("slice", "original"))
     _check(large_norm, "large_norm", ("shared", "frozen"))
     asked = _by_path(taps)
-    surgery, analysis = requested(model, S, L, input_size, stride=stride, axis=axis, pool=pool, form="graph")
+    options = {"stride": stride, "axis": axis, "pool": pool, "dilate": dilate, "form": "graph"}
+    surgery, analysis = requested(model, S, L, input_size, **options)
     planned = plan(analysis, surgery)
     fine = operate(model, surgery, analysis=analysis)
     assert isinstance(fine, RewrittenModel)
-    split_modules(fine, model, planned)
+    small = analyse(fine, analysis.traced.size)
+    outputs = _outputs(asked, analysis, small, planned)
     training = analyse(model, analysis.traced.size, training=True)
-    joined = {a.traced.training: join(fine, a, planned, sampler, large_norm) for a in (training, analysis)}
-    outputs = _outputs(asked, analysis, analyse(fine, analysis.traced.size), joined[False])
-    merged = _merged(outputs) if combine == "concat" else [(out,) for out in outputs]
-    graphs = {mode: _with_outputs(fine, joined[mode], merged) for mode in (True, False)}
-    info = FeatureInfo(tuple(_feature_of(group) for group in merged))
+    if dilate:
+        joined = {mode: _phases(fine, small, mode, outputs) for mode in (True, False)}
+    else:
+        split_modules(fine, model, planned)
+        joined = {a.traced.training: join(fine, a, planned, sampler, large_norm) for a in (training, analysis)}
+    groups = _by_reduction(outputs) if combine == "concat" else [(out,) for out in outputs]
+    graphs = {mode: _with_outputs(fine, joined[mode], groups) for mode in (True, False)}
+    info = FeatureInfo(tuple(map(_feature_of, groups)))
     return finished(fine, graphs[True], graphs[False], fine.only_at, info)
 
 
@@ -114,18 +126,43 @@ def _by_path(taps: Taps | Mapping[str, Taps]) -> dict[str, Taps]:
     return {path: taps[path] for path in PATHS}
 
 
-def _outputs(asked: dict[str, Taps], original: Analysis, fine: Analysis, joined: Joined) -> list[_Output]:
+def _outputs(asked: dict[str, Taps], original: Analysis, fine: Analysis, planned: Plan) -> list[_Output]:
     """The maps that are asked for; without names, of the large path only those that are not the small path's."""
     values = {n.meta["key"]: n for n in fine.traced.graph.nodes}
     found = []
     for path in PATHS:
         for tap in find_taps(original, asked[path]):
-            key = tap.node.meta["key"]
-            shared = key in joined.small and joined.large[key] is joined.small[key]
-            if path == "large" and shared and asked[path] is None:
-                continue
-            found.append(_Output(path, tap if path == "large" else _on_fine_grid(tap, values.get(key), fine), key))
+            key, shared = tap.node.meta["key"], planned.reduction(tap.place.reduction) == tap.place.reduction
+            if path == "small":
+                found.append(_Output(path, _on_fine_grid(tap, values.get(key), fine), key))
+            elif not shared or asked[path] is not None:
+                found.append(_Output(path, tap, key))
     return found
+
+
+def _phases(fine: RewrittenModel, small: Analysis, training: bool, outputs: Sequence[_Output]) -> Joined:
+    """Of a dilated network the small path's maps are all phases together, the large path's the first alone."""
+    graph = copied(fine.graphs[training])
+    nodes = {n.meta["key"]: n for n in graph.nodes}
+    places = {n.meta["key"]: place for n, place in small.places.items()}
+    joined = Joined(graph, {}, {})
+    for out in outputs:
+        node, place = nodes.get(out.key), places[out.key]
+        if node is None:
+            continue
+        if out.path == "small":
+            joined.small[out.key] = whole(node, out.tap)
+        else:
+            joined.large[out.key] = _first_phase(node, place, out.tap)
+    return joined
+
+
+def _first_phase(node: fx.Node, place: Place, tap: Tap) -> fx.Node:
+    """The original's map: of phases the first, of a finer map not yet in phases every k-th cell."""
+    if place.phases:
+        return rearranged(node, first_phase, math.prod(place.finer))
+    by = tuple(int(old / new) for old, new in zip(tap.place.reduction, place.reduction, strict=True))
+    return node if by == (1, 1) else rearranged(node, sample, by, *([-2] if tap.channel_axis == 3 else []))
 
 
 def _on_fine_grid(tap: Tap, node: fx.Node | None, fine: Analysis) -> Tap:
@@ -136,7 +173,7 @@ def _on_fine_grid(tap: Tap, node: fx.Node | None, fine: Analysis) -> Tap:
     return replace(tap, node=node, place=fine.places[node])
 
 
-def _merged(outputs: Sequence[_Output]) -> list[tuple[_Output, ...]]:
+def _by_reduction(outputs: Sequence[_Output]) -> list[tuple[_Output, ...]]:
     """The maps by reduction, finest first.
 
     Raises:
@@ -144,9 +181,9 @@ def _merged(outputs: Sequence[_Output]) -> list[tuple[_Output, ...]]:
     """
     groups: dict[Any, list[_Output]] = {}
     for out in outputs:
-        groups.setdefault(out.tap.place.reduction, []).append(out)
+        groups.setdefault(out.tap.place.whole.reduction, []).append(out)
     for group in groups.values():
-        kinds = {(out.tap.place.grid, out.tap.channel_axis) for out in group}
+        kinds = {(out.tap.place.whole.grid, out.tap.channel_axis) for out in group}
         if len(kinds) > 1:
             sizes = ", ".join(f"{out.name} has {_cells(out)}" for out in group)
             raise GridError(
@@ -157,7 +194,7 @@ def _merged(outputs: Sequence[_Output]) -> list[tuple[_Output, ...]]:
 
 
 def _cells(out: _Output) -> str:
-    return "x".join(map(str, out.tap.place.grid or ()))
+    return "x".join(map(str, out.tap.place.whole.grid or ()))
 
 
 def _with_outputs(model: nn.Module, joined: Joined, groups: Sequence[Sequence[_Output]]) -> fx.Graph:
@@ -191,7 +228,7 @@ def _concatenated(output: fx.Node, maps: list[fx.Node], group: Sequence[_Output]
 def _feature_of(group: Sequence[_Output]) -> Feature:
     """What is known of one map, or of several concatenated: its cells see what those of all of them see."""
     parts = [feature_of(out.tap) for out in group]
-    (rows, columns), *others = [out.tap.place.geometry for out in group]
+    (rows, columns), *others = [out.tap.place.whole.geometry for out in group]
     for down, across in others:
         rows, columns = rows.joined(down), columns.joined(across)
     return replace(

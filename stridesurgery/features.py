@@ -12,7 +12,7 @@ from stridesurgery.geometry import Geometry
 from stridesurgery.graph import RewrittenModel, copied, rewritten
 from stridesurgery.operate import copied_model, holds_sizes
 from stridesurgery.phases import whole_map
-from stridesurgery.report import Analysis, Pair, analyse, whole_geometry
+from stridesurgery.report import Analysis, Pair, analyse
 from stridesurgery.taps import Tap, TapName, find_taps
 
 
@@ -48,9 +48,8 @@ def features(
 
 def feature_of(tap: Tap) -> Feature:
     """What is known of a map that is taken out."""
-    finer = (r / k for r, k in zip(tap.place.reduction, tap.place.finer, strict=True))
-    rows, columns = (int(r) if r.denominator == 1 else float(r) for r in finer)
-    return Feature(tap.name, tap.module, tap.channels, (rows, columns), geometry_of(*whole_geometry(tap.place)))
+    rows, columns = (int(r) if r.denominator == 1 else float(r) for r in tap.place.whole.reduction)
+    return Feature(tap.name, tap.module, tap.channels, (rows, columns), geometry_of(*tap.place.whole.geometry))
 
 
 def geometry_of(rows: Geometry, columns: Geometry) -> MapGeometry:

@@ -37,6 +37,18 @@ class Place:
         return math.prod(p[0] for p in self.phases), math.prod(p[1] for p in self.phases)
 
     @property
+    def whole(self) -> "Place":
+        """Where the map stands when its phases are put together."""
+        (down, right), (rows, columns) = self.finer, self.geometry
+        return replace(
+            self,
+            reduction=(self.reduction[0] / down, self.reduction[1] / right),
+            grid=None if self.grid is None else (self.grid[0] * down, self.grid[1] * right),
+            geometry=(replace(rows, step=rows.step / down), replace(columns, step=columns.step / right)),
+            phases=(),
+        )
+
+    @property
     def batch(self) -> int:
         """The length of the batch axis in a recording."""
         return BATCH * math.prod(self.finer)

@@ -7,6 +7,7 @@ not a map (class scores) is the first phase's, which is the original's.
 """
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -123,15 +124,19 @@ def whole_map(node: fx.Node, reduction: Reduction, phases: Phases, axis: int) ->
 
     `reduction` is that of the phases, `axis` that of the channels.
     """
-    graph = node.graph
-    image = next(n for n in graph.nodes if n.op == "placeholder")
+    image = next(n for n in node.graph.nodes if n.op == "placeholder")
     rows, columns = (
         (f.numerator, f.denominator) for f in (Fraction(r) / _count_along(phases, i) for i, r in enumerate(reduction))
     )
-    args: tuple[Any, ...] = (node, phases, image, (rows, columns))
-    with graph.inserting_after(node):
-        value = graph.call_function(finer.from_phases, args if axis == 1 else (*args, -2))
-    _describe(value, node, "from_phases", value.name)
+    return rearranged(node, finer.from_phases, phases, image, (rows, columns), *([-2] if axis == 3 else []))
+
+
+def rearranged(node: fx.Node, function: Callable[..., Any], *args: Any) -> fx.Node:
+    """A call of one of the functions that rearrange phases, right after the value it is given."""
+    with node.graph.inserting_after(node):
+        value = node.graph.call_function(function, (node, *args))
+    _describe(value, node, function.__name__, value.name)
+    value.meta["phases"] = ()
     return value
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from operator import index
@@ -11,8 +11,7 @@ from typing import SupportsIndex
 from torch import fx, nn
 
 from stridesurgery.errors import OperatorError, RequestError
-from stridesurgery.geometry import Geometry
-from stridesurgery.layers import Grid, Place, Reduction, Site, survey
+from stridesurgery.layers import Grid, Place, Site, survey
 from stridesurgery.record import record
 from stridesurgery.skeleton import default_size, without_weights
 from stridesurgery.trace import Traced
@@ -215,7 +214,8 @@ def make_report(name: str, analysis: Analysis) -> Report:
 
 
 def _layer(index: int, site: Site, transition: int | None) -> Layer:
-    op, geometry = site.operator, whole_geometry(site.after)
+    op, place = site.operator, site.after.whole
+    rows, columns = place.geometry
     strides = (b / a for a, b in zip(site.before.reduction, site.after.reduction, strict=True))
     return Layer(
         index=index,
@@ -225,29 +225,19 @@ def _layer(index: int, site: Site, transition: int | None) -> Layer:
         stride=tuple(int(s) for s in strides),  # type: ignore[arg-type]
         padding=(op.windows[0].padding, op.windows[1].padding),
         dilation=(op.windows[0].dilation, op.windows[1].dilation),
-        in_grid=_whole(site.in_grid, site.before),
-        out_grid=_whole(site.out_grid, site.after),
+        in_grid=_whole(site.in_grid, site.before.finer),
+        out_grid=_whole(site.out_grid, site.after.finer),
         channels=site.channels,
-        reduction=_floats(_finer(site.after.reduction, site.after)),
+        reduction=_floats(place.reduction),
         transition=transition,
-        step=(geometry[0].step, geometry[1].step),
-        offset=(geometry[0].offset, geometry[1].offset),
-        receptive_field=(geometry[0].receptive_field, geometry[1].receptive_field),
+        step=(rows.step, columns.step),
+        offset=(rows.offset, columns.offset),
+        receptive_field=(rows.receptive_field, columns.receptive_field),
     )
 
 
-def whole_geometry(place: Place) -> tuple[Geometry, Geometry]:
-    """The geometry of a value's map, its phases put together where it is dilated."""
-    rows, columns = (replace(g, step=g.step / k) for g, k in zip(place.geometry, place.finer, strict=True))
-    return rows, columns
-
-
-def _whole(grid: Grid, place: Place) -> Grid:
-    return grid[0] * place.finer[0], grid[1] * place.finer[1]
-
-
-def _finer(r: Reduction, place: Place) -> Reduction:
-    return r[0] / place.finer[0], r[1] / place.finer[1]
+def _whole(grid: Grid, finer: Pair) -> Grid:
+    return grid[0] * finer[0], grid[1] * finer[1]
 
 
 def _floats(r: tuple[Fraction, Fraction]) -> tuple[float, float]:
