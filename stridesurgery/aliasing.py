@@ -1,5 +1,7 @@
 """Which values a network overwrites in place after they are made: those must be copied before they are taken out."""
 
+from collections.abc import Container
+
 from torch import fx, nn
 
 from stridesurgery.trace import tensors_in
@@ -11,8 +13,8 @@ _VIEWS = set(
 _SAME = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.Unflatten)
 
 
-def is_overwritten(model: nn.Module, node: fx.Node) -> bool:
-    """Whether a later operator writes into the memory of a node's value."""
+def is_overwritten(model: nn.Module, node: fx.Node, by: Container[fx.Node] | None = None) -> bool:
+    """Whether a later operator (one of `by`, if given) writes into the memory of a node's value."""
     todo = _same_memory(model, node)
     seen = set(todo)
     order = {n: i for i, n in enumerate(node.graph.nodes)}
@@ -22,7 +24,7 @@ def is_overwritten(model: nn.Module, node: fx.Node) -> bool:
             if user in seen or not tensors_in(user.args[:1]) or tensors_in(user.args[:1])[0] is not current:
                 continue
             if _writes(model, user):
-                if order[user] > order[node]:
+                if order[user] > order[node] and (by is None or user in by):
                     return True
                 seen.add(user)
                 todo.append(user)  # its result is the same memory

@@ -1,6 +1,7 @@
 """Joins the graph of an operated network and that of its original into one, which computes their common stem once."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,7 @@ class _Join:
         self.graph = copied(fine.graphs[original.traced.training])
         self.small: dict[Key, fx.Node] = {n.meta["key"]: n for n in self.graph.nodes}
         self.changes = {c.site.node: c for c in changes_of(original.sites, planned)}
+        self.operated = _after([self.small.get(n.meta["key"]) for n in self.changes])  # of the small path alone
         self.beyond: set[fx.Node] = set()  # nodes of the original's graph after the first eliminated operators
         self.large: dict[Key, fx.Node] = {}
         self.by_key = {n.meta["key"]: n for n in original.traced.graph.nodes}
@@ -130,7 +132,7 @@ class _Join:
         value = self.large[source.meta["key"]]
         shared = value is self.small.get(source.meta["key"])
         if shared and node not in self.changes and value.op not in ("get_attr", "placeholder"):
-            if shape_of(value) is not None and is_overwritten(self.fine, value):
+            if shape_of(value) is not None and is_overwritten(self.fine, value, self.operated):
                 raise OperatorError(
                     f"{node.meta['path'] or node.name} reads a value from before the first eliminated layer that is "
                     "overwritten in place; build the model with inplace=False"
@@ -171,6 +173,17 @@ class _Join:
         made.meta = dict(self.by_key[of.meta["key"]].meta)
         path, op, target, count = of.meta["key"]
         made.meta.update(key=(f"large:{path}", made.op, f"{target}:{made.name}", count), ends=())
+
+
+def _after(nodes: Sequence[fx.Node | None]) -> set[fx.Node]:
+    """Some nodes and everything that is computed from them."""
+    todo, found = [node for node in nodes if node is not None], set[fx.Node]()
+    while todo:
+        node = todo.pop()
+        if node not in found:
+            found.add(node)
+            todo.extend(node.users)
+    return found
 
 
 _PLAIN = (FineConv2d, FineConv2dSame, nn.Conv2d)

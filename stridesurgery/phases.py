@@ -158,8 +158,10 @@ def check_phases(original: Analysis, dilated: Traced, planned: Plan) -> int:
         if was is None or new is None or node.op in ("get_attr", "output") or key in changed:
             continue
         place = original.places.get(node)
-        cuts = [] if place is None else [c for c in planned.cuts if beyond(place.reduction, c.before)]
-        allowed = [was, *_batched(was, math.prod(int(c.by[0] * c.by[1]) for c in cuts))]
+        # what is made for a batch of a length that was read (class tokens) is not told by a reduction
+        cuts = [c for c in planned.cuts if place is None or beyond(place.reduction, c.before)]
+        factors = [math.prod(int(c.by[0] * c.by[1]) for c in cuts[:n]) for n in range(1, len(cuts) + 1)]
+        allowed = [was, *(shape for k in (factors if place is None else factors[-1:]) for shape in _batched(was, k))]
         if new not in allowed:
             where = node.meta["path"] or node.name
             raise GridError(

@@ -122,3 +122,23 @@ def unchanged(before: dict[str, Any], model: nn.Module) -> list[str]:
 
 def _plain(info: Any) -> Any:
     return getattr(info, "info", info)
+
+
+@torch.no_grad()
+def outputs_of(model: nn.Module, names: list[str], x: Tensor) -> dict[str, Tensor]:
+    """What these modules return in one pass, copied before anything can overwrite it."""
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], result: Tensor) -> None:
+            found[name] = result.clone()
+
+        return hook
+
+    handles = [model.get_submodule(name).register_forward_hook(keep(name)) for name in names]
+    try:
+        model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found

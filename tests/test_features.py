@@ -1,0 +1,188 @@
+"""`features`: the maps it returns are the model's own, and nothing else is computed."""
+
+import copy
+import io
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import stridesurgery as ss
+from tests.conftest import Case
+from tests.models import create, image, size_of
+from tests.watch import outputs_of
+
+
+def test_maps_are_the_models_own(case: Case) -> None:
+    """Bit for bit what the named modules return, whatever runs on the maps later."""
+    maps = ss.features(case.original, input_size=case.size)
+    modules = [name for name in maps.feature_info.module_name() if name in dict(case.original.named_modules())]
+    with torch.no_grad():
+        wanted = outputs_of(case.original, modules, case.image)
+        found = maps(case.image)
+    assert list(found) == maps.feature_info.module_name()
+    for name in modules:
+        assert torch.equal(found[name], wanted[name]), name
+
+
+def test_one_map_per_reduction_with_what_is_known_of_it(case: Case) -> None:
+    maps = ss.features(case.original, input_size=case.size)
+    info = maps.feature_info
+    with torch.no_grad():
+        found = list(maps(case.image).values())
+    for channels, found_map in zip(info.channels(), found, strict=True):
+        assert channels in (found_map.shape[1], found_map.shape[3])
+    assert info.reduction() == sorted(set(info.reduction()))
+    levels = [max(t.level) for t in case.report.transitions]
+    assert set(info.reduction()) <= {*levels, max(layer.reduction[0] for layer in case.report)}
+    assert [g.step[0] for g in info.geometry()] == [float(r) for r in info.reduction()]
+    assert info.out_indices == maps.out_indices == tuple(range(len(found)))
+
+
+def test_nothing_is_computed_that_no_map_needs(case: Case) -> None:
+    """The first map needs fewer operators than all maps, and what every operator makes is used."""
+    everything = ss.features(case.original, input_size=case.size)
+    first = ss.features(case.original, everything.feature_info.module_name(0), input_size=case.size)
+    assert len(first.graph.nodes) < len(everything.graph.nodes)
+    for node in everything.graph.nodes:
+        assert node.users or node.op in ("output", "placeholder") or writes(node), node
+
+
+def writes(node: torch.fx.Node) -> bool:
+    return str(getattr(node.target, "__name__", node.target)).endswith(("setitem", "_"))
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet50", "convnext_atto", "densenet121", "regnetx_002", "mobilenetv1_100", "inception_v3", "pvt_v2_b0"]
+)
+def test_maps_are_those_that_timm_lists(name: str) -> None:
+    """Where timm keeps a list by hand it names the same maps."""
+    info = ss.features(timm.create_model(name)).feature_info
+    theirs = timm.create_model(name, features_only=True).feature_info
+    assert info.channels() == theirs.channels()
+    assert info.reduction() == theirs.reduction()
+
+
+def test_layers_modules_and_their_names() -> None:
+    net = create("mobilenetv1_100")
+    maps = ss.features(net, (11, 13, "blocks.2"), input_size=96)
+    found = maps(image(96))
+    assert {name: tuple(m.shape[1:]) for name, m in found.items()} == {
+        "11": (512, 6, 6),
+        "13": (1024, 3, 3),
+        "blocks.2": (256, 12, 12),
+    }
+    assert maps.feature_info.module_name() == ["blocks.3", "blocks", "blocks.2"]
+    report = ss.inspect(net, 96)
+    for index, layer in ((0, report[11]), (1, report[13])):
+        geometry = maps.feature_info.geometry(index)
+        assert (geometry.step, geometry.offset) == (layer.step, layer.offset)
+    assert maps.feature_info[0] == {"num_chs": 512, "reduction": 16, "module": "blocks.3", "index": 0}
+    assert maps.feature_info.channels([1]) == [1024]
+
+
+def test_weights_stay_and_the_model_is_untouched() -> None:
+    net = create("resnet18")
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    maps = ss.features(net.train(), "layer2", input_size=64)
+    assert maps.training and net.training
+    assert list(maps.state_dict()) == list(before)
+    assert all(torch.equal(value, before[key]) for key, value in maps.state_dict().items())
+    assert {name for name, p in maps.named_parameters() if p.requires_grad} == {
+        name for name, _ in net.named_parameters() if name.split(".")[0] in ("conv1", "bn1", "layer1", "layer2")
+    }
+    assert all(p.requires_grad for p in net.parameters())
+    maps(image(64, batch=2))["layer2"].sum().backward()
+    assert maps.get_parameter("conv1.weight").grad is not None
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+def test_a_map_that_is_overwritten_later_is_returned_as_it_was() -> None:
+    """An in-place activation writes into the map that its convolution made."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, 2, 1), nn.Identity(), nn.Hardswish(inplace=True), nn.Conv2d(4, 4, 3, 2, 1)
+    ).eval()
+    x = image(16)
+    maps = ss.features(net, ("0", "1", "2", "3"), input_size=16)(x)
+    with torch.no_grad():
+        convolved = net[0](x)
+        assert torch.equal(maps["0"], convolved) and torch.equal(maps["1"], convolved)
+        assert torch.equal(maps["2"], nn.functional.hardswish(convolved))
+
+
+def test_writes_into_views_are_kept() -> None:
+    """Swin v2 zeroes a part of a copied bias before it is used."""
+    net = create("torchvision/swin_v2_t")
+    with torch.no_grad():
+        wanted = outputs_of(net, ["features.1"], image(64))["features.1"]
+        assert torch.equal(ss.features(net, "features.1", input_size=64)(image(64))["features.1"], wanted)
+
+
+@pytest.mark.parametrize("form", ["module", "graph"])
+def test_operated_models_give_their_finer_maps(form: str) -> None:
+    net = create("resnet18")
+    fine = ss.eliminate(net, "S1L0", form=form, input_size=64)
+    maps = ss.features(fine, ("layer1", "layer4"), input_size=64)
+    assert maps.feature_info.reduction() == [2, 16]
+    with torch.no_grad():
+        found = maps(image(64))
+    assert [tuple(m.shape[2:]) for m in found.values()] == [(32, 32), (4, 4)]
+
+
+def test_saved_and_copied() -> None:
+    maps = ss.features(create("resnet18"), input_size=64)
+    stored = io.BytesIO()
+    torch.save(maps, stored)
+    stored.seek(0)
+    for again in (copy.deepcopy(maps), torch.load(stored, weights_only=False)):
+        assert again.feature_info == maps.feature_info
+        for name, value in again(image(64)).items():
+            assert torch.equal(value, maps(image(64))[name])
+
+
+@pytest.mark.parametrize(
+    ("taps", "words"),
+    [
+        (3, "inside a residual or parallel block.*'layer1.0'"),
+        (99, "layers 0 to 20"),
+        ("layer9", "no module 'layer9'"),
+        ("fc", "does not return a map"),
+        ("global_pool", "does not return a map"),
+        ("layer1.0.drop_path", "no module|not called"),
+        ([], "empty"),
+        ((0, 0), "twice"),
+        (True, "layer number or a module path"),
+        (1.5, "layer number or a module path"),
+    ],
+)
+def test_taps_that_are_no_maps(taps: object, words: str) -> None:
+    net = create("resnet18")
+    with pytest.raises(ss.RequestError, match=words):
+        ss.features(net, taps, input_size=64)
+
+
+def test_modules_that_run_twice_or_return_several_maps() -> None:
+    with pytest.raises(ss.RequestError, match="runs 2 times"):
+        ss.features(create("torchvision/resnet18"), "layer1.0.relu", input_size=64)
+    hrnet = create("hrnet_w18_small")
+    with pytest.raises(ss.RequestError, match=r"stage2\[0\]"):
+        ss.features(hrnet, "stage2", input_size=64)
+    assert ss.features(hrnet, "stage2[1]", input_size=64)(image(64))["stage2[1]"].shape[1:] == (32, 8, 8)
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2_050", "resnet18d", "torchvision/convnext_tiny"])
+def test_centres_are_where_the_cells_look(name: str) -> None:
+    """The gradient of a cell of the first map is centred on the pixel that the geometry says."""
+    net, size = create(name), 128
+    maps = ss.features(net, input_size=size)
+    geometry = maps.feature_info.geometry(0)
+    x = image(size).requires_grad_()
+    found = next(iter(maps(x).values()))
+    rows, columns = geometry.centres(found.shape[2:])
+    row, column = found.shape[2] // 2, found.shape[3] // 2
+    (gradient,) = torch.autograd.grad(found[0, :, row, column].square().sum(), x)
+    seen = gradient.abs().sum((0, 1)).nonzero().float() + 0.5  # a pixel's centre in image coordinates
+    middle = (seen.min(0).values + seen.max(0).values) / 2
+    assert middle.tolist() == [rows[row].item(), columns[column].item()]
+    assert (seen.max(0).values - seen.min(0).values + 1).tolist() == list(geometry.receptive_field)
