@@ -1,7 +1,7 @@
 """Remove one stride from a pretrained MobileNet v1 and look at what changes.
 
-    python examples/quickstart.py          # finds weights and a photograph, or says what it uses instead
-    python examples/quickstart.py --image photo.jpg --weights mobilenetv1_100.safetensors
+    python -m examples.quickstart          # finds weights and a photograph, or says what it uses instead
+    python -m examples.quickstart --image photo.jpg --weights mobilenetv1_100.safetensors
 
 Prints the table of layers, checks the operated network against the original, shows what the untouched network
 sees on real photographs, and saves a picture of the feature maps of both. $STRIDESURGERY_DATA may name a
@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import stridesurgery as ss
-from photographs import (
+from examples.photographs import (
     IMAGENET_CLASSES,
     Photograph,
     Pixels,

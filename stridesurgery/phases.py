@@ -7,6 +7,7 @@ not a map (class scores) is the first phase's, which is the original's.
 """
 
 import math
+import operator
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -67,6 +68,8 @@ class _Phased:
             self._open(node, site, own[len(wanted) :])
         for source in dict.fromkeys(sources):
             self._give(node, source, wanted)
+        for length in [n for n in node.all_input_nodes if n.op == "call_method" and n.target == "size"]:
+            self._lengthen(node, length, wanted)
 
     def _give(self, node: fx.Node, source: fx.Node, wanted: Phases) -> None:
         have = self.phases(source)
@@ -80,6 +83,20 @@ class _Phased:
         _describe(value, source, "aligned", node.name)
         value.meta["phases"] = wanted
         node.replace_input_with(source, value)
+
+    def _lengthen(self, node: fx.Node, length: fx.Node, wanted: Phases) -> None:
+        """Give a node the length of a batch in its own phases."""
+        source, axis = length.args
+        if axis != 0 or not isinstance(source, fx.Node) or source.meta["key"] not in self.places:
+            return
+        have, want = _count(self.phases(source)), _count(wanted)
+        if have == want:
+            return
+        function, factor = (operator.mul, want // have) if want > have else (operator.floordiv, have // want)
+        with self.graph.inserting_before(node):
+            value = self.graph.call_function(function, (length, factor))
+        _describe(value, length, "aligned", node.name)
+        node.replace_input_with(length, value)
 
     def _open(self, node: fx.Node, site: Site, added: Phases) -> None:
         """Make an eliminated operator finer and move its phases into the batch."""
@@ -97,7 +114,7 @@ class _Phased:
                 opened = self.graph.call_function(finer.to_phases, (value, by, last) if last != -1 else (value, by))
             _describe(opened, node, "to_phases", len(opened.graph.nodes))
             value = opened
-        value.meta.update(node.meta, key=value.meta["key"])
+        value.meta.update(node.meta, key=value.meta["key"], ends=())
         self.places[value.meta["key"]] = self.places[node.meta["key"]]
         for user in users:
             user.replace_input_with(node, value)

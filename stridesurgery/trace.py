@@ -226,6 +226,8 @@ class _Recorder(TorchFunctionMode):
                 result = _known_result(module, args[0]) if len(args) == 1 else None
                 if result is None:
                     result = forward(*args, **kwargs)
+                if args and result is args[0] and isinstance(result, Tensor) and not getattr(module, "inplace", False):
+                    result = torch.empty_like(result)  # an identity: what else reads its input reads that, not this
             except Exception:
                 self.innermost = self.innermost or (path, type(module).__name__)
                 self.fixed = self.fixed or [f"{path}.{name}" for name, _ in module.named_parameters(recurse=False)]

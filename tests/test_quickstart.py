@@ -12,13 +12,13 @@ DATA = os.environ.get("STRIDESURGERY_DATA")
 
 
 def quickstart(tmp_path: Path, data: str | None, *arguments: str) -> tuple[str, Path]:
-    """What examples/quickstart.py prints, and the picture it saves."""
+    """What `python -m examples.quickstart` prints, and the picture it saves."""
     picture = tmp_path / "picture.png"
     environment = {k: v for k, v in os.environ.items() if k != "STRIDESURGERY_DATA"}
     environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)}
     if data is not None:
         environment["STRIDESURGERY_DATA"] = data
-    command = [sys.executable, str(ROOT / "examples" / "quickstart.py"), "--out", str(picture), *arguments]
+    command = [sys.executable, "-m", "examples.quickstart", "--out", str(picture), *arguments]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout, picture

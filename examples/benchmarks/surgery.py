@@ -1,7 +1,7 @@
 """What surgery costs: analysis and editing beside what one would use instead, and the result beside one made by hand.
 
-    python examples/benchmarks/surgery.py            # medians of 15 rounds, one thread
-    python examples/benchmarks/surgery.py --json results.json
+    python -m examples.benchmarks.surgery            # medians of 15 rounds, one thread
+    python -m examples.benchmarks.surgery --json results.json
 
 Every round times all candidates one after the other, so that a change of the machine's speed meets all alike; the
 ratios are medians of per-round ratios.
@@ -10,8 +10,6 @@ ratios are medians of per-round ratios.
 import argparse
 import copy
 import json
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,9 +18,9 @@ import torch
 import torchvision.models
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
-from tqdm import tqdm
 
 import stridesurgery as ss
+from examples.benchmarks.timing import rounds, show, summary
 
 # model, and a node in the middle of it for torchvision's extractor (which needs one)
 MODELS: dict[str, Callable[[], nn.Module]] = {
@@ -33,38 +31,6 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 LAST = {"resnet50": "layer4", "efficientnet_b0": "features", "convnext_tiny": "features", "inception_v3": "Mixed_7c"}
 INFERENCE = ("mobilenetv1_100", "resnet18")  # whose first convolution is plain: patched by hand it is the same network
-
-
-def timed(function: Callable[[], object]) -> float:
-    """Seconds that one call takes."""
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
-def rounds(candidates: dict[str, Callable[[], object]], count: int, title: str) -> dict[str, list[float]]:
-    """Seconds per candidate and round, after one round that does not count."""
-    for function in candidates.values():
-        function()
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in tqdm(range(count), desc=title, leave=False):
-        for name, function in candidates.items():
-            times[name].append(timed(function))
-    return times
-
-
-def summary(times: dict[str, list[float]], base: str) -> dict[str, dict[str, float]]:
-    """Median milliseconds, and the median and range of the ratios to `base`."""
-    rows = {}
-    for name, values in times.items():
-        ratios = [a / b for a, b in zip(values, times[base], strict=True)]
-        rows[name] = {
-            "ms": 1000 * statistics.median(values),
-            "ratio": statistics.median(ratios),
-            "least": min(ratios),
-            "most": max(ratios),
-        }
-    return rows
 
 
 def surgery_times(name: str, count: int) -> dict[str, dict[str, float]]:
@@ -98,16 +64,6 @@ def inference_times(name: str, count: int) -> dict[str, dict[str, float]]:
         return summary(
             rounds({"by hand": lambda: by_hand(image), "operated": lambda: operated(image)}, count, name), "by hand"
         )
-
-
-def show(title: str, results: dict[str, dict[str, dict[str, float]]]) -> None:
-    """Print one table."""
-    print(f"\n{title}")
-    print(f"{'model':18} {'candidate':26} {'median ms':>10} {'ratio':>7}   (least - most)")
-    for model, rows in results.items():
-        for name, row in rows.items():
-            spread = f"({row['least']:.2f} - {row['most']:.2f})"
-            print(f"{model:18} {name:26} {row['ms']:10.1f} {row['ratio']:7.2f}   {spread}")
 
 
 def main() -> None:

@@ -1,0 +1,97 @@
+"""What the second path costs: the dual path beside two separate networks, and beside the least that it could cost.
+
+    python -m examples.benchmarks.dual_path
+    python -m examples.benchmarks.dual_path --size 300 --rounds 30 --json results.json
+
+All four give the same maps (checked). "fine + tail" is the ideal: the fine network, and only the layers of the
+original that come after the eliminated one, on a map that is sampled beforehand; it shares what can be shared and
+leaves out the sampling.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, fx, nn
+
+import stridesurgery as ss
+from examples.benchmarks.timing import rounds, show, summary
+
+MODELS = ("mobilenetv1_100", "resnet18", "resnet50", "efficientnet_b0")
+
+
+class Both(nn.Module):
+    """Two networks, one after the other, on one image."""
+
+    def __init__(self, small: nn.Module, large: nn.Module) -> None:
+        super().__init__()
+        self.small, self.large = small, large
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """x: (N, 3, H, W). Returns the maps of both, by path."""
+        small, large = self.small(x), self.large(x)
+        return {f"small.{k}": v for k, v in small.items()} | {f"large.{k}": v for k, v in large.items()}
+
+
+def after_first_convolution(net: fx.GraphModule) -> fx.GraphModule:
+    """The network without its first convolution: its input is that convolution's output."""
+    graph = fx.Graph()
+    stem = next(n for n in net.graph.nodes if n.op == "call_module")
+    memo = {stem: graph.placeholder("x")}
+    for node in net.graph.nodes:
+        if node.op != "placeholder" and node is not stem:
+            memo[node] = graph.node_copy(node, lambda source: memo[source])
+    return fx.GraphModule(net, graph)
+
+
+def times(name: str, size: int, count: int) -> dict[str, dict[str, float]]:
+    """The medians of one model, its first stride eliminated, on one size x size image."""
+    net, image = timm.create_model(name).eval(), torch.randn(1, 3, size, size)
+    last = ss.features(net, input_size=size).feature_info.module_name()[-2:]
+    fine, original = (ss.features(m, last, input_size=size) for m in (ss.eliminate(net, "S1L0", input_size=size), net))
+    dual = ss.dual_path(net, "S1L0", taps=last, input_size=size)
+    two = Both(fine, original)
+    stem = next(m for m in net.modules() if isinstance(m, nn.Conv2d))
+    tail = after_first_convolution(original)
+    with torch.inference_mode():
+        sampled = stem(image)
+        check(two(image), dual(image), tail(sampled))
+        candidates = {
+            "fine + tail": lambda: (fine(image), tail(sampled)),
+            "dual path": lambda: dual(image),
+            "two networks": lambda: two(image),
+            "fine alone": lambda: fine(image),
+        }
+        return summary(rounds(candidates, count, name), "fine + tail")
+
+
+def check(two: dict[str, Tensor], dual: dict[str, Tensor], tail: dict[str, Tensor]) -> None:
+    """All candidates give the same maps."""
+    for key, value in dual.items():
+        path, _, name = key.partition(".")
+        for other in (two[key], *([tail[name]] if path == "large" else [])):
+            torch.testing.assert_close(value, other, rtol=1e-4, atol=1e-4)
+
+
+def main() -> None:
+    """Time every model and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--size", type=int, default=224, help="pixels")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    parser.add_argument(
+        "--models", nargs="+", default=list(MODELS), help="timm names whose first layer is a convolution"
+    )
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    results = {name: times(name, arguments.size, arguments.rounds) for name in arguments.models}
+    show("Dual path S1L0, one image: ratios to the fine network and the original's tail (equal maps, checked)", results)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()

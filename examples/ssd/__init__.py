@@ -1,0 +1,1 @@
+"""SSD detectors on operated backbones: the parts that the example programs share."""
