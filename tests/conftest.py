@@ -55,6 +55,14 @@ def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     yield Case(request.param)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is built once for several tests stays in one process: a case of the sample, or the fixtures of a file."""
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        group = callspec.params.get("case") if callspec is not None else None
+        item.add_marker(pytest.mark.xdist_group(group or item.path.name))
+
+
 @pytest.fixture(autouse=True)
 def same_numbers() -> None:
     torch.manual_seed(0)
