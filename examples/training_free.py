@@ -13,7 +13,6 @@ import copy
 import json
 import math
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -30,7 +29,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 import stridesurgery as ss
-
 from examples.ssd.evaluation import Summary, evaluate, load_truth
 from examples.ssd.stock import HIGH_TAP, INPUT_SIZE, LOW_TAP, Predictions, StockSSD, load_stock, prepare
 from examples.ssd.stock_boxes import (

@@ -42,7 +42,7 @@ def dual_path(
     pool: str = "remove",
     dilate: bool = False,
     input_size: int | Pair | None = None,
-) -> nn.Module:
+) -> RewrittenModel:
     """Eliminate strides, and run the later layers a second time on the maps sampled back to the old grid.
 
     The small-object path is `eliminate`'s network. At each eliminated layer the large-object path samples the old

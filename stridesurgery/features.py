@@ -18,7 +18,7 @@ from stridesurgery.taps import Tap, TapName, find_taps
 
 def features(
     model: nn.Module, taps: Sequence[TapName] | TapName | None = None, *, input_size: int | Pair | None = None
-) -> nn.Module:
+) -> RewrittenModel:
     """A copy of a model that returns its maps instead of its answer, and computes nothing else.
 
     Args:
@@ -117,7 +117,7 @@ def finished(
 ) -> RewrittenModel:
     """The model that runs these graphs over the modules of `model`, which it takes over."""
     result = rewritten(model, train_graph, eval_graph, only_at)
-    result.feature_info = info  # type: ignore[assignment]
+    result.feature_info = info
     result.out_indices = info.out_indices  # type: ignore[assignment]
     used = _parameters_of(result)
     for parameter in result.parameters():

@@ -32,6 +32,7 @@ class RewrittenModel(fx.GraphModule):
     """
 
     graphs: dict[bool, fx.Graph]  # by training
+    feature_info: Any  # a `FeatureInfo`, where it returns maps; else what the model has
     only_at: tuple[int, int] | None  # the input size, where the graph computes with sizes that it has as constants
 
     def __init__(self, model: nn.Module, graphs: dict[bool, fx.Graph], only_at: tuple[int, int] | None = None) -> None:

@@ -45,6 +45,7 @@ def check_grid(original: Analysis, operated: Traced, plan: Plan) -> GridCheck:
         references = {factor: _reference(original, plan, factor, now) for factor in factors[1:]}
     found = [r for r in references.values() if r is not None]
     complete = len(found) == len(factors) - 1
+    _check_restored(plan, now)
     check_constants(original.traced, now, complete)
     _check_same_path(base, now)
     check_reads(original, operated)
@@ -56,6 +57,22 @@ def check_grid(original: Analysis, operated: Traced, plan: Plan) -> GridCheck:
             count += 1
     exact = [_check_site(site, plan, now, references) for site in original.sites]
     return GridCheck(count, all(exact), complete)
+
+
+def _check_restored(plan: Plan, now: dict[Key, Shape]) -> None:
+    """A layer that takes eliminated strides on must give the map that it gave."""
+    for change in plan.changes:
+        site, key = change.site, change.site.node.meta["key"]
+        grown = [
+            new.stride // old.stride for new, old in zip(change.operator.windows, site.operator.windows, strict=True)
+        ]
+        if max(grown) > 1 and key in now and _cells(now[key], site) != site.out_grid:
+            have, want = _cells(now[key], site), site.out_grid
+            raise GridError(
+                f"{site.name} with the stride it takes on gives {have[0]}x{have[1]} cells instead of "
+                f"{want[0]}x{want[1]}: its larger window does not divide the map alike. Restore the stride at another "
+                "layer, or choose an input_size that the total stride divides"
+            )
 
 
 def _check_same_path(base: dict[Key, Shape], now: dict[Key, Shape]) -> None:

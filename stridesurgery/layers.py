@@ -29,6 +29,7 @@ class Place:
     grid: Grid | None  # of the last map on the way here; None after adaptive pooling
     geometry: tuple[Geometry, Geometry]  # (rows, columns)
     pooled: bool = False  # made from whole maps (squeeze-excite): what it holds has no grid any more
+    resampled: bool = False  # interpolated from a coarser map, so that its cells look where those of that map do
     phases: tuple[tuple[int, int], ...] = ()  # of a dilated network: its batch holds the phases of a finer map
 
     @property
@@ -230,7 +231,8 @@ def _resized(operator: Operator, scale: Reduction, before: Place, grid_out: Grid
         g.transposed(w, float(s)) if operator.transposed else g.resized(float(s))
         for g, w, s in zip(before.geometry, operator.windows, scale, strict=True)
     )
-    return replace(before, reduction=reduction, grid=grid_out, geometry=(rows, columns))
+    upwards = before.resampled or max(scale) > 1
+    return replace(before, reduction=reduction, grid=grid_out, geometry=(rows, columns), resampled=upwards)
 
 
 def _opaque(before: Place, grid_in: Grid, grid_out: Grid) -> Place:
@@ -292,14 +294,24 @@ def _join(node: fx.Node, places: list[Place]) -> Place:
     mixes = name in _MIXERS and len(places) > 1
     first = _query(places, shape_of(node) or ()) if mixes else min(places, key=lambda p: p.reduction)
     alike = [p for p in places if p.reduction == first.reduction]
-    rows, columns = first.geometry
-    for place in alike:
-        rows, columns = rows.joined(place.geometry[0]), columns.joined(place.geometry[1])
+    rows, columns = _seen_by(alike)
+    own = [p for p in alike if not p.resampled]
+    if 0 < len(own) < len(alike):  # cells stay where the finest maps have them (HRNet, feature pyramids)
+        (up, left), wide = _seen_by(own), (rows, columns)
+        rows, columns = (replace(g, receptive_field=w.receptive_field) for g, w in zip((up, left), wide, strict=True))
     if mixes:
         rows, columns = (replace(g, receptive_field=math.inf) for g in (rows, columns))
     grid = next((p.grid for p in alike if p.grid is not None), None)
     pooled = all(p.pooled for p in places) or (grid != (1, 1) and _is_pooled(shape_of(node), batch))
-    return Place(first.reduction, None if pooled else grid, (rows, columns), pooled, first.phases)
+    return Place(first.reduction, None if pooled else grid, (rows, columns), pooled, not own, first.phases)
+
+
+def _seen_by(places: list[Place]) -> tuple[Geometry, Geometry]:
+    """The geometry of a cell that sees what the cells of several maps see."""
+    rows, columns = places[0].geometry
+    for place in places[1:]:
+        rows, columns = rows.joined(place.geometry[0]), columns.joined(place.geometry[1])
+    return rows, columns
 
 
 def _query(places: list[Place], shape: tuple[int, ...]) -> Place:

@@ -30,10 +30,16 @@ def record(skeleton: nn.Module, size: tuple[int, int], *, training: bool = False
         )
     graph = copied(skeleton.graphs[training])
     replay = _Replay(skeleton, graph)
-    image = torch.empty(batch, input_channels(skeleton)[0], *size, device="meta", dtype=number_format(skeleton))
+    image = image_for(skeleton, size, batch)
     with torch.no_grad(), torch.device("meta"):
         replay.run(image)
     return Traced(graph, skeleton, (size[0], size[1]), training)
+
+
+def image_for(skeleton: nn.Module, size: tuple[int, int], batch: int) -> torch.Tensor:
+    """A weightless (batch, C, h, w) image as the model takes it."""
+    channels, dtype = input_channels(skeleton)[0], number_format(skeleton)
+    return torch.empty(batch, channels, *size, device="meta", dtype=dtype)
 
 
 class _Replay(fx.Interpreter):

@@ -96,7 +96,8 @@ class _Values:
         place, shape = self.analysis.places[node], shape_of(node)
         if node.op == "placeholder" or shape is None or channel_axis(shape, place) is None or node in self.borders:
             return False
-        return node.op != "call_module" or not isinstance(self.analysis.traced.module(node), _PASSING)
+        passing = node.op == "call_module" and isinstance(self.analysis.traced.module(node), _PASSING)
+        return not passing or bool(_ends(node, own=False))  # an identity counts where a block ends in it
 
     def descendants(self, node: fx.Node) -> list[fx.Node]:
         """Everything that is computed from a value, in running order."""
@@ -121,11 +122,16 @@ def channel_axis(shape: tuple[int, ...], place: Place) -> int | None:
 
 def module_of(node: fx.Node) -> str:
     """The outermost module that returns a value, or the place of the call that makes it."""
-    ends = [end for end in node.meta.get("ends", ()) if end]
+    ends = _ends(node, own=False) or _ends(node, own=True)
     if ends:
         return min(ends, key=_depth)
     path = node.meta.get("path", "")
     return f"{path}.{node.name}" if path else node.name
+
+
+def _ends(node: fx.Node, own: bool) -> list[str]:
+    """The modules that return a value; `own`: the leaf that makes it as well."""
+    return [end for end in node.meta.get("ends", ()) if end and (own or end != node.target)]
 
 
 def _depth(path: str) -> int:

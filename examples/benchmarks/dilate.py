@@ -10,6 +10,7 @@ value; norms are random, so that nothing is hidden by zeros.
 import argparse
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import timm
@@ -91,7 +92,7 @@ def compare(case: str, size: int, count: int) -> tuple[dict[str, dict[str, float
         original = maps.pop("original")
         errors = {title: error(found, original) for title, found in maps.items()}
         other = next(iter(maps))
-        candidates = {title: (lambda net=nets[title]: net(image)) for title in maps}
+        candidates: dict[str, Callable[[], object]] = {title: partial(nets[title], image) for title in maps}
         return summary(rounds(candidates, count, case), other), errors
 
 

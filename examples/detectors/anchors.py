@@ -1,0 +1,179 @@
+"""torchvision's two anchor generators, standing where the cells of the maps look instead of at guessed centres."""
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
+from torchvision.models.detection.image_list import ImageList
+
+import stridesurgery as ss
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Level:
+    """One map that a detector predicts from."""
+
+    name: str  # its key in what the backbone returns
+    grid: Pair  # (h, w) cells, for an input of the size at which the backbone was recorded
+    looks: ss.MapGeometry
+
+
+@dataclass(frozen=True)
+class Stand:
+    """Where the anchors of one map stand, and how large they are beside the stock ones."""
+
+    at: ss.MapGeometry  # its `centres` are the anchors' centres
+    scale: tuple[float, float] = (1.0, 1.0)  # (rows, columns), of the boxes' heights and widths
+
+
+def stands(
+    stock: nn.Module,
+    size: Pair,
+    before: Sequence[Level],
+    after: Sequence[Level],
+    *,
+    sizes: str = "follow",
+    centres: str = "looks",
+) -> tuple[Stand, ...]:
+    """Where anchors belong after a surgery.
+
+    Args:
+        stock: the anchor generator of the detector as it was.
+        size: (h, w) pixels of the input at which the levels were found.
+        before, after: the maps of the detector as it was and as it is.
+        sizes: "follow": boxes stay as many cells large as they were, so that the trained predictors fit and small
+            objects find anchors; "stay": as many pixels large, for predictors that are trained anew.
+        centres: "looks": the centre of what a cell sees; "carried": as far from there, in cells, as the stock
+            generator put them on average, because that is what trained predictors have learned.
+
+    Raises:
+        ValueError: a word that is neither; a map whose cells are no place for anchors, see `check_looks`.
+    """
+    if sizes not in ("follow", "stay") or centres not in ("looks", "carried"):
+        raise ValueError(f"sizes is 'follow' or 'stay', centres 'looks' or 'carried'; got {sizes!r}, {centres!r}")
+    check_looks(after)
+    at = carried(stock, size, before, after) if centres == "carried" else tuple(level.looks for level in after)
+    scales = [_scale(old.looks, new.looks) if sizes == "follow" else (1.0, 1.0) for old, new in _pairs(before, after)]
+    return tuple(map(Stand, at, scales))
+
+
+def check_looks(levels: Sequence[Level]) -> None:
+    """Refuse maps whose cells look nowhere, or out of the image.
+
+    Raises:
+        ValueError: one of them does. Networks that merge coarser maps into finer ones (HRNet) give such maps: a cell
+            sees a repeated coarser one too, and the middle of all that it sees lies far up and left.
+    """
+    for level in levels:
+        for step, offset in zip(level.looks.step, level.looks.offset, strict=True):
+            if math.isnan(offset):
+                raise ValueError(
+                    f"map {level.name} hides where its cells look; tap a map before the operator that does"
+                )
+            if offset + 0.5 < -step / 2:
+                raise ValueError(
+                    f"the first cell of map {level.name} looks at pixel {offset:g}, outside the image, because coarser "
+                    "maps are merged into it; tap the maps before the merge"
+                )
+
+
+def carried(
+    stock: nn.Module, size: Pair, before: Sequence[Level], after: Sequence[Level]
+) -> tuple[ss.MapGeometry, ...]:
+    """Where the stock anchors go with the maps: as many cells from where the cells look as they were on average.
+
+    The average, because some stock steps are not the network's (SSD300's 3x3 map: 100 pixels, but its cells are 64
+    apart), and then every cell has a distance of its own. Anchors of border cells may so leave the image.
+    """
+    moved = []
+    for anchors, (old, new) in zip(stock_anchors(stock, size, before), _pairs(before, after), strict=True):
+        looks = points(old.looks, old.grid)
+        right, down = (middles(anchors).view(len(looks), -1, 2) - looks[:, None]).mean((0, 1)).tolist()
+        row, column = new.looks.carry((float(looks[0, 1]) + down, float(looks[0, 0]) + right), old.looks)
+        moved.append(replace(new.looks, offset=(row - 0.5, column - 0.5)))
+    return tuple(moved)
+
+
+def stock_anchors(generator: nn.Module, size: Pair, levels: Sequence[Level]) -> tuple[Tensor, ...]:
+    """The (A, 4) anchors that a generator puts on each map, for one image of (h, w) pixels."""
+    image = ImageList(torch.empty((1, 3, *size), device="meta"), [size])
+    per_cell = generator.num_anchors_per_location()  # type: ignore[operator]
+    # A copy: torchvision's moves its boxes to the device and type of the maps it is given.
+    [anchors] = copy.deepcopy(generator)(image, [torch.zeros(1, 1, *level.grid) for level in levels])
+    return anchors.split([n * level.grid[0] * level.grid[1] for n, level in zip(per_cell, levels, strict=True)])
+
+
+def points(geometry: ss.MapGeometry, grid: Sequence[int]) -> Tensor:
+    """The (h * w, 2) points (x, y), in pixels, at which the cells of a map look, row by row."""
+    return torch.cartesian_prod(*geometry.centres(grid)).flip(1)
+
+
+def middles(boxes: Tensor) -> Tensor:
+    """The (A, 2) centres (x, y) of boxes (A, 4)."""
+    return (boxes[:, :2] + boxes[:, 2:]) / 2
+
+
+def _scale(old: ss.MapGeometry, new: ss.MapGeometry) -> tuple[float, float]:
+    return new.step[0] / old.step[0], new.step[1] / old.step[1]
+
+
+def _pairs(before: Sequence[Level], after: Sequence[Level]) -> list[tuple[Level, Level]]:
+    return list(zip(before, after, strict=True))
+
+
+class GeometryBoxes(DefaultBoxGenerator):
+    """SSD's default boxes, for `torchvision.models.detection.SSD`.
+
+    The shapes are the stock generator's, clipped where it clips, and scaled map by map.
+    """
+
+    def __init__(self, stock: DefaultBoxGenerator, where: Sequence[Stand]) -> None:
+        super().__init__(stock.aspect_ratios, scales=stock.scales, clip=stock.clip)
+        self.where = tuple(where)
+        shapes = [pairs.clamp(0, 1) if stock.clip else pairs for pairs in stock._wh_pairs]  # (boxes, 2): w, h in 0..1
+        self._wh_pairs = [p * torch.tensor(s.scale).flip(0) for p, s in zip(shapes, where, strict=True)]
+
+    def _grid_default_boxes(
+        self, grid_sizes: list[list[int]], image_size: list[int], dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """The boxes (A, 4) of all maps as centre x, centre y, width, height, in fractions of the image."""
+        boxes = super()._grid_default_boxes(grid_sizes, image_size, dtype)
+        centres = [
+            points(stand.at, grid).repeat_interleave(len(pairs), dim=0)
+            for stand, grid, pairs in zip(self.where, grid_sizes, self._wh_pairs, strict=True)
+        ]
+        boxes[:, :2] = torch.cat(centres) / torch.tensor([image_size[1], image_size[0]])
+        return boxes
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(aspect_ratios={self.aspect_ratios}, clip={self.clip}, where={self.where})"
+
+
+class GeometryAnchors(AnchorGenerator):
+    """The anchors of `torchvision.models.detection.RetinaNet` and of region proposal networks.
+
+    The shapes are the stock generator's, scaled map by map; `sizes` are those before the scaling.
+    """
+
+    def __init__(self, stock: AnchorGenerator, where: Sequence[Stand]) -> None:
+        super().__init__(stock.sizes, stock.aspect_ratios)
+        self.where = tuple(where)
+        shapes = [cell.to("cpu", torch.float32) for cell in stock.cell_anchors]  # (anchors, 4), around (0, 0)
+        self.cell_anchors = [c * torch.tensor(s.scale).flip(0).repeat(2) for c, s in zip(shapes, where, strict=True)]
+
+    def grid_anchors(self, grid_sizes: list[list[int]], strides: list[list[Tensor]]) -> list[Tensor]:
+        """The (A, 4) anchors of each map in pixels; `strides`, which are guessed from sizes, are not used."""
+        anchors = []
+        for stand, grid, cell in zip(self.where, grid_sizes, self.cell_anchors, strict=True):
+            centres = points(stand.at, grid).to(cell).repeat(1, 2)  # x, y, x, y
+            anchors.append((centres[:, None] + cell).reshape(-1, 4))
+        return anchors
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(aspect_ratios={self.aspect_ratios}, where={self.where})"
