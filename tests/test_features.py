@@ -10,7 +10,7 @@ from torch import nn
 
 import stridesurgery as ss
 from tests.conftest import Case
-from tests.models import create, image, size_of
+from tests.models import create, image
 from tests.watch import outputs_of
 
 
@@ -26,6 +26,7 @@ def test_maps_are_the_models_own(case: Case) -> None:
         assert torch.equal(found[name], wanted[name]), name
 
 
+@pytest.mark.two_thirds
 def test_one_map_per_reduction_with_what_is_known_of_it(case: Case) -> None:
     maps = ss.features(case.original, input_size=case.size)
     info = maps.feature_info
@@ -40,6 +41,7 @@ def test_one_map_per_reduction_with_what_is_known_of_it(case: Case) -> None:
     assert info.out_indices == maps.out_indices == tuple(range(len(found)))
 
 
+@pytest.mark.two_thirds
 def test_nothing_is_computed_that_no_map_needs(case: Case) -> None:
     """The first map needs fewer operators than all maps, and what every operator makes is used."""
     everything = ss.features(case.original, input_size=case.size)
