@@ -46,7 +46,7 @@ def dual_path(
     """Eliminate strides, and run the later layers a second time on the maps sampled back to the old grid.
 
     The small-object path is `eliminate`'s network. At each eliminated layer the large-object path samples the old
-    grid and goes through the same modules; up to the first of them both are one.
+    grid and goes through the same modules; up to the first of them, its norm and activation included, both are one.
 
     Args:
         model: as for `eliminate`.

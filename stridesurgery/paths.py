@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from timm.layers import BatchNormAct2d
 from torch import fx, nn
 
 from stridesurgery import finer
@@ -69,6 +70,7 @@ class _Join:
         self.operated = _after([self.small.get(n.meta["key"]) for n in self.changes])  # of the small path alone
         self.beyond: set[fx.Node] = set()  # nodes of the original's graph after the first eliminated operators
         self.large: dict[Key, fx.Node] = {}
+        self.samples: set[fx.Node] = set()  # of maps that the small path has made
         self.by_key = {n.meta["key"]: n for n in original.traced.graph.nodes}
         self.end = next(n for n in self.graph.nodes if n.op == "output")
 
@@ -82,6 +84,10 @@ class _Join:
                 self.beyond.add(node)
             if change is not None:
                 made = self._operator(node, change, later)
+            elif self._is_shared_still(node):
+                source = self.large[node.all_input_nodes[0].meta["key"]]
+                fine = self.small[node.meta["key"]]
+                made = self._sampled(fine, node, source.args[1:], before=fine.next)
             else:
                 made = self._copy(node) if later else self._shared(node)
             self.large[node.meta["key"]] = made
@@ -109,14 +115,14 @@ class _Join:
         if change.site.operator.kind == "resize" or (removed and self.sampler == "original"):
             return self._copy(node, before=None if later else fine.next)
         if not later:
-            return self._sampled(fine, change, before=fine.next)
+            return self._sampled(fine, node, _step(change), before=fine.next)
         module = self.fine.get_submodule(str(node.target)) if node.op == "call_module" else None
         stateless = module is None or not module.state_dict()
         if stateless and not removed:
             return self._copy(node)
         if type(module) in _PLAIN and module.padding_mode == "zeros":  # type: ignore[union-attr]
             return self._convolved(node, module, change)
-        return self._sampled(self._copy(fine), change)
+        return self._sampled(self._copy(fine), node, _step(change))
 
     def _copy(self, node: fx.Node, before: fx.Node | None = None) -> fx.Node:
         """A node of either graph, run on the large path's values."""
@@ -139,16 +145,23 @@ class _Join:
                 )
         return value
 
-    def _sampled(self, fine: fx.Node, change: Change, before: fx.Node | None = None) -> fx.Node:
+    def _is_shared_still(self, node: fx.Node) -> bool:
+        """Whether the norm and activation of an eliminated layer run: cell by cell, so once for both paths."""
+        sources = node.all_input_nodes
+        if len(sources) != 1 or sources[0] not in self.beyond or len(sources[0].users) != 1:
+            return False
+        value, fine = self.large[sources[0].meta["key"]], self.small.get(node.meta["key"])
+        if value not in self.samples or fine is None or fine.all_input_nodes != [self.small[sources[0].meta["key"]]]:
+            return False
+        return node.op == "call_module" and type(self.fine.get_submodule(str(node.target))) in _CELL_BY_CELL
+
+    def _sampled(self, fine: fx.Node, node: fx.Node, step: Any, before: fx.Node | None = None) -> fx.Node:
         """The finer map on the old grid."""
-        by = tuple(
-            new.finer // old.finer
-            for new, old in zip(change.operator.windows, change.site.operator.windows, strict=True)
-        )
-        last = change.operator.last
         with self.graph.inserting_before(before or self.end):
-            made = self.graph.call_function(finer.sample, (fine, by, last) if last != -1 else (fine, by))
-        self._describe(made, change.site.node)
+            made = self.graph.call_function(finer.sample, (fine, *step))
+        self._describe(made, node)
+        if before is not None:
+            self.samples.add(made)
         return made
 
     def _convolved(self, node: fx.Node, conv: Any, change: Change) -> fx.Node:
@@ -175,6 +188,13 @@ class _Join:
         made.meta.update(key=(f"large:{path}", made.op, f"{target}:{made.name}", count), ends=())
 
 
+def _step(change: Change) -> tuple[Any, ...]:
+    """What `sample` is told: by how much an operator has become finer, and where its columns are."""
+    pairs = zip(change.operator.windows, change.site.operator.windows, strict=True)
+    by = tuple(new.finer // old.finer for new, old in pairs)
+    return (by, change.operator.last) if change.operator.last != -1 else (by,)
+
+
 def _after(nodes: Sequence[fx.Node | None]) -> set[fx.Node]:
     """Some nodes and everything that is computed from them."""
     todo, found = [node for node in nodes if node is not None], set[fx.Node]()
@@ -186,4 +206,12 @@ def _after(nodes: Sequence[fx.Node | None]) -> set[fx.Node]:
     return found
 
 
+# norms with statistics of the whole batch and activations: what a cell becomes depends on that cell alone
+_CELL_BY_CELL = {nn.BatchNorm2d, nn.SyncBatchNorm, BatchNormAct2d, nn.Identity, nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU} | {
+    nn.Hardswish,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.Mish,
+    nn.PReLU,
+}
 _PLAIN = (FineConv2d, FineConv2dSame, nn.Conv2d)

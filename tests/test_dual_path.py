@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import stridesurgery as ss
 from tests.conftest import Case, one_of
 from tests.models import awake, create, image
-from tests.watch import error, snapshot, unchanged
+from tests.watch import error, outputs_of, snapshot, unchanged
 
 POOLS = ("Pool", "pool")
 
@@ -137,25 +137,32 @@ def counts(model: nn.Module) -> dict[str, int]:
     return {n: int(b) for n, b in model.named_buffers() if n.endswith("num_batches_tracked")}
 
 
-@pytest.mark.parametrize("name", ["mobilenetv1_100", "torchvision/resnet18"])
-def test_norms_in_train_mode(name: str) -> None:
-    """Shared: both paths update the statistics. Frozen: only the small path does, as if it were alone."""
+@pytest.mark.parametrize(
+    ("name", "stem", "rest"), [("mobilenetv1_100", "bn1", "blocks"), ("torchvision/resnet18", "relu", "maxpool")]
+)
+def test_norms_in_train_mode(name: str, stem: str, rest: str) -> None:
+    """Shared: both paths update the statistics behind the stem. Frozen: only the small path does, as if alone."""
     net, x = create(name), image(64, batch=2)
     last = ss.features(net, input_size=64).feature_info.module_name(-1)
-    fine = ss.features(ss.eliminate(net, "S1L0", input_size=64), last, input_size=64).train()
+    fine = ss.features(ss.eliminate(net, "S1L0", input_size=64), (stem, last), input_size=64).train()
     shared, frozen = (
         ss.dual_path(net, "S1L0", taps=last, large_norm=norm, input_size=64).train() for norm in ("shared", "frozen")
     )
-    small = fine(x)[last]
-    assert error(frozen(x)[f"small.{last}"], small) < 1e-5 and error(shared(x)[f"small.{last}"], small) < 1e-5
-    assert set(counts(shared).values()) == {2} and set(counts(frozen).values()) == {1}
+    small = fine(x)
+    found = frozen(x)
+    assert error(found[f"small.{last}"], small[last]) < 1e-5
+    assert error(shared(x)[f"small.{last}"], small[last]) < 1e-5
+    assert {n: c for n, c in counts(shared).items() if c != 2} == {"bn1.num_batches_tracked": 1}
+    assert set(counts(frozen).values()) == {1}
     for key, value in fine.state_dict().items():
         assert torch.equal(frozen.state_dict()[key], value), key
-    again = ss.dual_path(net, "S1L0", taps=last, large_norm="frozen", input_size=64).train()
-    large = again(x)[f"large.{last}"]
-    reference = ss.features(net, last, input_size=64).eval()  # frozen norms read: the large path is as in eval mode
-    reference.load_state_dict(again.state_dict())
-    assert error(large, reference(x)[last]) < 1e-5
+    original = copy.deepcopy(
+        net
+    )  # frozen norms read what the small path has left: behind the stem all is as in eval mode
+    original.load_state_dict(frozen.state_dict())
+    sampled = small[stem][..., ::2, ::2]
+    original.get_submodule(rest).register_forward_pre_hook(lambda module, args: (sampled,))
+    assert error(found[f"large.{last}"], outputs_of(original, [last], x)[last]) < 1e-5
 
 
 def test_modes_switch_and_copies_keep_both_graphs() -> None:
