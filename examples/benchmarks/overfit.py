@@ -1,0 +1,97 @@
+"""Can the detectors learn sixteen photographs by heart? AP50 on the very images they were trained on.
+
+    python examples/benchmarks/overfit.py --data COCO_FOLDER                     # base, S1L0 and the split dual path
+    python examples/benchmarks/overfit.py --data COCO_FOLDER --weights mobilenetv1_100.safetensors
+
+A network whose loss, matching, boxes or evaluation are wrong cannot do it. Stops each at AP50 above 90.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import torch
+
+from examples.ssd import augment
+from examples.ssd.annotations import Split, find_split, read_annotations
+from examples.ssd.configurations import Recipe, find
+from examples.ssd.data import Images, Share
+from examples.ssd.evaluate import detect_all, evaluated
+from examples.ssd.model import build
+from examples.ssd.options import Options
+from examples.ssd.processes import Processes
+from examples.ssd.programs import existing_folder, positive, run
+from examples.ssd.train import example
+from examples.ssd.training import Training
+from examples.ssd.weights import load_backbone, wake_norms
+
+ROWS = ("SSDMnetv1", "SSDMnetv1-S1L0", "SSDMnetv1-S1L0-DualPath19-10-S")
+IMAGES = 16
+BATCH = 4
+MOST_OBJECTS = 6  # in an image
+WANTED = 90.0  # AP50
+RATE = 1e-3  # of AdamW, which needs a fraction of the steps that the paper's SGD needs
+
+
+@contextmanager
+def subset(split: Split, count: int = IMAGES) -> Iterator[Split]:
+    """The first images with a few objects and no crowd, as a set of their own."""
+    content = json.loads(split.annotations.read_text())
+    by_image: dict[int, list[dict]] = {}
+    for mark in content["annotations"]:
+        by_image.setdefault(mark["image_id"], []).append(mark)
+    fine = [i for i in content["images"] if 1 <= len(by_image.get(i["id"], ())) <= MOST_OBJECTS]
+    fine = [i for i in fine if not any(mark["iscrowd"] for mark in by_image[i["id"]])][:count]
+    kept = {**content, "images": fine, "annotations": [mark for i in fine for mark in by_image[i["id"]]]}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "instances.json"
+        path.write_text(json.dumps(kept))
+        yield Split(path, split.images)
+
+
+def learn(name: str, split: Split, weights: str, passes: int, every: int, folder: Path) -> tuple[int, float]:
+    """Passes over the images taken, and AP50 reached; stops where it is enough."""
+    row, annotations = find(name), read_annotations(split)
+    backbone = load_backbone(row.backbone, weights)
+    if weights != "none":
+        wake_norms(backbone.net, example(row, annotations, backbone.mean, backbone.std))
+    torch.manual_seed(0)
+    ssd = build(row, annotations.categories.classes, backbone.net)
+    recipe = Recipe(learning_rate=RATE, epochs=passes, batch=BATCH, warmup=2)
+    alone = Processes(Share(), torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    training = Training(ssd, row, recipe, Images(annotations, augment.plain(row.size)), alone, Options(), folder)
+    training.sgd = torch.optim.AdamW(ssd.parameters(), lr=RATE, weight_decay=0)
+    ap50, started = 0.0, time.perf_counter()
+    for number in range(1, passes + 1):
+        training.run_epoch(None)
+        if number % every == 0 or number == passes:
+            ap50 = evaluated(split, detect_all(ssd, annotations, alone)).ap50
+            print(f"{name}: pass {number}, AP50 {ap50:.1f}, {time.perf_counter() - started:.0f} s", flush=True)
+            if ap50 > WANTED:
+                break
+    return number, ap50
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=existing_folder, required=True, help="COCO's layout")
+    parser.add_argument("--rows", nargs="+", default=list(ROWS))
+    parser.add_argument("--weights", default="pretrained", help="of the backbone: pretrained, none, or a file")
+    parser.add_argument("--passes", type=positive, default=60, help="most, over all images (default: %(default)s)")
+    parser.add_argument("--every", type=positive, default=5, help="passes between evaluations (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    with subset(find_split(arguments.data, "train")) as split, tempfile.TemporaryDirectory() as folder:
+        for name in arguments.rows:
+            number, ap50 = learn(name, split, arguments.weights, arguments.passes, arguments.every, Path(folder))
+            print(f"{name}: AP50 {ap50:.1f} after {number} passes{'' if ap50 > WANTED else ': NOT LEARNED'}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,41 @@
+"""Reading images and writing files, with errors that name the file."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+
+from examples.ssd.errors import DataError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+
+
+def read_image(path: Path) -> Image.Image:
+    """The image as RGB. EXIF orientation is not applied: COCO's boxes are drawn without it.
+
+    Raises:
+        DataError: there is no such file, or it does not decode.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise DataError(f"there is no image {path}.") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
+        raise DataError(f"{path} does not decode: {problem}") from problem
+
+
+@contextmanager
+def write_atomically(path: Path) -> Iterator[Path]:
+    """Give a path to write to; what is there at the end replaces `path` in one step, and only if nothing was raised."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        with part.open("rb+") as written:
+            os.fsync(written.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

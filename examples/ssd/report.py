@@ -1,0 +1,100 @@
+"""Pictures of evaluations: precision and recall against compute (the paper's Figure 6), and bars for the classes.
+
+    python -m examples.ssd.report base/summary.json S1L6/summary.json S1L0/summary.json --out report
+
+Takes what `evaluate --out` writes.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from examples.ssd.errors import DataError
+from examples.ssd.evaluate import COLUMNS, TITLES
+from examples.ssd.formatting import as_table
+from examples.ssd.programs import existing_file, positive, run
+
+Evaluation = Mapping[str, Any]  # what `evaluate` writes as summary.json
+SIZES = {"small": "#d55e00", "medium": "#0072b2", "large": "#009e73"}
+NEEDED = ("row", "gmacs", "per_class", *COLUMNS)
+
+
+def read(path: Path) -> Evaluation:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as problem:
+        raise DataError(f"{path} is not JSON: {problem}") from problem
+    missing = [key for key in NEEDED if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise DataError(f"{path} is not a summary.json that `evaluate --out` wrote: it has no {', '.join(missing)}.")
+    return content
+
+
+def draw_compute(evaluations: Sequence[Evaluation], out: Path) -> None:
+    """Figure 6: AP and AR of small, medium and large objects over the compute."""
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    for axes, (kind, title) in zip(figure.subplots(1, 2), (("ap", "AP"), ("ar", "AR")), strict=True):
+        draw_against_compute(axes, sorted(evaluations, key=lambda e: e["gmacs"]), kind, title)
+    figure.savefig(out, dpi=120)
+
+
+def draw_against_compute(axes: Axes, evaluations: Sequence[Evaluation], kind: str, title: str) -> None:
+    compute = [e["gmacs"] for e in evaluations]
+    for size, colour in SIZES.items():
+        axes.plot(compute, [e[f"{kind}_{size}"] for e in evaluations], "o-", color=colour, label=size)
+    for evaluation in evaluations:
+        highest = max((evaluation[f"{kind}_{size}"] for size in SIZES), key=lambda v: -1 if math.isnan(v) else v)
+        where = (evaluation["gmacs"], highest)
+        axes.annotate(evaluation["row"], where, xytext=(0, 6), textcoords="offset points", fontsize=7, ha="center")
+    axes.set_xlabel("compute (GMACs, the paper's rule)")
+    axes.set_ylabel(f"{title} (%)")
+    axes.margins(x=0.25, y=0.15)
+    axes.set_ylim(bottom=0)
+    axes.legend(title="objects")
+
+
+def draw_classes(evaluations: Sequence[Evaluation], out: Path, most: int) -> None:
+    """AP of each class, the classes with the largest difference between the networks first."""
+    names = [n for n in evaluations[0]["per_class"] if all(n in e["per_class"] for e in evaluations)]
+    gaps = {n: max(e["per_class"][n] for e in evaluations) - min(e["per_class"][n] for e in evaluations) for n in names}
+    names = sorted(names, key=lambda n: -gaps[n])[:most]
+    figure = Figure(figsize=(9, 1.5 + 0.12 * len(names) * (1 + len(evaluations))), layout="constrained")
+    axes = figure.subplots()
+    height = 0.8 / len(evaluations)
+    for number, evaluation in enumerate(evaluations):
+        places = [i + number * height for i in range(len(names))]
+        axes.barh(places, [evaluation["per_class"][n] for n in names], height=height, label=evaluation["row"])
+    axes.set_yticks([i + 0.4 - height / 2 for i in range(len(names))], names)
+    axes.invert_yaxis()
+    axes.set_xlabel("AP (%)")
+    axes.legend(fontsize="small")
+    figure.savefig(out, dpi=120)
+
+
+def as_text(evaluations: Sequence[Evaluation]) -> str:
+    lines = [(e["row"], f"{e['gmacs']:.2f}", *(f"{e[column]:.1f}" for column in COLUMNS)) for e in evaluations]
+    return as_table(("network", "compute", *TITLES), lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("summaries", nargs="+", type=existing_file, help="summary.json of each network")
+    parser.add_argument("--classes", type=positive, default=20, help="most classes drawn (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("report"), help="folder (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    evaluations = [read(path) for path in arguments.summaries]
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    print(as_text(evaluations))
+    draw_compute(evaluations, arguments.out / "compute.png")
+    draw_classes(evaluations, arguments.out / "classes.png", arguments.classes)
+    print(f"\nSaved {arguments.out}/compute.png and classes.png")
+
+
+if __name__ == "__main__":
+    run(main)
