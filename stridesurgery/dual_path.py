@@ -14,7 +14,7 @@ from stridesurgery.features import feature_of, finished, geometry_of, whole, wit
 from stridesurgery.finer import first_phase, sample
 from stridesurgery.graph import RewrittenModel, copied
 from stridesurgery.layers import Place
-from stridesurgery.operate import operate
+from stridesurgery.operate import check_alike, operate
 from stridesurgery.paths import Joined, join, split_modules
 from stridesurgery.phases import rearranged
 from stridesurgery.plan import Plan, plan
@@ -81,23 +81,38 @@ def dual_path(
     _check(sampler, "sampler", ("slice", "original"))
     _check(large_norm, "large_norm", ("shared", "frozen"))
     asked = _by_path(taps)
-    options = {"stride": stride, "axis": axis, "pool": pool, "dilate": dilate, "form": "graph"}
-    surgery, analysis = requested(model, S, L, input_size, **options)
+    options = {"stride": stride, "axis": axis, "pool": pool, "dilate": dilate}
+    surgery, analysis = requested(model, S, L, input_size, graph=True, **options)
+    if surgery.restore_at is not None:
+        raise RequestError("a dual path samples the old grid itself; leave restore_at out")
     planned = plan(analysis, surgery)
     fine = operate(model, surgery, analysis=analysis)
     assert isinstance(fine, RewrittenModel)
     small = analyse(fine, analysis.traced.size)
     outputs = _outputs(asked, analysis, small, planned)
     training = analyse(model, analysis.traced.size, training=True)
-    if dilate:
+    check_alike(analysis.traced.graph, training.traced.graph, [out.key for out in outputs])
+    if surgery.dilate:
         joined = {mode: _phases(fine, small, mode, outputs) for mode in (True, False)}
     else:
         split_modules(fine, model, planned)
         joined = {a.traced.training: join(fine, a, planned, sampler, large_norm) for a in (training, analysis)}
     groups = _by_reduction(outputs) if combine == "concat" else [(out,) for out in outputs]
     graphs = {mode: _with_outputs(fine, joined[mode], groups) for mode in (True, False)}
-    info = FeatureInfo(tuple(map(_feature_of, groups)))
-    return finished(fine, graphs[True], graphs[False], fine.only_at, info)
+    result = finished(fine, graphs[True], graphs[False], fine.only_at, FeatureInfo(tuple(map(_feature_of, groups))))
+    if sampler == "slice" and any(window.tap for change in planned.changes for window in change.operator.windows):
+        # a sliced map does not see what the original's removed pool sees
+        places = {n.meta["key"]: place for n, place in analyse(result, analysis.traced.size).places.items()}
+        groups = [tuple(_as_sampled(out, joined[False], places) for out in group) for group in groups]
+        result.feature_info = FeatureInfo(tuple(map(_feature_of, groups)))
+    return result
+
+
+def _as_sampled(out: "_Output", joined: Joined, places: Mapping[Key, Place]) -> "_Output":
+    """A large path's map with the geometry that it has in the joined graph."""
+    if out.path == "small":
+        return out
+    return replace(out, tap=replace(out.tap, place=places[joined.large[out.key].meta["key"]]))
 
 
 @dataclass(frozen=True)
@@ -158,9 +173,9 @@ def _phases(fine: RewrittenModel, small: Analysis, training: bool, outputs: Sequ
 
 
 def _first_phase(node: fx.Node, place: Place, tap: Tap) -> fx.Node:
-    """The original's map: of phases the first, of a finer map not yet in phases every k-th cell."""
+    """The original's map: of phases the first, and of a finer map not yet in phases every k-th cell."""
     if place.phases:
-        return rearranged(node, first_phase, math.prod(place.finer))
+        node = rearranged(node, first_phase, math.prod(place.finer))
     by = tuple(int(old / new) for old, new in zip(tap.place.reduction, place.reduction, strict=True))
     return node if by == (1, 1) else rearranged(node, sample, by, *([-2] if tap.channel_axis == 3 else []))
 
@@ -205,7 +220,7 @@ def _with_outputs(model: nn.Module, joined: Joined, groups: Sequence[Sequence[_O
     for name, node in nodes.items():
         if node is None:
             raise GridError(f"tap {name} is not found in train mode: the forward code differs between the modes there")
-    graph = with_output(model, joined.graph, {name: node for name, node in nodes.items() if node is not None})
+    graph = with_output(joined.graph, {name: node for name, node in nodes.items() if node is not None})
     output = next(n for n in graph.nodes if n.op == "output")
     maps: Any = output.args[0]
     output.args = ({_name(group): _concatenated(output, [maps[o.name] for o in group], group) for group in groups},)

@@ -5,12 +5,12 @@ from typing import Any
 
 from torch import fx, nn
 
-from stridesurgery.aliasing import is_overwritten, written_values
+from stridesurgery.aliasing import is_overwritten, lasting_memory
 from stridesurgery.errors import GridError
 from stridesurgery.feature_info import Feature, FeatureInfo, MapGeometry
 from stridesurgery.geometry import Geometry
 from stridesurgery.graph import RewrittenModel, copied, rewritten
-from stridesurgery.operate import copied_model, holds_sizes
+from stridesurgery.operate import check_alike, copied_model, holds_sizes
 from stridesurgery.phases import whole_map
 from stridesurgery.report import Analysis, Pair, analyse
 from stridesurgery.taps import Tap, TapName, find_taps
@@ -41,6 +41,7 @@ def features(
     analysis = analyse(model, input_size)
     found = find_taps(analysis, taps)
     training = analyse(model, analysis.traced.size, training=True)
+    check_alike(analysis.traced.graph, training.traced.graph, [tap.node.meta["key"] for tap in found])
     graphs = [_tapped(a, found) for a in (training, analysis)]
     fixed = analysis.traced.size if holds_sizes(analysis.traced.model, analysis.traced) else None
     return finished(copied_model(model), graphs[0], graphs[1], fixed, FeatureInfo(tuple(map(feature_of, found))))
@@ -73,7 +74,7 @@ def _tapped(analysis: Analysis, taps: Sequence[Tap]) -> fx.Graph:
             "a module by its path"
         )
     values = {tap.name: whole(by_key[tap.node.meta["key"]], tap) for tap in taps}
-    return with_output(analysis.traced.model, graph, values)
+    return with_output(graph, values)
 
 
 def whole(node: fx.Node, tap: Tap) -> fx.Node:
@@ -83,33 +84,48 @@ def whole(node: fx.Node, tap: Tap) -> fx.Node:
     return whole_map(node, tap.place.reduction, tap.place.phases, tap.channel_axis)
 
 
-def with_output(model: nn.Module, graph: fx.Graph, values: Mapping[str, fx.Node]) -> fx.Graph:
+def with_output(graph: fx.Graph, values: Mapping[str, fx.Node]) -> fx.Graph:
     """Make a graph return these values as a dict, and drop what they do not need."""
     old = next(n for n in graph.nodes if n.op == "output")
     old.args = ({},)
-    drop_unused(model, graph, set(values.values()))  # what is dropped overwrites nothing
+    drop_unused(graph, set(values.values()))  # what is dropped overwrites nothing
     given: dict[str, fx.Node] = {}
     for name, node in values.items():
         given[name] = node
-        if is_overwritten(model, node):
+        if is_overwritten(node):
             with graph.inserting_after(node):
                 given[name] = graph.call_method("clone", (node,))
-            given[name].meta.update(node.meta, key=(*node.meta["key"][:2], "clone", name))
+            given[name].meta.update(
+                node.meta, key=(*node.meta["key"][:2], "clone", name), memory=given[name].name, writes=()
+            )
     old.args = (given,)
     return graph
 
 
-def drop_unused(model: nn.Module, graph: fx.Graph, needed: set[fx.Node]) -> None:
-    """Erase what the needed values do not depend on; a write into memory that is read after it stays."""
-    wanted, kept = set(needed), set[fx.Node]()
-    for node in reversed(graph.nodes):
-        read_later = (user in kept for value in written_values(model, node) for user in value.users)
-        if node.op in ("output", "placeholder") or node in wanted or any(read_later):
-            kept.add(node)
-            wanted.update(node.all_input_nodes)
+def drop_unused(graph: fx.Graph, needed: set[fx.Node]) -> None:
+    """Erase what the needed values do not depend on.
+
+    A write into memory that is read after it stays, and one into a buffer of a module that runs (running statistics).
+    """
+    lasting = lasting_memory(graph)
+    kept = _ancestors(graph, needed, set())
+    modules = {n.meta.get("path") for n in kept if n.op != "placeholder"}
+    statistics = {n for n in graph.nodes if set(n.meta.get("writes", ())) & lasting and n.meta.get("path") in modules}
+    kept = _ancestors(graph, needed, statistics)
     for node in reversed(list(graph.nodes)):
         if node not in kept:
             graph.erase_node(node)
+
+
+def _ancestors(graph: fx.Graph, needed: set[fx.Node], effects: set[fx.Node]) -> set[fx.Node]:
+    """What values and effects depend on, writes into the memory that they read included."""
+    wanted, kept, read = needed | effects, set[fx.Node](), set[object]()
+    for node in reversed(graph.nodes):
+        if node.op in ("output", "placeholder") or node in wanted or not read.isdisjoint(node.meta.get("writes", ())):
+            kept.add(node)
+            wanted.update(node.all_input_nodes)
+            read.update(source.meta.get("memory") for source in node.all_input_nodes)
+    return kept
 
 
 def finished(

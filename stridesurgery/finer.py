@@ -66,12 +66,13 @@ def max_pool2d(x: Tensor, windows: Windows) -> Tensor:
     # A window that reaches beyond the border also holds the border cell, so repeating that cell changes no
     # maximum and leaves no window empty. Dilated windows can miss it; torch's bounds keep those from being empty.
     rows, columns = (w if w.dilation == 1 else Window() for w in windows)
-    x = pad(x, (rows, columns), mode="replicate")
+    padded = pad(x, (rows, columns), mode="replicate")
     if (rows, columns) != windows:
         rows, columns = (w if w.dilation > 1 else Window() for w in windows)
-        x = pad(x, (rows, columns), value=-float("inf"))
+        padded = pad(padded, (rows, columns), value=-float("inf"))
     if _kernel(windows) == (1, 1) == _step(windows):
-        return x
+        return padded.clone()  # a pool gives new memory, which what follows may overwrite
+    x = padded
     return F.max_pool2d(x, _kernel(windows), _step(windows), 0, _dilation(windows))
 
 
@@ -109,7 +110,7 @@ def blur_pool2d(x: Tensor, blur: Tensor, windows: Windows, mode: str = "reflect"
             blur = blur.sum(axis + 2, keepdim=True)
     x = pad(x, windows, mode=mode)
     if all(w.tap for w in windows):
-        return x
+        return x.clone()
     channels = x.shape[1]
     return F.conv2d(x, blur.expand(channels, *blur.shape[1:]), stride=_step(windows), groups=channels)
 
@@ -200,11 +201,11 @@ def from_phases(
         else:
             parts = x.reshape(down, right, -1, *x.shape[1:]).permute(2, 3, 4, 0, 5, 1)
             x = parts.reshape(parts.shape[0], parts.shape[1], parts.shape[2] * down, -1)
-    rows, columns = (_kept(image.shape[2 + i], reduction[i], cells[i], x.shape[last - 1 + i]) for i in range(2))
+    rows, columns = (kept_cells(image.shape[2 + i], reduction[i], cells[i], x.shape[last - 1 + i]) for i in range(2))
     return x[:, :rows, :columns] if last == -2 else x[:, :, :rows, :columns]
 
 
-def _kept(pixels: int, reduction: tuple[int, int], cells: int, finer_cells: int) -> int:
+def kept_cells(pixels: int, reduction: tuple[int, int], cells: int, finer_cells: int) -> int:
     """How many cells of a finer map look into the image, the original's cells always included."""
     inside = -(-pixels * reduction[1] // reduction[0])
     least = finer_cells - finer_cells // cells + 1

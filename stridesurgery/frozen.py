@@ -42,6 +42,7 @@ def _freeze_call(node: fx.Node) -> None:
     if given.get("running_mean") is not None:
         node.args = (given.pop("input"),)
         node.kwargs = given | {"training": False}
+        node.meta["writes"] = ()
 
 
 def _freeze_module(node: fx.Node, module: Any) -> fx.Node:

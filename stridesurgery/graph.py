@@ -40,14 +40,17 @@ class RewrittenModel(fx.GraphModule):
         # the model stays the owner: fx would copy only what the graph names, in the graph's order
         self.__dict__.update({k: v for k, v in vars(model).items() if k not in _OWN})
         self.__dict__.update(graphs=graphs, only_at=only_at)
-        self.train(model.training)
+        self._choose_graph()  # the modules keep the modes they have: a norm may be frozen
 
     def train(self, mode: bool = True) -> "RewrittenModel":
         """Set the mode and put that mode's graph in force."""
         super().train(mode)
-        if self.graphs.get(mode) is not self._graph:
-            self.graph = self.graphs[mode]
+        self._choose_graph()
         return self
+
+    def _choose_graph(self) -> None:
+        if self.graphs.get(self.training) is not self._graph:
+            self.graph = self.graphs[self.training]
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Run the graph in force; an input of another size is refused where the graph would be wrong for it."""

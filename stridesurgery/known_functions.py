@@ -1,5 +1,6 @@
 """The functions that are known, one entry each: what a model's forward code may call instead of a module."""
 
+import math
 import operator as py
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -64,7 +65,10 @@ def _refine_f_max_pool(a: dict[str, Any], to: Operator) -> Call:
 
 
 def _refine_f_avg_pool(a: dict[str, Any], to: Operator) -> Call:
-    args = (a["input"], to.windows, a.get("count_include_pad", True), a.get("divisor_override"))
+    divisor = a.get("divisor_override")
+    if divisor is not None:  # a window that takes an eliminated stride on is larger
+        divisor *= math.prod(w.kernel for w in to.windows) // math.prod(pair(a["kernel_size"]))
+    args = (a["input"], to.windows, a.get("count_include_pad", True), divisor)
     return finer.avg_pool2d, args, {}
 
 
@@ -108,6 +112,13 @@ for _fine, _parameters, _kind, _last in (
     (finer.strided_slice, ("input", "windows", "last"), "slice", -1),
 ):
     FUNCTIONS[_fine] = FunctionRule(_parameters, _read_fine(_kind, _fine.__name__, _last), _refine_fine(_fine))
+
+
+def _read_sample(a: dict[str, Any]) -> Operator:
+    return Operator("sample", "slice", windows(1, a["by"]), a.get("last", -1), refusal="is a path of its own")
+
+
+FUNCTIONS[finer.sample] = FunctionRule(("input", "by", "last"), _read_sample, lambda a, to: _unchangeable(a, to))
 
 
 def _read_unshuffle(a: dict[str, Any]) -> Operator:

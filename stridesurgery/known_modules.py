@@ -1,5 +1,6 @@
 """The operator modules of torch, timm and torchvision that are known, one entry each."""
 
+import math
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -106,6 +107,8 @@ def _refine_pool(fine: type[nn.Module], same: bool = False) -> Callable[[Any, Op
         if plain and all(w.is_symmetric() for w in to.windows if w.finer > 1):
             pool.stride = to.step
             if pair(pool.kernel_size) != to.kernel:  # it takes an eliminated stride on
+                if getattr(pool, "divisor_override", None):
+                    pool.divisor_override *= math.prod(to.kernel) // math.prod(pair(pool.kernel_size))
                 pool.kernel_size = to.kernel
                 if not same:
                     pool.padding = tuple(w.padding for w in to.windows)

@@ -28,6 +28,7 @@ class Place:
     reduction: Reduction
     grid: Grid | None  # of the last map on the way here; None after adaptive pooling
     geometry: tuple[Geometry, Geometry]  # (rows, columns)
+    image: Grid = (0, 0)  # the input's (rows, columns) in pixels
     pooled: bool = False  # made from whole maps (squeeze-excite): what it holds has no grid any more
     resampled: bool = False  # interpolated from a coarser map, so that its cells look where those of that map do
     phases: tuple[tuple[int, int], ...] = ()  # of a dilated network: its batch holds the phases of a finer map
@@ -44,10 +45,20 @@ class Place:
         return replace(
             self,
             reduction=(self.reduction[0] / down, self.reduction[1] / right),
-            grid=None if self.grid is None else (self.grid[0] * down, self.grid[1] * right),
+            grid=self.whole_grid(self.grid) if self.grid is not None else None,
             geometry=(replace(rows, step=rows.step / down), replace(columns, step=columns.step / right)),
             phases=(),
         )
+
+    def whole_grid(self, grid: Grid) -> Grid:
+        """The cells of all phases together, as `from_phases` puts them."""
+        if not self.phases:
+            return grid
+        rows, columns = (
+            finer.kept_cells(pixels, ((r := reduction / k).numerator, r.denominator), cells, cells * k)
+            for pixels, reduction, cells, k in zip(self.image, self.reduction, grid, self.finer, strict=True)
+        )
+        return rows, columns
 
     @property
     def batch(self) -> int:
@@ -98,7 +109,7 @@ def survey(traced: Traced) -> tuple[tuple[Site, ...], dict[fx.Node, Place]]:
     for node in traced.graph.nodes:
         if node.op == "placeholder":
             one = Fraction(1)
-            places[node] = Place((one, one), traced.size, (PIXELS, PIXELS))
+            places[node] = Place((one, one), traced.size, (PIXELS, PIXELS), traced.size)
             continue
         sources = [s for s in tensors_in([node.args, node.kwargs]) if s in places]
         if not sources or (shape_of(node) is None and "parts" not in node.meta):
@@ -303,7 +314,7 @@ def _join(node: fx.Node, places: list[Place]) -> Place:
         rows, columns = (replace(g, receptive_field=math.inf) for g in (rows, columns))
     grid = next((p.grid for p in alike if p.grid is not None), None)
     pooled = all(p.pooled for p in places) or (grid != (1, 1) and _is_pooled(shape_of(node), batch))
-    return Place(first.reduction, None if pooled else grid, (rows, columns), pooled, not own, first.phases)
+    return Place(first.reduction, None if pooled else grid, (rows, columns), first.image, pooled, not own, first.phases)
 
 
 def _seen_by(places: list[Place]) -> tuple[Geometry, Geometry]:

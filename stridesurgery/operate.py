@@ -1,7 +1,8 @@
 """The one place that edits: a plan goes in, an operated copy of the model comes out."""
 
 import copy
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -179,6 +180,7 @@ def _as_graph(skeleton: nn.Module, planned: Plan, modes: Sequence[Analysis]) -> 
     """The edited model as a rewritten graph: what the analysed modes recorded, or the edited model does."""
     for analysis in modes:
         _check_output_kind(analysis.traced.graph)
+    check_alike(modes[0].traced.graph, modes[1].traced.graph, [c.site.node.meta["key"] for c in planned.changes])
     original, size = modes[0].traced.model, modes[0].traced.size
     if planned.surgery.dilate:
         fixed = holds_sizes(original, modes[0].traced)
@@ -191,6 +193,23 @@ def _as_graph(skeleton: nn.Module, planned: Plan, modes: Sequence[Analysis]) -> 
         traced = record(skeleton, size)
         evaluation, fixed = traced.graph, holds_sizes(skeleton, traced)
     return rewritten(skeleton, training, evaluation, size if fixed else None)
+
+
+def check_alike(evaluation: fx.Graph, training: fx.Graph, keys: Iterable[Key]) -> None:
+    """Functions are matched between the modes by the number of their call, so both must call them as often.
+
+    Raises:
+        GridError: naming the place where they do not.
+    """
+    counts = [Counter(n.meta["key"][:3] for n in graph.nodes) for graph in (evaluation, training)]
+    for path, op, target, _ in keys:
+        family = (path, op, target)
+        if op != "call_module" and counts[0][family] != counts[1][family]:
+            raise GridError(
+                f"{path or 'the forward code'} calls {target} {counts[0][family]} times in eval mode and "
+                f"{counts[1][family]} times in train mode, which no graph can tell apart. Make them "
+                "modules"
+            )
 
 
 def _check_output_kind(graph: fx.Graph) -> None:

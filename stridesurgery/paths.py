@@ -9,7 +9,7 @@ from timm.layers import BatchNormAct2d
 from torch import fx, nn
 
 from stridesurgery import finer
-from stridesurgery.aliasing import is_overwritten
+from stridesurgery.aliasing import is_overwritten, lasting_memory
 from stridesurgery.errors import GridError, OperatorError
 from stridesurgery.frozen import frozen_norm
 from stridesurgery.graph import RewrittenModel, copied
@@ -51,6 +51,10 @@ def split_modules(fine: RewrittenModel, original: nn.Module, planned: Plan) -> N
         if module.state_dict():
             continue
         parent, _, name = target.rpartition(".")
+        if hasattr(fine.get_submodule(parent), f"{name}_fine"):
+            raise OperatorError(
+                f"the model has a {target}_fine of its own, where the finer {target} would go; rename it"
+            )
         fine.get_submodule(parent).add_module(f"{name}_fine", module)
         setattr(fine.get_submodule(parent), name, copy.deepcopy(original.get_submodule(target)))
         keys = {c.site.node.meta["key"] for c in planned.changes}
@@ -70,6 +74,8 @@ class _Join:
         self.operated = _after([self.small.get(n.meta["key"]) for n in self.changes])  # of the small path alone
         self.beyond: set[fx.Node] = set()  # nodes of the original's graph after the first eliminated operators
         self.large: dict[Key, fx.Node] = {}
+        self.lasting = lasting_memory(self.graph)
+        self.memory: dict[Any, Any] = {}  # by label in the original's graph, where it is shared
         self.samples: set[fx.Node] = set()  # of maps that the small path has made
         self.by_key = {n.meta["key"]: n for n in original.traced.graph.nodes}
         self.end = next(n for n in self.graph.nodes if n.op == "output")
@@ -91,6 +97,8 @@ class _Join:
             else:
                 made = self._copy(node) if later else self._shared(node)
             self.large[node.meta["key"]] = made
+            if made is self.small.get(node.meta["key"]):  # shared: one memory for both paths
+                self.memory[node.meta.get("memory")] = made.meta.get("memory")
         self.graph.erase_node(self.end)
         self.graph.output(None).meta.update(self.end.meta)
         return Joined(self.graph, self.small, self.large)
@@ -131,14 +139,19 @@ class _Join:
         self._describe(made, node)
         if self.frozen and node not in self.changes:
             made = frozen_norm(self.fine, made)
+            if self.lasting.intersection(made.meta["writes"]):
+                raise OperatorError(
+                    f"{node.meta['path'] or node.name} writes into a buffer ({node.target}), which the large path "
+                    "cannot leave alone; use large_norm='shared'"
+                )
         return made
 
     def _input(self, node: fx.Node, source: fx.Node) -> fx.Node:
         """The large path's value of an input."""
         value = self.large[source.meta["key"]]
         shared = value is self.small.get(source.meta["key"])
-        if shared and node not in self.changes and value.op not in ("get_attr", "placeholder"):
-            if shape_of(value) is not None and is_overwritten(self.fine, value, self.operated):
+        if shared and node not in self.changes and value.op != "get_attr":  # statistics: both paths update them
+            if shape_of(value) is not None and is_overwritten(value, self.operated):
                 raise OperatorError(
                     f"{node.meta['path'] or node.name} reads a value from before the first eliminated layer that is "
                     "overwritten in place; build the model with inplace=False"
@@ -153,13 +166,16 @@ class _Join:
         value, fine = self.large[sources[0].meta["key"]], self.small.get(node.meta["key"])
         if value not in self.samples or fine is None or fine.all_input_nodes != [self.small[sources[0].meta["key"]]]:
             return False
-        return node.op == "call_module" and type(self.fine.get_submodule(str(node.target))) in _CELL_BY_CELL
+        module = self.fine.get_submodule(str(node.target)) if node.op == "call_module" else None
+        return type(module) in _CELL_BY_CELL and getattr(module, "track_running_stats", True)
 
     def _sampled(self, fine: fx.Node, node: fx.Node, step: Any, before: fx.Node | None = None) -> fx.Node:
         """The finer map on the old grid."""
         with self.graph.inserting_before(before or self.end):
             made = self.graph.call_function(finer.sample, (fine, *step))
         self._describe(made, node)
+        made.meta.update(memory=made.name, writes=())
+        self.memory[node.meta.get("memory")] = made.name  # what is the large path's value of that memory from here on
         if before is not None:
             self.samples.add(made)
         return made
@@ -179,13 +195,25 @@ class _Join:
                 self._describe(part, node)
                 part.meta.update(shape=tuple(getattr(conv, str(part.target).rpartition(".")[2]).shape))
         self._describe(made, node)
+        made.meta.update(memory=made.name, writes=())
+        self.memory[node.meta.get("memory")] = made.name
         return made
 
     def _describe(self, made: fx.Node, of: fx.Node) -> None:
         """Tell a node's metadata: that of the original's, under a key of the large path."""
-        made.meta = dict(self.by_key[of.meta["key"]].meta)
+        original = self.by_key[of.meta["key"]]
         path, op, target, count = of.meta["key"]
-        made.meta.update(key=(f"large:{path}", made.op, f"{target}:{made.name}", count), ends=())
+        made.meta = dict(original.meta)
+        made.meta.update(
+            key=(f"large:{path}", made.op, f"{target}:{made.name}", count),
+            ends=(),
+            memory=self._memory(original.meta.get("memory")),
+            writes=tuple(map(self._memory, original.meta.get("writes", ()))),
+        )
+
+    def _memory(self, label: Any) -> Any:
+        """The label that memory of the original's has in this graph."""
+        return self.memory.get(label, ("large", label))
 
 
 def _step(change: Change) -> tuple[Any, ...]:

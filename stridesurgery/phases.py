@@ -12,7 +12,8 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-from torch import fx
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from stridesurgery import finer
 from stridesurgery.errors import GridError, OperatorError
@@ -45,6 +46,7 @@ class _Phased:
         self.sites = {site.node.meta["key"]: site for site in original.sites}
         self.changes = {c.site.node.meta["key"]: c for c in changes_of(original.sites, planned)}
         self.cuts = planned.cuts
+        self.model, self.training = original.traced.model, original.traced.training
         self.graph = copied(original.traced.graph)
         for node in list(self.graph.nodes):
             if node.op == "output":
@@ -59,6 +61,11 @@ class _Phased:
 
     def _align(self, node: fx.Node) -> None:
         """Give a node its inputs in its own phases; an eliminated operator makes the phases itself."""
+        if self.phases(node) and not self.training and mixes_images(node, self.model):
+            name = node.target if node.op == "call_module" else node.meta["path"] or node.name
+            raise OperatorError(
+                f"{name} computes with all images of a batch, which would hold the phases; choose a transition after it"
+            )
         own, key = self.phases(node), node.meta["key"]
         sources = [s for s in tensors_in([node.args, node.kwargs]) if s.meta["key"] in self.places]
         site = self.sites.get(key)
@@ -114,7 +121,8 @@ class _Phased:
                 opened = self.graph.call_function(finer.to_phases, (value, by, last) if last != -1 else (value, by))
             _describe(opened, node, "to_phases", len(opened.graph.nodes))
             value = opened
-        value.meta.update(node.meta, key=value.meta["key"], ends=())
+        value.meta.update(node.meta, key=value.meta["key"], ends=(), writes=())  # what follows works on its memory
+        node.meta["memory"] = f"{node.name} before phases"
         self.places[value.meta["key"]] = self.places[node.meta["key"]]
         for user in users:
             user.replace_input_with(node, value)
@@ -125,7 +133,7 @@ class _Phased:
             place = self.places.get(source.meta["key"])
             if place is None or not (phases := self.phases(source)):
                 continue
-            axis = channel_axis(shape_of(source) or (), place)
+            axis = channel_axis(source, place)
             if axis is None:
                 with self.graph.inserting_before(output):
                     value = self.graph.call_function(finer.first_phase, (source, _count(phases)))
@@ -134,6 +142,23 @@ class _Phased:
             else:
                 value = whole_map(source, place.reduction, phases, axis)
             output.replace_input_with(source, value)
+
+
+_ALONG_AN_AXIS = "mean sum amax amin var std softmax log_softmax flip roll sort cumsum logsumexp norm".split()
+
+
+def mixes_images(node: fx.Node, model: nn.Module) -> bool:
+    """Whether an operator of evaluation reads across the batch: statistics of the batch, functions along axis 0."""
+    if node.op == "call_module":
+        module = model.get_submodule(str(node.target))
+        return isinstance(module, _BatchNorm) and not module.track_running_stats
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if name == "batch_norm":
+        return len(node.args) < 2 and "running_mean" not in node.kwargs
+    axes = node.kwargs.get("dim", node.kwargs.get("dims", node.args[1] if len(node.args) > 1 else None))
+    if name == "roll":
+        axes = node.kwargs.get("dims", node.args[2] if len(node.args) > 2 else None)
+    return name in _ALONG_AN_AXIS and bool(axes == 0 or (isinstance(axes, (tuple, list)) and 0 in axes))
 
 
 def whole_map(node: fx.Node, reduction: Reduction, phases: Phases, axis: int) -> fx.Node:
@@ -209,4 +234,6 @@ def _count_along(phases: Phases, axis: int) -> int:
 def _describe(made: fx.Node, of: fx.Node, what: str, number: Any) -> None:
     """Tell a new node's metadata: it stands where the node stands that it rearranges."""
     path, _, target, count = of.meta["key"]
-    made.meta.update(of.meta, key=(path, made.op, f"{what}:{target}:{number}", count), ends=())
+    made.meta.update(of.meta, key=(path, made.op, f"{what}:{target}:{number}", count), ends=(), writes=())
+    if made.target is not finer.first_phase:  # which is a view
+        made.meta["memory"] = f"{what} {number}"

@@ -9,7 +9,7 @@ from stridesurgery.errors import TraceError
 from stridesurgery.graph import RewrittenModel, copied
 from stridesurgery.operators import is_leaf
 from stridesurgery.skeleton import input_channels, number_format
-from stridesurgery.trace import BATCH, Traced, origins, trace
+from stridesurgery.trace import BATCH, Traced, known_result, origins, trace
 
 
 def record(skeleton: nn.Module, size: tuple[int, int], *, training: bool = False, batch: int = BATCH) -> Traced:
@@ -48,7 +48,13 @@ class _Replay(fx.Interpreter):
     def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
         super().__init__(model, graph=graph)
 
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Run a module, or tell its result where that is plain."""
+        known = known_result(self.fetch_attr(target), args[0]) if len(args) == 1 and not kwargs else None
+        return super().call_module(target, args, kwargs) if known is None else known
+
     def run_node(self, n: fx.Node) -> Any:
+        """Run one node and note its shape."""
         n.meta["shape"] = None
         try:
             value = super().run_node(n)

@@ -225,8 +225,8 @@ def _layer(index: int, site: Site, transition: int | None) -> Layer:
         stride=tuple(int(s) for s in strides),  # type: ignore[arg-type]
         padding=(op.windows[0].padding, op.windows[1].padding),
         dilation=(op.windows[0].dilation, op.windows[1].dilation),
-        in_grid=_whole(site.in_grid, site.before.finer),
-        out_grid=_whole(site.out_grid, site.after.finer),
+        in_grid=site.before.whole_grid(site.in_grid),
+        out_grid=site.after.whole_grid(site.out_grid),
         channels=site.channels,
         reduction=_floats(place.reduction),
         transition=transition,
@@ -234,10 +234,6 @@ def _layer(index: int, site: Site, transition: int | None) -> Layer:
         offset=(rows.offset, columns.offset),
         receptive_field=(rows.receptive_field, columns.receptive_field),
     )
-
-
-def _whole(grid: Grid, finer: Pair) -> Grid:
-    return grid[0] * finer[0], grid[1] * finer[1]
 
 
 def _floats(r: tuple[Fraction, Fraction]) -> tuple[float, float]:

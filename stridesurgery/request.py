@@ -26,9 +26,11 @@ def requested(
     S: int | str | Surgery | None,
     L: int | str | Sequence[int | str] | None,
     input_size: int | Pair | None,
+    *,
+    graph: bool = False,
     **options: Any,
 ) -> tuple[Surgery, Analysis]:
-    """The surgery that the arguments of `eliminate` ask for, and the analysis of the model.
+    """The surgery that the arguments of `eliminate` ask for (as a graph, if so), and the analysis of the model.
 
     Raises:
         RequestError: the arguments contradict each other, or do not fit the model.
@@ -42,10 +44,12 @@ def requested(
         if isinstance(S, Surgery):
             if S.after is not None:
                 raise RequestError("this Surgery follows another one; surgery.apply(model) carries out both")
-            if options != _DEFAULTS:
-                raise RequestError(f"a Surgery holds its options; leave {', '.join(_DEFAULTS)} out")
+            given = [name for name, value in options.items() if name != "form" and value != _DEFAULTS[name]]
+            if given or (options["form"] != "module" and not graph):
+                raise RequestError(f"a Surgery holds its options; leave {', '.join(given or ['form'])} out")
             options, input_size = {name: getattr(S, name) for name in _DEFAULTS}, input_size or S.input_size
         S, L = named.S, named.L
+    options["form"] = "graph" if graph else options["form"]
     Surgery(0, (), **options)  # bad options are told before the model is looked at
     analysis = analyse(model, input_size)
     if any(place.phases for place in analysis.places.values()):

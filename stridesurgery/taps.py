@@ -6,10 +6,11 @@ of a layer is a closed one, so inside a residual or parallel block there is none
 
 import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import index
 from typing import SupportsIndex
 
+import torch
 from torch import fx, nn
 
 from stridesurgery.errors import RequestError
@@ -94,7 +95,7 @@ class _Values:
 
     def _is_map(self, node: fx.Node) -> bool:
         place, shape = self.analysis.places[node], shape_of(node)
-        if node.op == "placeholder" or shape is None or channel_axis(shape, place) is None or node in self.borders:
+        if node.op == "placeholder" or shape is None or channel_axis(node, place) is None or node in self.borders:
             return False
         passing = node.op == "call_module" and isinstance(self.analysis.traced.module(node), _PASSING)
         return not passing or bool(_ends(node, own=False))  # an identity counts where a block ends in it
@@ -111,13 +112,31 @@ class _Values:
 _PASSING = (nn.Identity, nn.Dropout, nn.Dropout2d)
 
 
-def channel_axis(shape: tuple[int, ...], place: Place) -> int | None:
+def channel_axis(node: fx.Node, place: Place) -> int | None:
     """Where the channels of a map are, or None where a value is no map."""
+    shape = shape_of(node) or ()
     if len(shape) != 4 or place.pooled or place.grid is None or shape[0] % BATCH:
         return None
+    if shape[2:] == place.grid == shape[1:3]:
+        return _axis_by_history(node)  # as many channels as rows and columns
     if shape[2:] == place.grid:
         return 1
     return 3 if shape[1:3] == place.grid else None
+
+
+def _axis_by_history(node: fx.Node) -> int:
+    """Where the last permutation before a value has put its channels; after a convolution they come first."""
+    while sources := tensors_in(node.args[:1]):
+        orders = {(0, 2, 3, 1): 3, (0, 3, 1, 2): 1}
+        order = (
+            tuple(node.args[1]) if len(node.args) == 2 and isinstance(node.args[1], (tuple, list)) else node.args[1:]
+        )
+        if node.target in ("permute", torch.permute) and order in orders:
+            return orders[order]  # type: ignore[index]
+        if node.op == "call_module" and shape_of(node) != shape_of(sources[0]):
+            return 1
+        node = sources[0]
+    return 1
 
 
 def module_of(node: fx.Node) -> str:
@@ -140,7 +159,7 @@ def _depth(path: str) -> int:
 
 def _tap(values: _Values, name: str, node: fx.Node) -> Tap:
     place, shape = values.analysis.places[node], shape_of(node) or ()
-    axis = channel_axis(shape, place)
+    axis = channel_axis(node, place)
     assert axis is not None
     return Tap(name, module_of(node), node, place, shape[axis], axis)
 
@@ -193,14 +212,20 @@ def _by_path(values: _Values, path: str) -> fx.Node:
         for end in node.meta.get("ends", ()):
             ends.setdefault(end, []).append(node)
     found = ends.get(path, [])
+    module, _, number = path.rpartition("#")
+    if module in ends and number.isdecimal() and int(number) < len(ends[module]):
+        found = [ends[module][int(number)]]
     if len(found) == 1:
         if found[0] in values.maps or _passes_map(values, found[0]):
             return found[0]
         shape = tuple("N" if n == BATCH else n for n in shape_of(found[0]) or ())
         raise RequestError(f"{path!r} does not return a map (N, C, H, W): its value has shape {shape}")
     if len(found) > 1:
-        raise RequestError(f"{path!r} runs {len(found)} times in one pass; tap a module around one of the calls")
-    made = [n for n in values.maps if not n.meta.get("ends") and module_of(n) == path]
+        raise RequestError(
+            f"{path!r} runs {len(found)} times in one pass; tap one of the calls, {path + '#0'!r} to "
+            f"{f'{path}#{len(found) - 1}'!r}, or a module around one"
+        )
+    made = [n for n in values.maps if n.name == path or (not n.meta.get("ends") and module_of(n) == path)]
     if made:
         return made[0]
     parts = sorted(end for end in ends if end.startswith(f"{path}["))
@@ -214,7 +239,7 @@ def _by_path(values: _Values, path: str) -> fx.Node:
 
 def _passes_map(values: _Values, node: fx.Node) -> bool:
     place = values.analysis.places.get(node)
-    return place is not None and node.op != "placeholder" and channel_axis(shape_of(node) or (), place) is not None
+    return place is not None and node.op != "placeholder" and channel_axis(node, place) is not None
 
 
 def _outermost(candidates: Sequence[fx.Node]) -> fx.Node:
@@ -237,7 +262,14 @@ def _last_of_each_reduction(values: _Values) -> tuple[Tap, ...]:
         if _goes_on(values, by_reduction[reduction]):
             node = _last(values, reduction, by_reduction[reduction])
             taps.append(_tap(values, module_of(node), node))
-    return tuple(taps)
+    names = [tap.name for tap in taps]
+    return tuple(replace(t, name=_call_name(values, t)) if names.count(t.name) > 1 else t for t in taps)
+
+
+def _call_name(values: _Values, tap: Tap) -> str:
+    """A module that is called at several reductions is told by the number of its call."""
+    calls = [n for n in values.analysis.traced.graph.nodes if tap.module in n.meta.get("ends", ())]
+    return f"{tap.module}#{calls.index(tap.node)}" if tap.node in calls else tap.node.name
 
 
 def _goes_on(values: _Values, maps: Sequence[fx.Node]) -> bool:

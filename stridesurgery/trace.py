@@ -33,8 +33,8 @@ Key = tuple[str, str, str, int]  # (module path, kind of node, target, how many 
 class Traced:
     """A model's graph with, in every node's meta, what is known of its value.
 
-    `shape` (of a tensor, else None), `path` (of the module whose code runs it), `key`, and `ends` (the paths of the
-    modules that return it).
+    `shape` (of a tensor, else None), `path` (of the module whose code runs it), `key`, `ends` (the paths of the modules
+    that return it), `memory` (a label: values of one label share memory) and `writes` (the labels it writes into).
     """
 
     graph: fx.Graph
@@ -116,7 +116,7 @@ _OPERATORS = {
     f"__{name}__": getattr(operator, name)
     for name in (
         "add sub mul truediv floordiv mod pow matmul neg eq ne lt le gt ge getitem setitem invert and_ or_ xor "
-        "iadd isub imul itruediv abs"
+        "iadd isub imul itruediv ifloordiv imod ipow iand ior abs"
     ).split()
 } | {"__and__": operator.and_, "__or__": operator.or_}
 _REFLECTED = {f"__r{name}__": getattr(operator, name) for name in "add sub mul truediv floordiv mod pow matmul".split()}
@@ -133,10 +133,11 @@ _PLAIN = {
 }
 
 
+_MAY_PASS = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.Flatten, nn.Unflatten)
 _SHAPELESS = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Dropout)
 
 
-def _known_result(module: nn.Module, x: Tensor) -> Tensor | None:
+def known_result(module: nn.Module, x: Tensor) -> Tensor | None:
     """A module's output where its shape is plain: running these would take half of a recording's time."""
     if type(module) is BatchNormAct2d:
         return torch.empty_like(x)
@@ -167,6 +168,7 @@ class _Recorder(TorchFunctionMode):
         self._device: fx.Node | None = None
         self._sizes: dict[tuple[fx.Node, int], Size] = {}
         self._names: dict[int, str] = {}
+        self._shared_memory: dict[int, int] = {}
         self._own_forwards: dict[nn.Module, Any] = {}
         for path, module in model.named_modules():
             for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
@@ -199,7 +201,7 @@ class _Recorder(TorchFunctionMode):
         args = tuple(self._argument(a) for a in args)
         kwargs = {name: self._argument(a) for name, a in kwargs.items()}
         node = self.graph.create_node(op, target, args, kwargs)
-        node.meta.update(shape=None, path=self.scope[-1][0] if self.scope else "")
+        node.meta.update(shape=None, path=self.scope[-1][0] if self.scope else "", writes=())
         return node
 
     # modules
@@ -222,11 +224,17 @@ class _Recorder(TorchFunctionMode):
             if self._paused:
                 return forward(*args, **kwargs)
             self._paused += 1
+            versions = self._versions(args, kwargs)
             try:
-                result = _known_result(module, args[0]) if len(args) == 1 else None
+                result = known_result(module, args[0]) if len(args) == 1 else None
                 if result is None:
                     result = forward(*args, **kwargs)
-                if args and result is args[0] and isinstance(result, Tensor) and not getattr(module, "inplace", False):
+                writes = self._written(versions)
+                same = args and isinstance(args[0], Tensor) and (result is args[0] or isinstance(module, _MAY_PASS))
+                memory = self._memory(args[0]) if same else None
+                if getattr(module, "inplace", False):
+                    writes = tuple({*writes, *([memory] if memory else [])})
+                elif args and result is args[0]:
                     result = torch.empty_like(result)  # an identity: what else reads its input reads that, not this
             except Exception:
                 self.innermost = self.innermost or (path, type(module).__name__)
@@ -235,7 +243,13 @@ class _Recorder(TorchFunctionMode):
             finally:
                 self._paused -= 1
             node = self.emit("call_module", path, args, kwargs)
-            return self._note_end(path, self._tag(result, node))
+            node.meta["writes"] = writes
+            result = self._note_end(path, self._tag(result, node))
+            if memory is not None:
+                node.meta["memory"] = memory
+                if result.untyped_storage()._cdata != memory:
+                    self._shared_memory[result.untyped_storage()._cdata] = memory
+            return result
 
         return run
 
@@ -264,22 +278,43 @@ class _Recorder(TorchFunctionMode):
         if name in _PLAIN or name in ("__set__", "_assert"):
             return func(*args, **kwargs)
         self._paused += 1
+        versions = self._versions(args, kwargs)
         try:
             result = func(*args, **kwargs)
+            writes = self._written(versions)
         except Exception:
             self.fixed = self.fixed or self._constants(args, kwargs)
             raise
         finally:
             self._paused -= 1
         if name == "__setitem__":
-            self.emit("call_function", operator.setitem, args, kwargs)
+            self.emit("call_function", operator.setitem, args, kwargs).meta["writes"] = writes
             return result
         if not _holds_value(result):
             return result
-        return self._tag(result, self._call(func, name, args, kwargs))
+        node = self._call(func, name, args, kwargs)
+        node.meta["writes"] = writes
+        return self._tag(result, node)
+
+    def _versions(self, *values: Any) -> list[tuple[Tensor, int]]:
+        """The tensors among arguments, and how often each has been written into."""
+        tensors: list[Tensor] = []
+        fx.node.map_aggregate(values, lambda v: tensors.append(v) if isinstance(v, Tensor) else None)
+        return [(tensor, tensor._version) for tensor in tensors]
+
+    def _written(self, versions: list[tuple[Tensor, int]]) -> tuple[int, ...]:
+        """The memory that was written into since."""
+        return tuple(dict.fromkeys(self._memory(t) for t, version in versions if t._version != version))
+
+    def _memory(self, tensor: Tensor) -> int:
+        """A label of a tensor's memory; identities are recorded as new tensors, and share their input's."""
+        label = tensor.untyped_storage()._cdata
+        while label in self._shared_memory:
+            label = self._shared_memory[label]
+        return label
 
     def _call(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> fx.Node:
-        if getattr(torch.Tensor, name, None) is func:
+        if getattr(torch.Tensor, name, None) is func or getattr(func, "__module__", "") == "torch._tensor":
             if name in _REFLECTED:
                 return self.emit("call_function", _REFLECTED[name], (args[1], args[0]), {})
             if name in _OPERATORS:
@@ -320,6 +355,7 @@ class _Recorder(TorchFunctionMode):
         if isinstance(value, Tensor):
             self._paused += 1
             node.meta["shape"] = tuple(value.shape)
+            node.meta["memory"] = self._memory(value)
             self._paused -= 1
             self._nodes[id(value)] = node
             self._alive.append(value)
