@@ -59,7 +59,8 @@ def dual_path(
         sampler: "slice" takes every k-th cell of the finer map (the paper); "original" runs the original operator
             where that is another thing: at removed pools. With it the large path is the pretrained network.
         large_norm: "shared": in train mode both paths normalise by their batch and update the running statistics
-            (the paper); "frozen": the large path normalises by the running statistics and does not update them.
+            (the paper); "frozen": the large path normalises by the running statistics, as the small path has left
+            them, and does not update them. The norm of the first eliminated layer runs once, for both paths.
         stride: what remains of each stride; must divide it.
         axis: rows ("h"), columns ("w") or both ("hw").
         pool: whether a pool whose stride goes is removed ("remove", as in the paper) or runs at stride 1 ("keep").
