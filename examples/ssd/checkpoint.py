@@ -93,6 +93,16 @@ def detector(path: Path, *, averaged: bool = True) -> Detector:
 
 def restore(ssd: SSD, weights: Mapping[str, Tensor], where: str) -> None:
     """Load all weights, or say which do not fit."""
+    check_weights(ssd, weights, where)
+    ssd.load_state_dict(weights)
+
+
+def check_weights(ssd: SSD, weights: Mapping[str, Tensor], where: str) -> None:
+    """Say which weights do not fit a network.
+
+    Raises:
+        CheckpointError: a name is missing or unknown, or a shape another.
+    """
     own = ssd.state_dict()
     missing, strange = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     shapes = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
@@ -100,7 +110,6 @@ def restore(ssd: SSD, weights: Mapping[str, Tensor], where: str) -> None:
         faults = {"missing": missing, "unknown": strange, "of another shape": sorted(shapes)}
         said = "; ".join(f"{len(keys)} {what}, such as {keys[0]}" for what, keys in faults.items() if keys)
         raise CheckpointError(f"the weights of {where} are not those of this network: {said}.")
-    ssd.load_state_dict(weights)
 
 
 def take_over(ssd: SSD, path: Path) -> str:

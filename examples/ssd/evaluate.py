@@ -82,10 +82,10 @@ def detect_all(
 
 
 def check_categories(known: Categories, asked: Categories) -> None:
-    if known.ids != asked.ids:
+    if known != asked:
         raise CheckpointError(
             f"the detector knows {len(known.ids)} categories ({_some(known.names)}), the annotations have "
-            f"{len(asked.ids)} ({_some(asked.names)}); their ids must agree."
+            f"{len(asked.ids)} ({_some(asked.names)}); their ids and names must agree."
         )
 
 

@@ -1,7 +1,7 @@
 """One process or many: `torchrun` starts them, and here they agree on sums and share results."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -45,6 +45,12 @@ class Processes:
         values: list[Value | None] = [None] * self.share.world
         dist.all_gather_object(values, value)
         return values  # type: ignore[return-value]
+
+    def agree(self, values: Iterable[Tensor]) -> None:
+        """Give every process the first one's values."""
+        if self.several:
+            for value in values:
+                dist.broadcast(value, 0)
 
     def wait(self) -> None:
         if self.several:

@@ -22,7 +22,7 @@ from examples.ssd.annotations import Annotations, Split, find_split, read_annota
 from examples.ssd.configurations import Configuration, Recipe
 from examples.ssd.data import Images
 from examples.ssd.errors import RequestError
-from examples.ssd.evaluate import COLUMNS, as_text, detect_all, evaluated
+from examples.ssd.evaluate import COLUMNS, as_text, check_categories, detect_all, evaluated
 from examples.ssd.evaluation import Summary
 from examples.ssd.journal import Journal
 from examples.ssd.model import SSD, build
@@ -160,6 +160,10 @@ def train(arguments: argparse.Namespace, everyone: Processes, stop: Stop) -> Non
     )
     if arguments.resume:
         training.resume(training.checkpoint)
+    elif training.checkpoint.exists():
+        raise RequestError(
+            f"{training.checkpoint} holds another run: go on with it by --resume, or give another --out."
+        )
     every_epoch(training, arguments, everyone)
 
 
@@ -172,6 +176,8 @@ def training_split(arguments: argparse.Namespace) -> Split:
 def every_epoch(training: Training, arguments: argparse.Namespace, everyone: Processes) -> None:
     """Train to the end of the recipe, evaluating in between."""
     split, progress = asked_split(arguments, "val"), training.progress
+    if split is not None:
+        check_categories(training.annotations.categories, read_annotations(split).categories)
     journal = open_journal(training, arguments) if everyone.first else None
     if everyone.first and progress != type(progress)():
         print(f"Going on at epoch {progress.epoch + 1}, step {progress.step}")

@@ -181,6 +181,9 @@ class Training:
         Raises:
             TrainingError: one is; the checkpoint from before is kept.
         """
+        self.everyone.agree(self.ssd.buffers())  # each has seen its own images: the first one's statistics count
+        if self.average is not None:
+            self.everyone.agree(self.average.weights.values())
         broken = next((name for name, v in self.ssd.state_dict().items() if not torch.isfinite(v).all()), None)
         if broken is not None:
             raise self._broken(f"{broken} is no number any more", self.progress.step)
@@ -216,6 +219,12 @@ class Training:
         if checkpoint.categories_in(content) != self.annotations.categories:
             known, asked = (c.classes for c in (checkpoint.categories_in(content), self.annotations.categories))
             raise CheckpointError(f"{path} is of {known} classes with the background, the data has {asked}, or others.")
+        if checkpoint.configuration_in(content) != self.row:
+            name = checkpoint.configuration_in(content).name
+            raise CheckpointError(
+                f"{path} is of {name}, set up otherwise than {self.row.name} is now; resume with the options it was "
+                "started with."
+            )
         changed = [f"{k} {v} (now {self._run()[k]})" for k, v in content["run"].items() if v != self._run()[k]]
         if changed:
             raise CheckpointError(f"{path} is of a run with {', '.join(changed)}; it cannot be resumed as another.")
@@ -223,5 +232,9 @@ class Training:
         self.sgd.load_state_dict(content["optimiser"])
         self.scaler.load_state_dict(content["scaler"])
         self.progress = Progress(content["epoch"], content["step"])
-        if self.average is not None and content["average"] is not None:
+        if (self.average is None) != (content["average"] is None):
+            had = "without" if content["average"] is None else "with"
+            raise CheckpointError(f"{path} is of a run {had} --ema; resume it {had} --ema.")
+        if self.average is not None:
+            checkpoint.check_weights(self.ssd, content["average"], str(path))
             self.average.weights = {k: v.to(self.device) for k, v in content["average"].items()}

@@ -15,11 +15,15 @@ from torch import Tensor
 from examples.ssd import checkpoint, train
 from examples.ssd.average import Average
 from examples.ssd.configurations import ROWS, Recipe
+from examples.ssd.data import Share
 from examples.ssd.errors import CheckpointError, RequestError, TrainingError
+from examples.ssd.processes import Processes
 from examples.ssd.schedule import learning_rate
+from examples.ssd.stop import Stop
 from tests.ssd.conftest import SMALL
 
 ROOT = Path(__file__).parents[2]
+ONE = Processes(Share(), torch.device("cpu"))
 
 
 def arguments(shapes: Path, out: Path, *more: str) -> list[str]:
@@ -126,6 +130,25 @@ def test_resuming_something_else_is_told(shapes: Path, trained: Path) -> None:
         train.main([*arguments(shapes, trained, "--resume", "--seed", "1")])
     with pytest.raises(CheckpointError, match="there is no checkpoint"):
         train.main([*arguments(shapes, trained / "nothing", "--resume")])
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--surgery", "S1L3"), "set up otherwise"),  # of the same names
+        (("--ema", "0.9"), "resume it without --ema"),
+    ],
+)
+def test_resuming_as_another_network_or_run_is_told(
+    shapes: Path, tmp_path: Path, more: tuple[str, ...], words: str
+) -> None:
+    train.main(arguments(shapes, tmp_path, "--max-steps", "1"))
+    before = (tmp_path / "last.pt").read_bytes()
+    with pytest.raises(CheckpointError, match=words):
+        train.train(train.parse_arguments(arguments(shapes, tmp_path, *more, "--resume")), ONE, Stop())
+    with pytest.raises(RequestError, match="holds another run"):
+        train.train(train.parse_arguments(arguments(shapes, tmp_path)), ONE, Stop())
+    assert (tmp_path / "last.pt").read_bytes() == before
 
 
 def test_starting_from_another_detector(
