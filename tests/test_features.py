@@ -14,6 +14,7 @@ from tests.models import create, image
 from tests.watch import outputs_of
 
 
+@pytest.mark.two_thirds
 def test_maps_are_the_models_own(case: Case) -> None:
     """Bit for bit what the named modules return, whatever runs on the maps later."""
     maps = ss.features(case.original, input_size=case.size)
