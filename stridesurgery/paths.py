@@ -128,7 +128,8 @@ class _Join:
         stateless = module is None or not module.state_dict()
         if stateless and not removed:
             return self._copy(node)
-        if type(module) in _PLAIN and module.padding_mode == "zeros":  # type: ignore[union-attr]
+        hooked = module is not None and (module._forward_hooks or module._forward_pre_hooks)
+        if type(module) in _PLAIN and module.padding_mode == "zeros" and not hooked:  # type: ignore[union-attr]
             return self._convolved(node, module, change)
         return self._sampled(self._copy(fine), node, _step(change))
 
