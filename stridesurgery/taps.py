@@ -192,7 +192,7 @@ def _by_layer(values: _Values, number: int) -> fx.Node:
             candidates.append(node)
     if not candidates:
         raise RequestError(f"layer {number} ({site.name}) makes no map (N, C, H, W) that could be taken out")
-    return _outermost(candidates)
+    return _outermost(_straight_back(values, candidates))
 
 
 def _block_around(values: _Values, node: fx.Node) -> str:
@@ -262,6 +262,8 @@ def _last_of_each_reduction(values: _Values) -> tuple[Tap, ...]:
         if _goes_on(values, by_reduction[reduction]):
             node = _last(values, reduction, by_reduction[reduction])
             taps.append(_tap(values, module_of(node), node))
+    if not taps:
+        raise RequestError("the model has no layers whose maps could be taken out; name modules as taps")
     names = [tap.name for tap in taps]
     return tuple(replace(t, name=_call_name(values, t)) if names.count(t.name) > 1 else t for t in taps)
 
@@ -288,8 +290,20 @@ def _last(values: _Values, reduction: Reduction, maps: Sequence[fx.Node]) -> fx.
     closed = [n for n in maps if n in values.closed]
     if not closed:
         return _outermost(maps)
-    last_layer = max(values.position[n] for n in values.layers & set(values.order[: values.position[closed[-1]] + 1]))
-    return _outermost([n for n in closed if values.position[n] >= last_layer] or closed[-1:])
+    return _outermost(_straight_back(values, closed))
+
+
+def _straight_back(values: _Values, maps: Sequence[fx.Node]) -> list[fx.Node]:
+    """The last of some closed maps, and those that it is made from by one operator after the other.
+
+    So a stage's end and the norm or expansion that begins the next block, but not what lies before a whole block.
+    """
+    node, found = maps[-1], [maps[-1]]
+    while node not in values.layers and len(values.sources[node]) == 1:
+        node = values.sources[node][0]
+        if node in maps:
+            found.append(node)
+    return found[::-1]
 
 
 def _from_coarser(values: _Values, node: fx.Node, reduction: Reduction) -> bool:

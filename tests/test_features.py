@@ -56,8 +56,12 @@ def writes(node: torch.fx.Node) -> bool:
     return str(getattr(node.target, "__name__", node.target)).endswith(("setitem", "_"))
 
 
+SWIN = "swin_tiny_patch4_window7_224"  # whose stages hold no layers that could tell where they end
+
+
 @pytest.mark.parametrize(
-    "name", ["resnet50", "convnext_atto", "densenet121", "regnetx_002", "mobilenetv1_100", "inception_v3", "pvt_v2_b0"]
+    "name",
+    ["resnet50", "convnext_atto", "densenet121", "regnetx_002", "mobilenetv1_100", "inception_v3", "pvt_v2_b0", SWIN],
 )
 def test_maps_are_those_that_timm_lists(name: str) -> None:
     """Where timm keeps a list by hand it names the same maps."""
@@ -163,6 +167,11 @@ def test_taps_that_are_no_maps(taps: object, words: str) -> None:
     net = create("resnet18")
     with pytest.raises(ss.RequestError, match=words):
         ss.features(net, taps, input_size=64)
+
+
+def test_a_network_without_layers_has_no_maps_to_choose() -> None:
+    with pytest.raises(ss.RequestError, match="no layers"):
+        ss.features(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), input_size=16)
 
 
 def test_modules_that_run_twice_or_return_several_maps() -> None:
