@@ -76,7 +76,8 @@ def dual_path(
         RequestError: the request does not fit the model; taps that are no maps.
         OperatorError: an operator that would have to change is not understood, or a norm cannot be frozen.
         GridError: a map would leave the grid; maps to concatenate differ in size.
-        ModelError, TraceError: the model cannot be recorded.
+        ModelError: not a plain module: wrapped, compiled, scripted.
+        TraceError: the forward pass cannot be recorded at this size.
     """
     _check(combine, "combine", ("split", "concat"))
     _check(sampler, "sampler", ("slice", "original"))

@@ -20,7 +20,7 @@ class MapGeometry:
 
     step: Sides
     offset: Sides
-    receptive_field: Sides  # infinite after attention
+    receptive_field: Sides  #: infinite after attention
 
     def centres(self, grid: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Where a map of (h, w) cells looks, in image coordinates: pixel i covers i to i + 1, as for boxes.
@@ -57,10 +57,10 @@ class MapGeometry:
 class Feature:
     """One map that a network returns."""
 
-    name: str  # its key in what forward returns
-    module: str  # the outermost module that makes it
+    name: str  #: its key in what forward returns
+    module: str  #: the outermost module that makes it
     channels: int
-    reduction: Sides  # nominal input pixels per cell
+    reduction: Sides  #: nominal input pixels per cell
     geometry: MapGeometry
 
 

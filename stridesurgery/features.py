@@ -36,7 +36,8 @@ def features(
 
     Raises:
         RequestError: a tap that is no layer and no module, is not one map, or is inside a block.
-        ModelError, TraceError: the model cannot be recorded.
+        ModelError: not a plain module: wrapped, compiled, scripted.
+        TraceError: the forward pass cannot be recorded at this size.
     """
     analysis = analyse(model, input_size)
     found = find_taps(analysis, taps)

@@ -64,7 +64,8 @@ def eliminate(
         RequestError: the request does not fit the model.
         OperatorError: an operator that would have to change is not understood.
         GridError: a map would leave the grid, or a parameter fixes its size.
-        ModelError, TraceError: the model cannot be recorded.
+        ModelError: not a plain module: wrapped, compiled, scripted.
+        TraceError: the forward pass cannot be recorded at this size.
     """
     surgery, analysis = requested(
         model, S, L, input_size, stride=stride, axis=axis, pool=pool, dilate=dilate, restore_at=restore_at, form=form

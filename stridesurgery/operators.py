@@ -24,13 +24,13 @@ POOLS = ("max_pool", "avg_pool", "blur_pool")
 class Operator:
     """One operator as far as the grid is concerned."""
 
-    name: str  # as a reader of the model knows it: "Conv2d", "max_pool2d"
-    kind: str  # conv, max_pool, avg_pool, blur_pool, merge, slice, resize, pad, adaptive, global or opaque
-    windows: Windows = (Window(), Window())  # (rows, columns)
-    last: int = -1  # the axis of columns in its input; rows come right before it (-2: N, H, W, C)
-    scale: tuple[Fraction, Fraction] | None = None  # of a resize: output over input cells, None: to a given size
-    refusal: str | None = None  # why its stride cannot be made finer
-    transposed: bool = False  # a resize by a transposed convolution with these windows
+    name: str  #: as a reader of the model knows it, such as "Conv2d"
+    kind: str  #: conv, max_pool, avg_pool, blur_pool, merge, slice, resize, pad, adaptive, global or opaque
+    windows: Windows = (Window(), Window())  #: (rows, columns)
+    last: int = -1  #: the axis of columns in its input; rows come right before it (-2 in N, H, W, C)
+    scale: tuple[Fraction, Fraction] | None = None  #: of a resize, output over input cells; None to a given size
+    refusal: str | None = None  #: why its stride cannot be made finer
+    transposed: bool = False  #: a resize by a transposed convolution with these windows
 
     @property
     def kernel(self) -> tuple[int, int]:

@@ -24,21 +24,21 @@ Pair = tuple[int, int]
 class Layer:
     """One operator with spatial extent; every pair is (rows, columns)."""
 
-    index: int  # L, in running order
-    name: str  # module path, or the call site of a function
+    index: int  #: L, in running order
+    name: str  #: module path, or the call site of a function
     operator: str
-    kernel: Pair  # cells
-    stride: Pair  # cells of the incoming grid
-    padding: tuple[int | str, int | str]  # cells before the first; "same": computed from the size
+    kernel: Pair  #: cells
+    stride: Pair  #: cells of the incoming grid
+    padding: tuple[int | str, int | str]  #: cells before the first; "same" where computed from the size
     dilation: Pair
-    in_grid: Pair  # cells
+    in_grid: Pair  #: cells
     out_grid: Pair
-    channels: int  # of the output
-    reduction: tuple[float, float]  # input pixels per cell of the output, nominal
-    transition: int | None  # the (first) transition it belongs to
-    step: tuple[float, float]  # input pixels between neighbouring output cells
-    offset: tuple[float, float]  # input pixel at the centre of what output cell 0 sees
-    receptive_field: tuple[float, float]  # input pixels
+    channels: int  #: of the output
+    reduction: tuple[float, float]  #: input pixels per cell of the output, nominal
+    transition: int | None  #: the (first) transition it belongs to
+    step: tuple[float, float]  #: input pixels between neighbouring output cells
+    offset: tuple[float, float]  #: input pixel at the centre of what output cell 0 sees
+    receptive_field: tuple[float, float]  #: input pixels
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Transition:
     """The layers that lead from one grid to the next and change together."""
 
     index: int
-    level: tuple[float, float]  # the reduction of the maps before it
-    factor: tuple[float, float]  # by which it grows
+    level: tuple[float, float]  #: the reduction of the maps before it
+    factor: tuple[float, float]  #: by which it grows
     layers: tuple[int, ...]
 
 
@@ -58,9 +58,9 @@ class Report:
     model: str
     input_size: Pair
     layers: tuple[Layer, ...]
-    strided: tuple[int, ...]  # the L of every layer with a stride
+    strided: tuple[int, ...]  #: the L of every layer with a stride
     transitions: tuple[Transition, ...]
-    note: str = ""  # why there are no transitions, where the reductions form no chain
+    note: str = ""  #: why there are no transitions, where the reductions form no chain
 
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers)
@@ -185,7 +185,7 @@ def inspect(model: nn.Module, input_size: int | Pair | None = None) -> Report:
         input_size: pixels, one number or (h, w); by default what the model was made for, else 224.
 
     Returns:
-        The report: `.layers`, `.strided`, `.transitions`; `print` shows it as a table.
+        A report with `.layers`, `.strided` and `.transitions`; `print` shows it as a table.
 
     Raises:
         ModelError: not a module, or one that is wrapped or compiled.

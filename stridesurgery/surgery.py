@@ -17,16 +17,16 @@ _NAME = re.compile(r"S(\d+)L(\d+(?:-\d+)*)")
 class Surgery:
     """Which strides to eliminate, and how: a value that is named, saved and replayed."""
 
-    S: int  # how many transitions
-    L: tuple[int, ...]  # one layer of each
-    stride: int = 1  # what remains of each stride
-    axis: str = "hw"  # rows ("h"), columns ("w") or both
-    pool: str = "remove"  # pools: removed, or kept at stride 1 ("keep")
-    dilate: bool = False  # keep the features: phases of the finer map go through the unchanged network
-    restore_at: int | None = None  # the layer that takes the eliminated strides on
-    form: str = "module"  # the edited model, or the rewritten graph ("graph")
-    input_size: tuple[int, int] | None = None  # (h, w) pixels at which it was planned
-    after: "Surgery | None" = None  # the surgery that the model had undergone before
+    S: int  #: how many transitions
+    L: tuple[int, ...]  #: one layer of each
+    stride: int = 1  #: what remains of each stride
+    axis: str = "hw"  #: rows ("h"), columns ("w") or both
+    pool: str = "remove"  #: whether pools are removed, or kept at stride 1 ("keep")
+    dilate: bool = False  #: keep the features, as phases of the finer map that go through the unchanged network
+    restore_at: int | None = None  #: the layer that takes the eliminated strides on
+    form: str = "module"  #: the edited model, or the rewritten graph ("graph")
+    input_size: tuple[int, int] | None = None  #: (h, w) pixels at which it was planned
+    after: "Surgery | None" = None  #: the surgery that the model had undergone before
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "L", tuple(self.L) if isinstance(self.L, (tuple, list)) else (self.L,))

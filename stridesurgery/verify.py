@@ -36,10 +36,10 @@ class Verification:
 
     surgery: Surgery
     input_size: Pair
-    tensors: int  # weights and buffers found equal
-    values: int  # maps and other values whose shape is on the grid
-    exact: bool  # every map after a transition is exactly k times larger, not only up to a border
-    sites: tuple[SiteCheck, ...]
+    tensors: int  #: weights and buffers found equal
+    values: int  #: maps and other values whose shape is on the grid
+    exact: bool  #: every map after a transition is exactly k times larger, not only up to a border
+    sites: tuple[SiteCheck, ...]  #: of each changed operator its `name`, `what` was found, and the `error`
 
     def __str__(self) -> str:
         h, w = self.input_size

@@ -28,13 +28,13 @@ def at_most(a: int, b: int) -> int:
 class Window(NamedTuple):
     """A sliding window along one axis; lengths are in cells of the incoming grid."""
 
-    kernel: int = 1
-    stride: int = 1  # of the original operator
-    padding: int | str = 0  # on the left; "same": computed from the size, as TensorFlow does; negative: crop
-    dilation: int = 1
-    ceil: bool = False  # a window may start inside and end beyond the padded map
-    finer: int = 1  # k: the factor by which the stride is divided
-    tap: bool = False  # read one cell near the window's centre instead of the whole window (a removed pool)
+    kernel: int = 1  #: cells
+    stride: int = 1  #: of the original operator
+    padding: int | str = 0  #: on the left, a crop if negative; "same" is computed from the size, as TensorFlow does
+    dilation: int = 1  #: from one cell that is read to the next
+    ceil: bool = False  #: a window may start inside and end beyond the padded map
+    finer: int = 1  #: k, by which the stride is divided
+    tap: bool = False  #: read one cell near the window's centre instead of the whole window (a removed pool)
 
     @property
     def step(self) -> int:
