@@ -72,6 +72,19 @@ def evaluate(truth: COCO, detections: Sequence[Detection], image_ids: Iterable[i
     Raises:
         ValueError: a detection or an image id does not fit the truth.
     """
+    matched = match(truth, detections, image_ids)
+    with redirect_stdout(io.StringIO()):
+        matched.accumulate()
+        matched.summarize()
+    return _summary(matched, truth, len(matched.params.imgIds))
+
+
+def match(truth: COCO, detections: Sequence[Detection], image_ids: Iterable[int] | None = None) -> COCOeval:
+    """pycocotools' evaluator, which detection matches which object; nothing is averaged yet.
+
+    Raises:
+        ValueError: as `evaluate` does.
+    """
     chosen = sorted(truth.imgs if image_ids is None else set(image_ids))
     unknown = [i for i in chosen if i not in truth.imgs]
     if unknown or not chosen:
@@ -82,9 +95,7 @@ def evaluate(truth: COCO, detections: Sequence[Detection], image_ids: Iterable[i
         evaluator = COCOeval(truth, _as_annotations(detections, truth), "bbox")
         evaluator.params.imgIds = chosen
         evaluator.evaluate()
-        evaluator.accumulate()
-        evaluator.summarize()
-    return _summary(evaluator, truth, len(chosen))
+    return evaluator
 
 
 def write_results(path: str | PathLike[str], detections: Sequence[Detection]) -> None:

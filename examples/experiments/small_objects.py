@@ -1,0 +1,112 @@
+"""Sets of small objects, learned from ImageNet weights: the paper's networks at equal images, steps and augmentation.
+
+    python -m examples.experiments.small_objects aerial_cars --work runs          # all rows, three seeds: for a GPU
+    python -m examples.experiments.small_objects aerial_cars --work runs --seeds 0 --epochs 16 --device cpu
+
+Every row is trained by `examples.ssd.train` and evaluated on the set's own validation images. A run that was stopped
+goes on with the same command; a row whose result is there is skipped.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from examples.experiments import records, trained
+from examples.ssd import train
+from examples.ssd.annotations import find_split, read_annotations
+from examples.ssd.checkpoint import detector
+from examples.ssd.configurations import ROWS as CONFIGURATIONS
+from examples.ssd.programs import existing_file, positive, run
+from examples.training_free import data_folder
+
+SETS = ("aerial_cars", "bccd", "deeppcb")
+ROWS = ("SSDMnetv1", "SSDMnetv1-Size600", "SSDMnetv1-S1L0", "SSDMnetv1-S1L0-DualPath19-10-S")
+WEIGHTS = "mobilenet_v1_100_imagenet1001_timm_dequant.safetensors"
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("set", choices=SETS)
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), help="configurations, or resnet18, resnet18:S1L0, ...")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--epochs", type=positive, default=100, help="the paper's (default: %(default)s)")
+    parser.add_argument("--batch", type=positive, default=32, help="images a step, of every row (default: %(default)s)")
+    parser.add_argument("--lr", type=float, default=1e-3, help="(default: %(default)s)")
+    parser.add_argument("--warmup", type=int, default=0, help="epochs (default: %(default)s)")
+    parser.add_argument("--no-augment", action="store_true", help="resize only")
+    parser.add_argument("--first", type=positive, help="train on so many images only")
+    parser.add_argument("--weights", type=existing_file, help=f"of the backbone (default: {WEIGHTS})")
+    parser.add_argument("--device", default="cpu", help="(default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read images (default: %(default)s)")
+    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and detections")
+    parser.add_argument("--results", type=Path, default=records.RESULTS, help="(default: docs/results)")
+    return parser.parse_args(argv)
+
+
+def settings(arguments: argparse.Namespace, images: int) -> dict[str, Any]:
+    """What must be the same for every row that is compared."""
+    return {
+        "set": arguments.set,
+        "images": images,
+        "epochs": arguments.epochs,
+        "batch": arguments.batch,
+        "steps": arguments.epochs * (images // min(arguments.batch, images)),
+        "rate": arguments.lr,
+        "warmup": arguments.warmup,
+        "augmented": not arguments.no_augment,
+    }
+
+
+def named(row: str) -> list[str]:
+    """The arguments of `train` for a configuration, or for BACKBONE, BACKBONE:SURGERY, BACKBONE:SURGERY:dual."""
+    if row in CONFIGURATIONS:
+        return ["--config", row]
+    backbone, surgery, dual = (*row.split(":"), "", "")[:3]
+    return ["--backbone", backbone, *(["--surgery", surgery] if surgery else []), *(["--dual"] if dual else [])]
+
+
+def train_row(row: str, seed: int, arguments: argparse.Namespace, folder: Path) -> Path:
+    """The checkpoint of a finished run; one that was stopped goes on."""
+    data = arguments.data / "smallobj" / arguments.set
+    weights = arguments.weights or arguments.data / "weights" / WEIGHTS
+    recipe = ["--epochs", arguments.epochs, "--batch", arguments.batch, "--lr", arguments.lr]
+    recipe += ["--warmup", arguments.warmup]
+    how = ["--seed", seed, "--device", arguments.device, "--workers", arguments.workers, "--eval-every", 0]
+    flags = ["--channels-last"] + ["--no-augment"] * arguments.no_augment
+    flags += ["--first", arguments.first] * (arguments.first is not None)
+    flags += ["--resume"] * (folder / "last.pt").is_file()
+    split = find_split(data, "train")
+    images = ["--train-json", split.annotations, "--train-images", split.images, "--weights", weights, "--out", folder]
+    train.main([str(word) for word in (*named(row), *recipe, *how, *flags, *images)])
+    return folder / "last.pt"
+
+
+def measure(row: str, seed: int, arguments: argparse.Namespace) -> None:
+    """Train and evaluate a row, unless its record is there."""
+    data = arguments.data / "smallobj" / arguments.set
+    count = len(read_annotations(find_split(data, "train")).with_objects().records)
+    same = settings(arguments, min(count, arguments.first or count))
+    name = f"{row.replace(':', '-')}-seed{seed}"
+    record = arguments.results / "small_objects" / arguments.set / f"{name}.json"
+    if records.is_done(record, same):
+        print(f"{record} is there.")
+        return
+    folder = arguments.work / "small_objects" / arguments.set / name
+    known = detector(train_row(row, seed, arguments, folder))
+    result = trained.evaluated(known.ssd, find_split(data, "val"), arguments.device, folder / "detections.json")
+    facts = trained.described(known.ssd, known.row.size, result, arguments.device)
+    records.write(record, {"row": row, "seed": seed, "settings": same, **facts})
+    print(f"{record}: AP {facts['figures']['ap'][0]:.1f}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse_arguments(argv)
+    arguments.data = data_folder()
+    for seed in arguments.seeds:
+        for row in arguments.rows:
+            measure(row, seed, arguments)
+
+
+if __name__ == "__main__":
+    run(main)
