@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch.nn.functional as F
-from timm.layers import BatchNormAct2d
+from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d, SyncBatchNormAct
 from torch import fx, nn
 
 from stridesurgery.errors import OperatorError
@@ -23,10 +23,10 @@ def frozen_norm(model: nn.Module, node: fx.Node) -> fx.Node:
     if node.op != "call_module":
         return node
     module = model.get_submodule(str(node.target))
-    if type(module) in (nn.BatchNorm2d, nn.SyncBatchNorm, BatchNormAct2d):
+    if type(module) in _UPDATED:
         if module.track_running_stats and module.running_mean is not None:
             return _freeze_module(node, module)
-    elif any("running" in name for name, _ in module.named_buffers()):
+    elif type(module) is not FrozenBatchNormAct2d and any("running" in name for name, _ in module.named_buffers()):
         raise OperatorError(
             f"{node.target} ({type(module).__name__}) keeps running statistics in a way that is not known, so the "
             "large path cannot leave them alone; use large_norm='shared'"
@@ -34,6 +34,7 @@ def frozen_norm(model: nn.Module, node: fx.Node) -> fx.Node:
     return node
 
 
+_UPDATED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, BatchNormAct2d, SyncBatchNormAct)
 _PARAMETERS = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 
 
@@ -47,7 +48,6 @@ def _freeze_call(node: fx.Node) -> None:
 
 def _freeze_module(node: fx.Node, module: Any) -> fx.Node:
     graph, path = node.graph, str(node.target)
-    act = isinstance(module, BatchNormAct2d)
     with graph.inserting_before(node):
         read = {
             name: _with_meta(graph.get_attr(f"{path}.{name}"), node)
@@ -56,7 +56,7 @@ def _freeze_module(node: fx.Node, module: Any) -> fx.Node:
         }
         kwargs = read | {"training": False, "eps": module.eps}
         value = _with_meta(graph.call_function(F.batch_norm, node.args[:1], kwargs), node)
-        for part in ("drop", "act") if act else ():
+        for part in [p for p in ("drop", "act") if hasattr(module, p)]:
             value = _with_meta(graph.call_module(f"{path}.{part}", (value,)), node)
     node.replace_all_uses_with(value)
     graph.erase_node(node)

@@ -292,11 +292,14 @@ def _first_with_grid(source: fx.Node, grid: Grid, places: dict[fx.Node, Place]) 
     return found
 
 
+_LIKE_FIRST = {"type_as", "to"}  # of what else they are given they take the number format and the device
 _MIXERS = {"matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention"}
 
 
 def _join(node: fx.Node, places: list[Place]) -> Place:
     """The place of a value made from several: the finest of them (of attention: the query), seeing what all see."""
+    if node.target in _LIKE_FIRST:
+        return places[0]
     batch = max(p.batch for p in places)
     if all(p is places[0] for p in places) and (places[0].pooled or not _is_pooled(shape_of(node), batch)):
         return places[0]

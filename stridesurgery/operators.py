@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from torch import fx, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from stridesurgery.trace import Traced
 from stridesurgery.window import Window, Windows
@@ -130,7 +131,7 @@ def arguments(node: fx.Node, rule: FunctionRule) -> dict[str, Any]:
 def is_leaf(module: nn.Module) -> bool:
     """Whether a module is one operator: known here, or torch's or timm's own without space inside."""
     kind = type(module)
-    if kind in MODULES:
+    if kind in MODULES or kind is ParametrizationList:  # which may keep its gradients to itself (spectral_norm)
         return True
     if kind.__module__.startswith("torch.nn.modules"):
         return not isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict))

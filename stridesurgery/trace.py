@@ -452,8 +452,8 @@ def origins(node: fx.Node) -> list[str]:
         seen.add(current)
         if current.op == "placeholder":
             return []
-        if current.op == "get_attr":
-            found.append(str(current.target))
+        if current.op == "get_attr" or (current.op == "call_module" and not current.all_input_nodes):
+            found.append(str(current.target))  # a parametrized weight is what a module without inputs returns
         todo.extend(current.all_input_nodes)
     return found
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm.layers import FrozenBatchNormAct2d
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -163,6 +164,30 @@ def test_norms_in_train_mode(name: str, stem: str, rest: str) -> None:
     sampled = small[stem][..., ::2, ::2]
     original.get_submodule(rest).register_forward_pre_hook(lambda module, args: (sampled,))
     assert error(found[f"large.{last}"], outputs_of(original, [last], x)[last]) < 1e-5
+
+
+class Tokens(nn.Module):
+    """A map through a norm of tokens, as LeViT has it, and one whose statistics are never updated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.down = nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm1d(4), nn.Conv2d(4, 4, 3, 2, 1)
+        self.still, self.last = FrozenBatchNormAct2d(4), nn.Conv2d(4, 4, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        return self.last(self.still(self.down(self.norm(y.flatten(2)).view_as(y))))
+
+
+def test_norms_of_tokens_are_frozen() -> None:
+    net, x = awake(Tokens()), image(16, batch=2)
+    both = ss.dual_path(net, "S1L0", taps="last", large_norm="frozen", input_size=16).train()
+    fine = ss.features(ss.eliminate(net, "S1L0", input_size=16), "last", input_size=16).train()
+    found, small = both(x), fine(x)
+    assert error(found["small.last"], small["last"]) < 1e-5
+    assert int(both.norm.num_batches_tracked) == 1 and torch.equal(both.norm.running_mean, fine.norm.running_mean)
+    net.load_state_dict(both.state_dict())
+    assert error(found["large.last"], net.eval()(x)) < 1e-5
 
 
 def test_modes_switch_and_copies_keep_both_graphs() -> None:

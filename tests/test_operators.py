@@ -1,5 +1,6 @@
 """The options of `eliminate`, and teaching it an operator."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from timm.layers import ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d
 from timm.layers.std_conv import StdConv2dSame
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import stridesurgery as ss
 from stridesurgery.known_modules import read_conv, set_stride
@@ -48,6 +50,67 @@ def test_unregistered_subclass_is_read_from_the_inside() -> None:
     fine = ss.eliminate(net, L=0, input_size=16)
     assert isinstance(fine, torch.fx.GraphModule)
     assert error(out(fine, image(16))[:, :, ::2, ::2], out(net, image(16))) < 1e-5
+
+
+@pytest.mark.parametrize("parametrized", [spectral_norm, weight_norm])
+def test_parametrized_weights_learn_in_a_graph_as_in_their_module(parametrized: Any) -> None:
+    """The power iteration of spectral_norm writes without gradients."""
+    torch.manual_seed(0)
+    net = nn.Sequential(parametrized(nn.Conv2d(3, 4, 3, 2, 1)), nn.ReLU(), parametrized(nn.Conv2d(4, 4, 3, 2, 1)))
+    fine, by_hand = ss.eliminate(net.train(), "S1L0", form="graph", input_size=16), copy.deepcopy(net)
+    by_hand[0].stride = (1, 1)
+    for model in (fine, by_hand):
+        model(image(16, batch=2)).square().sum().backward()
+    for name, parameter in by_hand.named_parameters():
+        assert error(fine.get_parameter(name).grad, parameter.grad) < 1e-5, name
+    for key, value in by_hand.state_dict().items():
+        assert torch.equal(fine.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("parametrized", [spectral_norm, weight_norm])
+def test_parametrized_weights_on_two_paths(parametrized: Any) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), parametrized(nn.Conv2d(4, 4, 3, 2, 1))).eval()
+    both, maps = ss.dual_path(net, L=(0, 1), taps="2", input_size=16), ss.features(net, "2", input_size=16)
+    both.train()(image(16, batch=2))["large.2"].sum().backward()
+    assert all(p.grad is not None for p in both.parameters())
+    maps.load_state_dict(both.state_dict())
+    assert error(out(both.eval(), image(16))["large.2"], out(maps, image(16))["2"]) < 1e-5
+
+
+class Table(nn.Module):
+    """Adds a table that has one row and one column for each of its cells."""
+
+    def __init__(self, parametrized: bool) -> None:
+        super().__init__()
+        self.stem, self.table = nn.Conv2d(3, 4, 3, 2, 1), nn.Linear(8, 8, bias=False)
+        if parametrized:
+            weight_norm(self.table)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stem(x) + self.table.weight
+
+
+@pytest.mark.parametrize("parametrized", [False, True])
+def test_a_table_fixes_the_size(parametrized: bool) -> None:
+    with pytest.raises(ss.GridError, match="fixed by table"):
+        ss.eliminate(Table(parametrized), S=1, input_size=16)
+
+
+class InTheFormatOfItsInput(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.down, self.last = (nn.Conv2d(i, 4, 3, 2, 1) for i in (3, 4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.down(self.stem(x)).type_as(x).to(x))
+
+
+def test_what_is_read_for_its_number_format_has_no_say_in_the_grid() -> None:
+    net = InTheFormatOfItsInput().eval()
+    assert [layer.reduction for layer in ss.inspect(net, 32)] == [(2, 2), (4, 4), (8, 8)]
+    for options in ({}, {"dilate": True}):
+        ss.verify(net, ss.eliminate(net, L=1, form="graph", input_size=32, **options))
 
 
 def test_registered_operator_is_edited_as_a_module() -> None:
