@@ -1,6 +1,7 @@
 """Change the strides of a pretrained backbone and keep every weight."""
 
 from stridesurgery import known_functions, known_modules  # noqa: F401  (they fill the operator table)
+from stridesurgery.cost import Cost, Part, cost
 from stridesurgery.dual_path import dual_path
 from stridesurgery.errors import GridError, ModelError, OperatorError, RequestError, SurgeryError, TraceError
 from stridesurgery.feature_info import Feature, FeatureInfo, MapGeometry
@@ -15,6 +16,7 @@ from stridesurgery.window import Window
 __version__ = "0.1.0"
 
 __all__ = [
+    "Cost",
     "Feature",
     "FeatureInfo",
     "GridError",
@@ -23,6 +25,7 @@ __all__ = [
     "ModelError",
     "Operator",
     "OperatorError",
+    "Part",
     "Report",
     "RequestError",
     "Surgery",
@@ -31,6 +34,7 @@ __all__ = [
     "Transition",
     "Verification",
     "Window",
+    "cost",
     "dual_path",
     "eliminate",
     "features",
