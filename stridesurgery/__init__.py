@@ -8,6 +8,7 @@ from stridesurgery.feature_info import Feature, FeatureInfo, MapGeometry
 from stridesurgery.features import features
 from stridesurgery.operate import eliminate
 from stridesurgery.operators import Operator, register_operator
+from stridesurgery.recalibrate import recalibrate
 from stridesurgery.report import Layer, Report, Transition, inspect
 from stridesurgery.surgery import Surgery
 from stridesurgery.verify import Verification, verify
@@ -39,6 +40,7 @@ __all__ = [
     "eliminate",
     "features",
     "inspect",
+    "recalibrate",
     "register_operator",
     "verify",
 ]

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-
 Event = tuple[int, int]  # (number of the piece, bytes): bytes taken, or given back where negative
 
 
