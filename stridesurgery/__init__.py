@@ -1,11 +1,13 @@
 """Change the strides of a pretrained backbone and keep every weight."""
 
 from stridesurgery import known_functions, known_modules  # noqa: F401  (they fill the operator table)
+from stridesurgery.compare import Comparison, Row, compare
 from stridesurgery.cost import Cost, Part, cost
 from stridesurgery.dual_path import dual_path
 from stridesurgery.errors import GridError, ModelError, OperatorError, RequestError, SurgeryError, TraceError
 from stridesurgery.feature_info import Feature, FeatureInfo, MapGeometry
 from stridesurgery.features import features
+from stridesurgery.latency import Timing
 from stridesurgery.operate import eliminate
 from stridesurgery.operators import Operator, register_operator
 from stridesurgery.recalibrate import recalibrate
@@ -17,6 +19,7 @@ from stridesurgery.window import Window
 __version__ = "0.1.0"
 
 __all__ = [
+    "Comparison",
     "Cost",
     "Feature",
     "FeatureInfo",
@@ -29,12 +32,15 @@ __all__ = [
     "Part",
     "Report",
     "RequestError",
+    "Row",
     "Surgery",
     "SurgeryError",
+    "Timing",
     "TraceError",
     "Transition",
     "Verification",
     "Window",
+    "compare",
     "cost",
     "dual_path",
     "eliminate",

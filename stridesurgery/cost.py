@@ -126,16 +126,22 @@ def cost(model: nn.Module, input_size: int | Pair | None = None) -> Cost:
     Raises:
         ModelError, TraceError: the model cannot be recorded at this size.
     """
-    analysis = analyse(model, input_size)
+    return count(analyse(model, input_size))
+
+
+def count(analysis: Analysis) -> Cost:
+    """What the network of an analysis costs."""
     traced = analysis.traced
     spent = Meter(traced.model, traced.graph).meter(image_for(traced.model, traced.size, 1))
     events = inference(traced, sum(s.macs for s in spent.values()))
     uncounted: Counter[str] = Counter()
     for call in spent.values():
         uncounted.update(call.uncounted)
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = sum(p.numel() for p in traced.model.parameters())
     parts = tuple(_parts(analysis, spent))
-    return Cost(type(model).__name__, traced.size, parameters, parts, peak(events), dict(uncounted.most_common()))
+    return Cost(
+        type(traced.model).__name__, traced.size, parameters, parts, peak(events), dict(uncounted.most_common())
+    )
 
 
 def inference(traced: Traced, macs: int) -> list[Event]:

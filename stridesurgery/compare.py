@@ -1,0 +1,210 @@
+"""Surgeries side by side, and beside the larger input that would cost as much."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from stridesurgery.cost import Cost, count
+from stridesurgery.errors import RequestError, SurgeryError
+from stridesurgery.feature_info import Feature
+from stridesurgery.features import feature_of
+from stridesurgery.latency import Timing, in_turn, inference, training_step
+from stridesurgery.layers import Grid
+from stridesurgery.operate import eliminate
+from stridesurgery.report import Analysis, Pair, analyse
+from stridesurgery.request import requested
+from stridesurgery.skeleton import without_weights
+from stridesurgery.surgery import AXES, Surgery
+from stridesurgery.taps import Tap, TapName, find_taps
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network at one input size."""
+
+    name: str  #: "as is", the surgery, or the input size of the untouched network
+    surgery: Surgery | None
+    input_size: Pair
+    maps: tuple[Feature, ...]  #: at the taps: channels, reduction, receptive field
+    grids: tuple[Grid, ...]  #: their cells, (rows, columns)
+    cost: Cost
+    latency: Timing | None = None  #: of one image, measured
+    training_step: Timing | None = None  #: forward and backward of two images, measured
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Networks side by side, the untouched one first; prints as a table of ratios to it."""
+
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()  #: what could not be compared, and why
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, name: int | str) -> Row:
+        if isinstance(name, int):
+            return self.rows[name]
+        found = [row for row in self.rows if row.name == name]
+        if not found:
+            raise KeyError(f"{name!r}; the rows are {', '.join(row.name for row in self.rows)}")
+        return found[0]
+
+    def __str__(self) -> str:
+        base = self.rows[0]
+        columns: list[tuple[str, Callable[[Row], str]]] = [
+            ("", lambda row: row.name),
+            ("maps", lambda row: " ".join(_by(grid) for grid in row.grids)),
+            ("reduction", lambda row: " ".join(_sides(m.reduction) for m in row.maps)),
+            ("field", lambda row: " ".join(_sides(m.geometry.receptive_field) for m in row.maps)),
+            ("parameters", lambda row: f"{_ratio(row.cost.parameters, base.cost.parameters):.2f}"),
+            ("compute", lambda row: f"{_ratio(row.cost.macs, base.cost.macs):.2f}"),
+            ("activations", lambda row: f"{_ratio(row.cost.activation_bytes, base.cost.activation_bytes):.2f}"),
+            ("peak", lambda row: f"{_ratio(row.cost.peak_bytes, base.cost.peak_bytes):.2f}"),
+        ]
+        if base.latency is not None:
+            columns += [
+                ("latency", lambda row: _timed(row.latency, base.latency)),
+                ("training step", lambda row: _timed(row.training_step, base.training_step)),
+            ]
+        cells = [[title for title, _ in columns], *([text(row) for _, text in columns] for row in self.rows)]
+        widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+        aligned = (
+            "  ".join(c.ljust(w) if i < 4 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+            for line in cells
+        )
+        cost = base.cost
+        title = (
+            f"{cost.model} at {_by(base.input_size)}: {cost.parameters / 1e6:.2f} M parameters, "
+            f"{cost.macs / 1e9:.3f} GMAC, activations {cost.activation_bytes / 2**20:.1f} MiB, "
+            f"peak {cost.peak_bytes / 2**20:.1f} MiB; the rest as ratios"
+        )
+        return "\n".join([title, *(line.rstrip() for line in aligned), *self.notes])
+
+
+def _ratio(value: float, base: float) -> float:
+    return value / base if base else math.nan
+
+
+def _by(sides: Sequence[float]) -> str:
+    return f"{sides[0]:g}x{sides[1]:g}"
+
+
+def _sides(sides: Sequence[float]) -> str:
+    if any(math.isnan(s) for s in sides):
+        return "?"
+    if sides[0] == sides[1]:
+        return "all" if math.isinf(sides[0]) else f"{sides[0]:g}"
+    return _by(sides)
+
+
+def _timed(timing: Timing | None, base: Timing | None) -> str:
+    if timing is None or base is None:
+        return "-"
+    first, third = timing.spread
+    return f"{timing.ratio(base):.2f} ({1000 * timing.median:.1f} ms, {1000 * first:.1f} to {1000 * third:.1f})"
+
+
+def compare(
+    model: nn.Module,
+    surgeries: str | Surgery | Iterable[str | Surgery],
+    input_size: int | Pair | None = None,
+    *,
+    taps: Sequence[TapName] | TapName | None = None,
+    measure: bool = False,
+    rounds: int = 20,
+) -> Comparison:
+    """Put surgeries of a model side by side, each with its equal-cost rival: the untouched model on a larger input.
+
+    Args:
+        model: a torchvision or timm model, or any module whose forward takes an image batch (N, C, H, W).
+        surgeries: names such as "S1L0", or `Surgery` values where they need options.
+        input_size: pixels, one number or (h, w); by default what the model was made for, else 224.
+        taps: the maps to compare, as for `features`, of the untouched model; None: the last of every reduction.
+        measure: also time inference on one image and a training step on two, in turn on the model's own device.
+        rounds: how often to time each.
+
+    Returns:
+        A row each: the model as it is, every surgery, and the larger inputs that cost as much, to the nearest size that
+        the total stride divides as well as it divides `input_size`. Nothing is run unless measured.
+
+    Raises:
+        SurgeryError: what `eliminate` and `features` raise for a surgery or a tap.
+    """
+    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
+        raise RequestError(f"rounds, how often to time each network, is a positive int, got {rounds!r}")
+    asked = [surgeries] if isinstance(surgeries, (str, Surgery)) else list(surgeries)
+    skeleton = without_weights(model)
+    base = analyse(skeleton, input_size)
+    size = base.traced.size
+    found = find_taps(base, taps)
+    plans = [requested(skeleton, item, None, size)[0] for item in asked]
+    rows, networks = [_row("as is", None, base, found)], [model]
+    for surgery in plans:
+        operated = eliminate(model if measure else skeleton, surgery)
+        rows.append(_row(said(surgery), surgery, analyse(operated, size), found))
+        networks.append(operated)
+    notes: list[str] = []
+    for row in rows[1:]:
+        larger = _rival_size(row, rows[0], base)
+        if larger == size or any(r.surgery is None and r.input_size == larger for r in rows):
+            continue
+        try:
+            rows.append(_row(f"input {_by(larger)}", None, analyse(skeleton, larger), found))
+            networks.append(model)
+        except SurgeryError as refusal:
+            notes.append(f"the untouched model does not run at {_by(larger)}: {refusal}")
+    return Comparison(tuple(_timed_rows(rows, networks, rounds) if measure else rows), tuple(notes))
+
+
+def said(surgery: Surgery) -> str:
+    """A surgery in a few words: its name and the options that are not the usual ones."""
+    words = [surgery.name]
+    if surgery.stride != 1:
+        words.append(f"to stride {surgery.stride}")
+    if surgery.axis != "hw":
+        words.append({"h": "rows only", "w": "columns only"}[surgery.axis])
+    if surgery.pool != "remove":
+        words.append("pools kept")
+    if surgery.dilate:
+        words.append("dilated")
+    if surgery.restore_at is not None:
+        words.append(f"restored at {surgery.restore_at}")
+    return ", ".join(words)
+
+
+def _row(name: str, surgery: Surgery | None, analysis: Analysis, taps: Sequence[Tap]) -> Row:
+    now = {node.meta["key"]: node for node in analysis.places}
+    maps, grids = [], []
+    for tap in taps:
+        place = analysis.places[now[tap.node.meta["key"]]]
+        maps.append(feature_of(replace(tap, place=place)))
+        assert place.grid is not None
+        grids.append(place.whole_grid(place.grid))
+    return Row(name, surgery, analysis.traced.size, tuple(maps), tuple(grids), count(analysis))
+
+
+def _rival_size(row: Row, base: Row, analysis: Analysis) -> Pair:
+    """The input at which the untouched network costs what a surgery costs, enlarged along the same axes."""
+    assert row.surgery is not None
+    along = AXES[row.surgery.axis]
+    factor = (row.cost.macs / base.cost.macs) ** (1 / sum(along)) if base.cost.macs else 1.0
+    total = [max(int(place.reduction[i]) for place in analysis.places.values()) for i in (0, 1)]
+    sides = []
+    for side, stride, grows in zip(base.input_size, total, along, strict=True):
+        step = math.gcd(side, stride)
+        sides.append(max(side, round(side * factor / step) * step) if grows else side)
+    return sides[0], sides[1]
+
+
+def _timed_rows(rows: Sequence[Row], networks: Sequence[nn.Module], rounds: int) -> list[Row]:
+    timings: list[dict[str, Timing]] = []
+    for make in (inference, training_step):
+        calls = {row.name: make(net, row.input_size) for row, net in zip(rows, networks, strict=True)}
+        timings.append(in_turn(calls, rounds))
+    return [replace(row, latency=timings[0][row.name], training_step=timings[1][row.name]) for row in rows]
