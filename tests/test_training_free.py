@@ -114,8 +114,8 @@ def changed(part: str, number: int, **values: Any) -> dict[str, Any]:
         ({"images": [], "categories": []}, "has no list of annotations"),
         (SCENE | {"images": {}}, "has no list of images"),
         (SCENE | {"annotations": [1]}, r"annotations\[0\] is a int"),
-        (changed("annotations", 1, bbox=None), r"annotations\[1\] has no bbox"),
-        (changed("annotations", 1, area=None, iscrowd=None), r"annotations\[1\] has no area, iscrowd"),
+        (changed("annotations", 1, bbox=None), r"annotations\[1\] \(id 2\) has no bbox"),
+        (changed("annotations", 1, area=None, iscrowd=None), r"annotations\[1\] \(id 2\) has no area, iscrowd"),
         (changed("annotations", 1, bbox=[0, 0, -1, 5]), r"annotations\[1\] \(id 2\): bbox .* negative"),
         (changed("annotations", 1, bbox=[0, 0, 5]), "not four numbers"),
         (changed("annotations", 1, bbox=[0, 0, 5, math.nan]), "not four numbers"),
@@ -127,7 +127,7 @@ def changed(part: str, number: int, **values: Any) -> dict[str, Any]:
         (changed("annotations", 1, category_id=[1]), r"there is no category_id \[1\]"),
         (changed("images", 0, id="1"), r"images\[0\]: id is '1'"),
         (changed("images", 0, width=0), r"images\[0\] \(id 1\): 0 x 480"),
-        (changed("categories", 0, name=None), r"categories\[0\] has no name"),
+        (changed("categories", 0, name=None), r"categories\[0\] \(id 1\) has no name"),
     ],
 )
 def test_malformed_annotations_are_told(tmp_path: Path, content: Any, told: str) -> None:

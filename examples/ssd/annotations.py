@@ -1,16 +1,15 @@
 """Annotation files in COCO's format, cleaned for training: which objects count, and what was left out."""
 
-import json
-import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from examples.ssd import coco_file
+from examples.ssd.coco_file import CocoFile, Entry, place, shown
 from examples.ssd.errors import DataError
 
-LEAST_SIDE = 1.0  # pixels of the annotated image; a smaller object has no area to learn from
+LEAST_SIDE = 1.0  # pixels; a box that is narrower has no area to learn from
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
@@ -67,12 +66,22 @@ class Annotations:
         empty = len(self.records) - len(kept)
         return Annotations(kept, self.categories, {**self.left_out, "images without objects": empty})
 
-    def said(self) -> str:
-        """For people."""
+    def said(self, size: int | None = None) -> str:
+        """For people. size: of the network's input; tells how many objects are lost in it."""
         objects = sum(len(r.boxes) for r in self.records)
         out = [f"{count} {reason}" for reason, count in self.left_out.items() if count]
         text = f"{len(self.records)} images, {objects} objects, {len(self.categories.ids)} categories"
-        return f"{text}; left out: {', '.join(out)}" if out else text
+        text += f"; left out: {', '.join(out)}" if out else ""
+        lost = 0 if size is None else self.lost_at(size)
+        return f"{text}; {lost} objects are narrower than a pixel at {size} x {size}, and not learned" if lost else text
+
+    def lost_at(self, size: int) -> int:
+        """How many objects are narrower than a pixel once their image is resized; the transforms drop them."""
+        return sum(
+            min((right - left) * size / record.width, (bottom - top) * size / record.height) < LEAST_SIDE
+            for record in self.records
+            for left, top, right, bottom in record.boxes
+        )
 
 
 def find_split(folder: Path, name: str) -> Split:
@@ -83,16 +92,28 @@ def find_split(folder: Path, name: str) -> Split:
     Raises:
         DataError: none is there; says where it looked.
     """
-    candidates = [
-        Split(folder / "annotations" / f"instances_{name}2017.json", folder / f"{name}2017"),
-        Split(folder / name / "instances.json", folder / name / "images"),
-        Split(folder / "instances.json", folder / "images"),
-    ]
+    candidates = [*_own_splits(folder, name), _flat(folder)]
     for split in candidates:
         if split.annotations.is_file():
             return split
     looked = ", ".join(str(split.annotations.relative_to(folder)) for split in candidates)
     raise DataError(f"{folder} holds no annotations for {name}; looked for {looked}. Name the file with --{name}-json.")
+
+
+def find_beside(folder: Path, name: str) -> Split | None:
+    """As `find_split`, for a second set: a folder that is one set by itself has none, and need not have one."""
+    return next((split for split in _own_splits(folder, name) if split.annotations.is_file()), None)
+
+
+def _own_splits(folder: Path, name: str) -> list[Split]:
+    return [
+        Split(folder / "annotations" / f"instances_{name}2017.json", folder / f"{name}2017"),
+        Split(folder / name / "instances.json", folder / name / "images"),
+    ]
+
+
+def _flat(folder: Path) -> Split:
+    return Split(folder / "instances.json", folder / "images")
 
 
 def read_annotations(split: Split) -> Annotations:
@@ -101,116 +122,70 @@ def read_annotations(split: Split) -> Annotations:
     Raises:
         DataError: the file or an entry is malformed, or an image is missing or outside the folder.
     """
-    content = _load(split.annotations)
-    where = str(split.annotations)
-    images, marks, kinds = (_entries(content, part, where) for part in ("images", "annotations", "categories"))
-    categories = _categories(kinds, where)
-    labels = {number: k for k, number in enumerate(categories.ids, start=1)}
-    sizes = {_get(i, "id", f"{where}: images[{n}]"): i for n, i in enumerate(images)}
-    if len(sizes) != len(images):
-        raise DataError(f"{where}: an image id is there twice.")
-    objects: dict[Any, list[tuple[Box, int]]] = {number: [] for number in sizes}
+    file = coco_file.read(split.annotations)
+    ids = sorted(file.categories)
+    labels = {number: label for label, number in enumerate(ids, start=1)}
+    objects: dict[int, list[tuple[Box, int]]] = {number: [] for number in file.images}
     left_out: Counter[str] = Counter()
-    for n, mark in enumerate(marks):
-        place = f"{where}: annotations[{n}]"
-        image, category = _get(mark, "image_id", place), _get(mark, "category_id", place)
-        if image not in sizes or category not in labels:
-            raise DataError(f"{place} is of image {image!r} and category {category!r}; one of them is not in the file.")
-        box = _clipped(_box(mark, place), sizes[image])
+    for mark in file.annotations:
+        box = inside(mark["bbox"], file.images[mark["image_id"]])
         if mark.get("iscrowd"):
             left_out["crowds"] += 1
         elif box is None:
-            left_out["boxes of no area inside the image"] += 1
+            left_out["boxes narrower than a pixel inside the image"] += 1
         else:
-            objects[image].append((box, labels[category]))
-    records = tuple(_record(entry, objects[number], split, where) for number, entry in sizes.items())
-    _check_there(records, split.images)
-    return Annotations(records, categories, left_out)
+            objects[mark["image_id"]].append((box, labels[mark["category_id"]]))
+    paths = image_paths(file, split.images)
+    records = tuple(_record(entry, paths[number], objects[number]) for number, entry in file.images.items())
+    return Annotations(records, Categories(tuple(ids), tuple(file.categories[i]["name"] for i in ids)), left_out)
 
 
-def _load(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"there is no annotation file {path}.") from None
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as problem:
-        raise DataError(f"{path} is not JSON: {problem}") from problem
-
-
-def _entries(content: Any, part: str, where: str) -> list[Mapping[str, Any]]:
-    entries = content.get(part) if isinstance(content, dict) else None
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise DataError(f"{where} has no list of {part}; COCO's files have images, annotations and categories.")
-    if not entries and part != "annotations":
-        raise DataError(f"{where}: the list of {part} is empty.")
-    return entries
-
-
-def _get(entry: Mapping[str, Any], key: str, place: str) -> Any:
-    if key not in entry:
-        raise DataError(f"{place} has no {key}.")
-    return entry[key]
-
-
-def _categories(kinds: Sequence[Mapping[str, Any]], where: str) -> Categories:
-    pairs = [(_get(k, "id", f"{where}: categories[{n}]"), str(k.get("name", k["id"]))) for n, k in enumerate(kinds)]
-    if not all(isinstance(number, int) for number, _ in pairs) or len(dict(pairs)) != len(pairs):
-        raise DataError(
-            f"{where}: category ids are {[number for number, _ in pairs]}; each must be a whole number of its own."
-        )
-    ids, names = zip(*sorted(pairs), strict=True)
-    return Categories(ids, names)
-
-
-def _box(mark: Mapping[str, Any], place: str) -> tuple[float, ...]:
-    """x, y, width, height."""
-    box = _get(mark, "bbox", place)
-    if not isinstance(box, list) or len(box) != 4 or not all(_is_number(v) for v in box):
-        raise DataError(f"{place}: bbox is {box!r}, not four numbers x, y, width, height.")
-    return tuple(box)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _clipped(box: Sequence[float], image: Mapping[str, Any]) -> Box | None:
-    """The part inside the image, or None where too little is left."""
+def inside(box: Sequence[float], image: Entry) -> Box | None:
+    """x, y, width, height to the corners of the part inside the image; None where too little is left."""
     x, y, width, height = box
     left, top = max(0.0, x), max(0.0, y)
-    right, bottom = min(float(image.get("width", 0)), x + width), min(float(image.get("height", 0)), y + height)
+    right, bottom = min(float(image["width"]), x + width), min(float(image["height"]), y + height)
     return (left, top, right, bottom) if min(right - left, bottom - top) >= LEAST_SIDE else None
 
 
-def _record(entry: Mapping[str, Any], objects: Sequence[tuple[Box, int]], split: Split, where: str) -> Record:
-    place = f"{where}: image {entry['id']!r}"
-    name, width, height = (_get(entry, key, place) for key in ("file_name", "width", "height"))
-    if not all(_is_number(side) and side > 0 for side in (width, height)):
-        raise DataError(f"{place} has {width!r} x {height!r} pixels.")
-    path = _inside(split.images, name, place)
+def _record(image: Entry, path: Path, objects: Sequence[tuple[Box, int]]) -> Record:
     boxes, labels = zip(*objects, strict=True) if objects else ((), ())
-    return Record(entry["id"], path, int(width), int(height), boxes, labels)
+    return Record(image["id"], path, int(image["width"]), int(image["height"]), boxes, labels)
 
 
-def _inside(folder: Path, name: Any, place: str) -> Path:
-    """The file of that name; a name that leads out of the folder is refused."""
-    if not isinstance(name, str) or not name:
-        raise DataError(f"{place}: file_name is {name!r}.")
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise DataError(f"{place}: file_name {name!r} leaves the folder {folder}; it is not read.")
-    return path
+# ---- image files
 
 
-def _check_there(records: Sequence[Record], folder: Path) -> None:
+def image_paths(file: CocoFile, folder: Path) -> dict[int, Path]:
+    """The file of each image, by id.
+
+    Raises:
+        DataError: one is missing, or its name leads out of the folder.
+    """
     if not folder.is_dir():
         raise DataError(f"there is no image folder {folder}.")
-    missing = list(_missing(records))
+    home = folder.resolve()
+    found = {
+        number: _inside(folder, home, entry.get("file_name"), f"{file.where}: {place('images', position, entry)}")
+        for position, (number, entry) in enumerate(file.images.items())
+    }
+    missing = [path for path in found.values() if not path.is_file()]
     if missing:
-        raise DataError(
-            f"{len(missing)} of {len(records)} images are not in {folder}, the first is {missing[0].path.name}."
-        )
+        raise DataError(f"{len(missing)} of {len(found)} images are not in {folder}, the first is {missing[0].name!r}.")
+    return found
 
 
-def _missing(records: Sequence[Record]) -> Iterator[Record]:
-    return (r for r in records if not r.path.is_file())
+def _inside(folder: Path, home: Path, name: object, where: str) -> Path:
+    """The file of that name; a name that leads out of the folder is refused."""
+    if not isinstance(name, str) or not name:
+        raise DataError(f"{where}: file_name is {shown(name)}, not the name of a file.")
+    path = folder / name
+    try:
+        path.is_file()
+        real = path.resolve()
+    except (OSError, ValueError, RuntimeError) as problem:  # too long, a zero byte, not text, a link to itself
+        why = getattr(problem, "strerror", None) or problem
+        raise DataError(f"{where}: file_name {shown(name)} cannot be a file: {why}.") from problem
+    if not real.is_relative_to(home):
+        raise DataError(f"{where}: file_name {shown(name)} leaves the folder {folder}; it is not read.")
+    return path

@@ -1,6 +1,8 @@
 """Annotations and images: what is kept, what is left out, what is refused, and in which order they come."""
 
 import json
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,10 @@ import torch
 from PIL import Image
 
 from examples.ssd import augment, data, synthetic
-from examples.ssd.annotations import Annotations, Split, find_split, read_annotations
+from examples.ssd.annotations import Annotations, Split, find_beside, find_split, read_annotations
 from examples.ssd.data import Epoch, Images, Share, every_image, training_batches
 from examples.ssd.errors import DataError, RequestError
+from examples.ssd.evaluation import evaluate, load_truth
 
 IMAGES = [
     {"id": 7, "file_name": "a.png", "width": 40, "height": 30},
@@ -58,9 +61,16 @@ def test_boxes_are_cut_at_the_image_and_left_out_where_nothing_remains(tmp_path:
     ]
     found = read(tmp_path, marks)
     assert found.records[0].boxes == ((0, 0, 15, 15),)
-    assert found.left_out == {"boxes of no area inside the image": 3, "crowds": 1}
-    assert "left out: 3 boxes of no area inside the image, 1 crowds" in found.said()
+    assert found.left_out == {"boxes narrower than a pixel inside the image": 3, "crowds": 1}
+    assert "left out: 3 boxes narrower than a pixel inside the image, 1 crowds" in found.said()
     assert [r.id for r in found.with_objects().records] == [7]
+
+
+def test_objects_that_a_small_input_loses_are_counted(tmp_path: Path) -> None:
+    found = read(tmp_path, [mark(1, [1, 1, 20, 20]), mark(2, [1, 1, 4, 20]), mark(3, [1, 1, 20, 3])])
+    assert found.said(40) == found.said()  # 40 x 30 pixels become 40 x 40
+    assert found.said(8).endswith("; 2 objects are narrower than a pixel at 8 x 8, and not learned")
+    assert len(Images(found, augment.plain(8))[0].boxes) == 1
 
 
 @pytest.mark.parametrize("marks", [[], [mark(1, [1, 1, 20, 20], iscrowd=1)]])
@@ -75,18 +85,87 @@ def test_nothing_to_train_on_is_told(tmp_path: Path, marks: list[Any]) -> None:
 @pytest.mark.parametrize(
     ("marks", "message"),
     [
-        ([mark(1, [1, 2, 3])], r"annotations\[0\]: bbox is \[1, 2, 3\], not four numbers"),
+        ([mark(1, [1, 2, 3])], r"annotations\[0\] \(id 1\): bbox is \[1, 2, 3\], not four numbers"),
         ([mark(1, [1, 2, 3, float("nan")])], "not four numbers"),
         ([mark(1, [1, 2, 3, "4"])], "not four numbers"),
-        ([mark(1, [1, 2, 3, 4], image_id=8)], "of image 8 and category 90; one of them is not in the file"),
-        ([mark(1, [1, 2, 3, 4], category_id=5)], "of image 7 and category 5"),
-        ([{"id": 1}], r"annotations\[0\] has no image_id"),
-        (["text"], "no list of annotations"),
+        ([mark(1, [1, 2, 3, 4], image_id=8)], "there is no image_id 8 in the file"),
+        ([mark(1, [1, 2, 3, 4], category_id=5)], "there is no category_id 5 in the file"),
+        ([mark(1, [1, 2, 3, 4], iscrowd="0")], "iscrowd is '0', not 0 or 1"),
+        ([{"id": 1}], r"annotations\[0\] \(id 1\) has no image_id, category_id, bbox"),
+        (["text"], r"annotations\[0\] is a str, not an object"),
     ],
 )
 def test_malformed_annotations_are_told(tmp_path: Path, marks: list[Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         read(tmp_path, marks)
+
+
+ODD: list[Any] = [
+    *(
+        None,
+        True,
+        0,
+        -1,
+        3,
+        1.5,
+        float("nan"),
+        float("inf"),
+        1e308,
+        10**400,
+        2**63,
+        "",
+        "x",
+        "\0",
+        "\ud800",
+        "a" * 5000,
+    ),
+    *("..", "a.png/x", [], [1], [None] * 4, [10**400] * 4, [1e300, -1e300, 1e300, 1], [[]], {}, {"id": 1}),
+]
+
+
+def with_one_odd_value(value: Any) -> Iterator[Any]:
+    """Every value of a JSON text, however deep, replaced by every odd one, or left out."""
+    yield from ODD
+    if isinstance(value, dict):
+        yield from ({k: v for k, v in value.items() if k != left_out} for left_out in value)
+    if isinstance(value, (dict, list)):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            for odd in with_one_odd_value(inner):
+                copied = value.copy()
+                copied[key] = odd
+                yield copied
+
+
+def test_whatever_a_file_holds_it_is_read_or_told(tmp_path: Path) -> None:
+    split = write(tmp_path, [mark(1, [1, 2, 10, 10]), mark(2, [5, 5, 5, 5], iscrowd=1)])
+    readings: list[Callable[[], object]] = [lambda: read_annotations(split), lambda: load_truth(split.annotations)]
+    outcomes: Counter[str] = Counter()
+    for content in with_one_odd_value(json.loads(split.annotations.read_text())):
+        split.annotations.write_text(json.dumps(content))
+        for reading in readings:
+            try:
+                reading()
+                outcomes["read"] += 1
+            except DataError as told:
+                outcomes["told"] += 1
+                assert str(told).startswith(str(split.annotations)) or "images are not in" in str(told)
+                assert len(str(told)) < 400 + len(str(tmp_path))
+    assert outcomes["read"] > 100 and outcomes["told"] > 1000
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "1" * 5000, "\ufeff{}", '{"images": ['])
+def test_what_is_no_json_is_told(tmp_path: Path, text: str) -> None:
+    split = write(tmp_path, [])
+    split.annotations.write_text(text)
+    for reading in (lambda: read_annotations(split), lambda: load_truth(split.annotations)):
+        with pytest.raises(DataError, match="is not JSON"):
+            reading()
+
+
+def test_an_object_of_id_0_is_found(tmp_path: Path) -> None:
+    """pycocotools alone takes 0 for no match."""
+    truth = load_truth(write(tmp_path, [mark(0, [1, 2, 10, 10])]).annotations)
+    assert evaluate(truth, [{"image_id": 7, "category_id": 90, "bbox": [1, 2, 10, 10], "score": 1}]).ap > 99
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "x/../../secret.png"])
@@ -105,10 +184,10 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"images": [{**IMAGES[0], "file_name": "c.png"}]}, "1 of 1 images are not in .*, the first is c.png"),
-        ({"images": [{**IMAGES[0], "width": 0}]}, "image 7 has 0 x 30 pixels"),
-        ({"images": [IMAGES[0], IMAGES[0]]}, "an image id is there twice"),
-        ({"categories": [CATEGORIES[0], CATEGORIES[0]]}, "each must be a whole number of its own"),
+        ({"images": [{**IMAGES[0], "file_name": "c.png"}]}, "1 of 1 images are not in .*, the first is 'c.png'"),
+        ({"images": [{**IMAGES[0], "width": 0}]}, r"images\[0\] \(id 7\): 0 x 30 pixels"),
+        ({"images": [IMAGES[0], IMAGES[0]]}, r"images\[1\]: id 7 is there twice"),
+        ({"categories": [CATEGORIES[0], CATEGORIES[0]]}, r"categories\[1\]: id 90 is there twice"),
         ({"categories": {"id": 1}}, "no list of categories"),
     ],
 )
@@ -117,16 +196,22 @@ def test_malformed_files_are_told(tmp_path: Path, more: Any, message: str) -> No
         read(tmp_path, [], **more)
 
 
-def test_what_is_no_json_is_told(tmp_path: Path) -> None:
-    split = write(tmp_path, [])
-    split.annotations.write_text('{"images": [')
+def test_files_that_are_not_there_are_told(tmp_path: Path) -> None:
+    for reading in (lambda p: read_annotations(Split(p, tmp_path)), load_truth):
+        with pytest.raises(DataError, match="no annotation file"):
+            reading(tmp_path / "missing.json")
     with pytest.raises(DataError, match="is not JSON"):
-        read_annotations(split)
-    with pytest.raises(DataError, match="no annotation file"):
-        read_annotations(Split(tmp_path / "missing.json", tmp_path))
-    with pytest.raises(
-        DataError, match="holds no annotations for train; looked for annotations/instances_train2017.json"
-    ):
+        load_truth(tmp_path)
+    with pytest.raises(DataError, match="no image folder"):
+        read_annotations(Split(write(tmp_path, []).annotations, tmp_path / "none"))
+
+
+def test_a_folder_that_is_one_set_has_no_second_one(tmp_path: Path, shapes: Path) -> None:
+    flat = write(tmp_path, [])
+    assert find_split(tmp_path, "train") == find_split(tmp_path, "val") == flat
+    assert find_beside(tmp_path, "val") is None
+    assert find_beside(shapes, "val") == find_split(shapes, "val")
+    with pytest.raises(DataError, match="no annotations for train; looked for annotations/instances_train2017.json"):
         find_split(tmp_path / "images", "train")
 
 
