@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from PIL import Image
 from pycocotools.coco import COCO  # type: ignore[import-untyped]
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
@@ -67,17 +67,18 @@ Results = list[dict[str, Any]]  # COCO's results format
 # ---- the networks
 
 
-def with_stride_patched(net: StockSSD) -> StockSSD:
+def with_stride_patched(net: StockSSD, layers: Sequence[int] = (0,)) -> StockSSD:
     """What one does without a library."""
     patched = copy.deepcopy(net)
-    patched.backbone.get_submodule("0.conv").stride = (1, 1)  # type: ignore[assignment]
+    for conv in (m for layer in layers for m in patched.backbone[layer].modules() if isinstance(m, nn.Conv2d)):
+        conv.stride = (1, 1)
     return patched
 
 
-def with_stride_eliminated(net: StockSSD) -> StockSSD:
-    """The detector on a backbone without its first stride, S1L0."""
+def with_stride_eliminated(net: StockSSD, surgery: str = SURGERY) -> StockSSD:
+    """The detector on an operated backbone."""
     operated = copy.deepcopy(net)
-    operated.backbone = ss.eliminate(net.backbone, SURGERY, input_size=INPUT_SIZE)  # type: ignore[assignment]
+    operated.backbone = ss.eliminate(net.backbone, surgery, input_size=INPUT_SIZE)  # type: ignore[assignment]
     return operated
 
 

@@ -17,9 +17,9 @@ import stridesurgery as ss
 
 from .stock import HIGH_TAP, LOW_TAP, Predictions, StockSSD
 
-_SCALES = (0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 1.0)  # of the six maps, as a share of the image; one more to interpolate
+SCALES = (0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 1.0)  # of the six maps, as a share of the image; one more to interpolate
 _ASPECTS = (1.0, 2.0, 0.5, 3.0, 1 / 3)  # width / height
-_FIRST_BOXES = ((0.1, 1.0), (0.2, 2.0), (0.2, 0.5))  # the first map has three anchors a cell: (scale, aspect)
+_FIRST_BOXES = ((0.5, 1.0), (1.0, 2.0), (1.0, 0.5))  # the first map has three anchors a cell: (share of scale, aspect)
 _VARIANCES = (10.0, 10.0, 5.0, 5.0)  # by which the network's (row, column, height, width) are divided
 
 _LEAST_SCORE = 0.02  # the 100 boxes that are kept of a photograph score more
@@ -88,17 +88,20 @@ def _learned_shift(layer: ss.Layer, axis: int, size: int) -> float:
     return float(shifts.mean()) * size / layer.step[axis]
 
 
-def anchors(centres: Sequence[Centres], scale: float = 1.0) -> Tensor:
-    """The anchors (A, 4) of six maps as centres; `scale` times as large as those the network was trained with."""
-    return torch.cat([_level_anchors(c, anchor_sizes(level) * scale) for level, c in enumerate(centres)])
+def anchors(centres: Sequence[Centres], scale: float = 1.0, scales: Sequence[float] = SCALES) -> Tensor:
+    """The anchors (A, 4) of six maps as centres; `scale` times as large as those the network was trained with.
+
+    scales: of the maps, where they are others than the network was trained with.
+    """
+    return torch.cat([_level_anchors(c, anchor_sizes(level, scales) * scale) for level, c in enumerate(centres)])
 
 
-def anchor_sizes(level: int) -> Tensor:
+def anchor_sizes(level: int, scales: Sequence[float] = SCALES) -> Tensor:
     """Height and width of one cell's anchors on map `level` of the six, (anchors a cell, 2), fractions of the image."""
-    scale, next_scale = _SCALES[level : level + 2]
-    kinds = [(scale, aspect) for aspect in _ASPECTS] + [(math.sqrt(scale * next_scale), 1.0)]
+    size, next_size = scales[level : level + 2]
+    kinds = [(size, aspect) for aspect in _ASPECTS] + [(math.sqrt(size * next_size), 1.0)]
     if level == 0:
-        kinds = list(_FIRST_BOXES)
+        kinds = [(size * share, aspect) for share, aspect in _FIRST_BOXES]
     return torch.tensor([(s / math.sqrt(aspect), s * math.sqrt(aspect)) for s, aspect in kinds])
 
 

@@ -1,0 +1,321 @@
+"""The stock COCO SSD with strides eliminated and nothing trained, beside its equal-cost rivals, on `coco_public`.
+
+    python -m examples.experiments.training_free --work runs             # about an hour on two CPU cores
+    python -m examples.experiments.training_free --work runs --images 40 --results elsewhere
+
+What each view of the photographs finds is kept in --work, and each row's result in docs/results: a run that was
+stopped goes on with the same command.
+
+Where boxes of a finer view join those of the original below a bound, the bound is chosen on every other photograph and
+used on the rest, and the other way round: no photograph has a say in its own bound.
+"""
+
+import argparse
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from pycocotools.coco import COCO  # type: ignore[import-untyped]
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import stridesurgery as ss
+from examples.experiments import bootstrap, records
+from examples.ssd import counting
+from examples.ssd.evaluation import Detection, load_truth
+from examples.ssd.files import write_atomically
+from examples.ssd.programs import positive, run
+from examples.ssd.stock import HIGH_TAP, INPUT_SIZE, LOW_TAP, Predictions, StockSSD, load_stock
+from examples.ssd.stock_boxes import (
+    Candidates,
+    anchors,
+    as_results,
+    below,
+    candidates,
+    learned_centres,
+    merged,
+    six_layers,
+    suppress,
+    usual_centres,
+)
+from examples.training_free import (
+    DOUBLED,
+    FINER,
+    TRIED,
+    as_input,
+    data_folder,
+    read,
+    resized,
+    with_stride_eliminated,
+    with_stride_patched,
+)
+
+SURGERIES: Mapping[str, tuple[int, ...]] = {"S1L0": (0,), "S1L4": (4,), "S1L6": (6,), "S2L4-6": (4, 6)}
+AS_IS, LARGE, ENLARGED = "as is", "600 pixels", "300 pixels enlarged"
+APART = ("person", "car")  # the paper's Figure 1
+
+
+@dataclass(frozen=True)
+class View:
+    """One network on one size of photograph."""
+
+    net: StockSSD
+    anchors: Tensor  # (A, 4)
+    see: Callable[[Image.Image], Image.Image]  # the photograph as the network gets it
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way of detecting: all boxes of a view, or those of the original with a finer view's below a bound."""
+
+    view: str
+    joined: bool
+    gmacs: float  # 10^9 multiply-accumulates a photograph, as the paper counts
+
+
+def seen_small(photograph: Image.Image) -> Image.Image:
+    return resized(photograph, INPUT_SIZE)
+
+
+def seen_large(photograph: Image.Image) -> Image.Image:
+    return resized(photograph, DOUBLED)
+
+
+def seen_enlarged(photograph: Image.Image) -> Image.Image:
+    """As large, but no more is known of the photograph than at 300 pixels; bicubic does better than bilinear."""
+    return seen_small(photograph).resize((DOUBLED, DOUBLED), Image.Resampling.BICUBIC)
+
+
+def views(net: StockSSD) -> dict[str, View]:
+    """Every network that is compared; all have the weights of one."""
+    trained = six_layers(net, INPUT_SIZE)
+    doubled = anchors(learned_centres(six_layers(net, DOUBLED), DOUBLED, trained, INPUT_SIZE), FINER)
+    result = {
+        AS_IS: View(net, anchors(usual_centres(trained)), seen_small),
+        LARGE: View(net, doubled, seen_large),
+        ENLARGED: View(net, doubled, seen_enlarged),
+    }
+    for surgery, layers in SURGERIES.items():
+        scale = FINER ** len(layers)
+        patched, operated = with_stride_patched(net, layers), with_stride_eliminated(net, surgery)
+        in_middle = usual_centres(six_layers(patched, INPUT_SIZE))
+        where_learned = learned_centres(six_layers(operated, INPUT_SIZE), INPUT_SIZE, trained, INPUT_SIZE)
+        result[f"{surgery} by hand"] = View(patched, anchors(in_middle, scale), seen_small)
+        result[surgery] = View(operated, anchors(where_learned, scale), seen_small)
+    return result
+
+
+# ---- two paths
+
+
+class TwoPaths(nn.Module):
+    """The detector on a dual-path backbone: the predictions of the small-object path and of the large-object path."""
+
+    def __init__(self, net: StockSSD, surgery: str) -> None:
+        super().__init__()
+        self.net = net
+        self.backbone = ss.dual_path(net.backbone, surgery, taps=(LOW_TAP, HIGH_TAP), input_size=INPUT_SIZE)
+
+    def forward(self, images: Tensor) -> tuple[Predictions, Predictions]:
+        maps = self.backbone(images)
+        small, large = ([maps[f"{path}.{tap}"] for tap in (LOW_TAP, HIGH_TAP)] for path in ("small", "large"))
+        return self.net.predict(*small), self.net.predict(*large)
+
+
+def largest_difference(net: StockSSD, alone: StockSSD, surgery: str, photographs: Iterable[Image.Image]) -> float:
+    """Of a score, between both paths of one graph and the two networks that they stand for."""
+    two_paths, gaps = TwoPaths(net, surgery), [0.0]
+    for photograph in photographs:
+        image = as_input(seen_small(photograph))
+        with torch.inference_mode():
+            for path, other in zip(two_paths(image), (alone, net), strict=True):
+                gaps.append(float((path.scores - other(image).scores).abs().max()))
+    return max(gaps)
+
+
+def rows(net: StockSSD, known: Mapping[str, View]) -> dict[str, Row]:
+    """Every row of the table by its title."""
+    base = counting.compute(net, INPUT_SIZE) / 1e9
+    large = counting.compute(net, DOUBLED) / 1e9
+    alone = {name: counting.compute(known[name].net, INPUT_SIZE) / 1e9 for name in known if name in SURGERIES}
+    result = {AS_IS: Row(AS_IS, False, base), LARGE: Row(LARGE, False, large)}
+    for name, gmacs in alone.items():
+        result[f"{name} by hand"] = Row(f"{name} by hand", False, gmacs)
+        result[name] = Row(name, False, gmacs)
+    for name in alone:
+        result[f"{name} dual path"] = Row(name, True, counting.compute(TwoPaths(net, name), INPUT_SIZE) / 1e9)
+    result["pyramid, 600 pixels"] = Row(LARGE, True, base + large)
+    result["pyramid, 300 pixels enlarged"] = Row(ENLARGED, True, base + large)
+    return result
+
+
+# ---- what the views find
+
+
+@torch.inference_mode()
+def seen(view: View, photograph: Image.Image) -> Candidates:
+    """Every box of a photograph that is worth a look, in its pixels, before any suppression."""
+    said = view.net(as_input(view.see(photograph)))
+    return candidates(said, view.anchors, (photograph.height, photograph.width))
+
+
+def all_seen(view: View, truth: COCO, folder: Path, ids: Sequence[int], kept: Path) -> list[Candidates]:
+    """What a view finds on every photograph; read from `kept` if it was looked at before."""
+    if not kept.is_file():
+        looked = tqdm(ids, desc=kept.stem, disable=None)
+        found = [seen(view, read(truth, folder, i)) for i in looked]
+        with write_atomically(kept) as part:
+            torch.save([(c.boxes, c.scores, c.categories) for c in found], part)
+    return [Candidates(*fields) for fields in torch.load(kept, weights_only=True)]
+
+
+def detections(found: Iterable[Candidates], ids: Sequence[int]) -> list[list[Detection]]:
+    """Of each photograph, in COCO's format."""
+    return [list(as_results(suppress(c), i)) for c, i in zip(found, ids, strict=True)]
+
+
+def joined(original: Sequence[Candidates], finer: Sequence[Candidates], bound: float) -> list[Candidates]:
+    return [merged(a, below(b, bound)) for a, b in zip(original, finer, strict=True)]
+
+
+def flat(parts: Iterable[Sequence[Detection]]) -> list[Detection]:
+    return [d for part in parts for d in part]
+
+
+# ---- the size bound
+
+
+@dataclass(frozen=True)
+class Swept:
+    """The finer view's boxes below every bound that was tried."""
+
+    found: Mapping[float, list[list[Detection]]]  # by bound, by photograph
+    ap: Mapping[float, tuple[float, float, float]]  # by bound: on the even photographs, on the odd ones, on all
+
+    def chosen(self, half: int) -> float:
+        """The bound with the best AP on the even photographs (0) or the odd ones (1)."""
+        return max(self.ap, key=lambda bound: self.ap[bound][half])
+
+    def crossed(self) -> list[list[Detection]]:
+        """Each photograph with the bound that the other half chose."""
+        count = len(next(iter(self.found.values())))
+        return [self.found[self.chosen(1 - n % 2)][n] for n in range(count)]
+
+
+def sweep(original: Sequence[Candidates], finer: Sequence[Candidates], truth: COCO, ids: Sequence[int]) -> Swept:
+    halves = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    weights = np.resize(halves, (3, 2))[:, np.arange(len(ids)) % 2]
+    found = {float(bound): detections(joined(original, finer, bound), ids) for bound in TRIED}
+    ap = {}
+    for bound, each in found.items():
+        even, odd, both = bootstrap.figures(bootstrap.matches(truth, flat(each), ids), weights)["ap"]
+        ap[bound] = float(even), float(odd), float(both)
+    return Swept(found, ap)
+
+
+# ---- the experiment
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One row's detections, and how the bound was found if it has one."""
+
+    detections: list[Detection]
+    facts: Mapping[str, Any]
+
+
+class Experiment:
+    """Photographs, networks, and what was found already."""
+
+    def __init__(self, data: Path, work: Path, results: Path, images: int | None) -> None:
+        self.folder, self.work, self.results = data / "coco_public" / "images", work, results
+        self.truth = load_truth(data / "coco_public" / "instances.json")
+        self.ids = sorted(self.truth.imgs)[:images]
+        self.net = load_stock(data / "weights")
+        self.views = views(self.net)
+        self.rows = rows(self.net, self.views)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        recovered = sum(self.truth.imgs[i].get("gt", "official") != "official" for i in self.ids)
+        return {"images": len(self.ids), "with recovered boxes": recovered, "resamples": bootstrap.RESAMPLES}
+
+    def candidates(self, name: str) -> list[Candidates]:
+        kept = self.work / "training_free" / f"{name} {len(self.ids)}.pt"
+        return all_seen(self.views[name], self.truth, self.folder, self.ids, kept)
+
+    def measured(self, title: str) -> Measured:
+        row = self.rows[title]
+        if not row.joined:
+            return Measured(flat(detections(self.candidates(row.view), self.ids)), {})
+        swept = sweep(self.candidates(AS_IS), self.candidates(row.view), self.truth, self.ids)
+        facts: dict[str, Any] = {"bounds": [swept.chosen(0), swept.chosen(1)], "sweep": swept.ap}
+        if row.view in SURGERIES:
+            photographs = (read(self.truth, self.folder, i) for i in self.ids[:3])
+            alone = self.views[row.view].net
+            facts["difference"] = largest_difference(self.net, alone, row.view, photographs)
+        return Measured(flat(swept.crossed()), facts)
+
+    def figures(self, found: Sequence[Detection]) -> bootstrap.Figures:
+        matches = bootstrap.matches(self.truth, found, self.ids)
+        return bootstrap.figures(matches, bootstrap.resamples(matches.images), APART)
+
+    def resampled(self, title: str) -> tuple[bootstrap.Figures, Mapping[str, Any]]:
+        """A row's figures on every resample, kept in the work folder, and its facts."""
+        kept = self.work / "training_free" / f"{title} {len(self.ids)} figures.pt"
+        if not kept.is_file():
+            measured = self.measured(title)
+            found = {name: torch.from_numpy(v) for name, v in self.figures(measured.detections).items()}
+            with write_atomically(kept) as part:
+                torch.save({"figures": found, "facts": dict(measured.facts), "found": measured.detections}, part)
+        content = torch.load(kept, weights_only=True)
+        return {name: v.numpy() for name, v in content["figures"].items()}, content["facts"]
+
+    def record(self, title: str) -> None:
+        """Measure a row, unless its record is there."""
+        path = self.results / "training_free" / f"{title}.json"
+        if records.is_done(path, self.settings):
+            print(f"{path} is there.")
+            return
+        figures, facts = self.resampled(title)
+        against = {base: self.resampled(base)[0] for base in self.rivals(title)}
+        content = {
+            "row": title,
+            "settings": self.settings,
+            "gmacs": self.rows[title].gmacs,
+            "figures": bootstrap.intervals(figures),
+            "differences": {base: bootstrap.differences(figures, other) for base, other in against.items()},
+            **facts,
+            "hardware": records.hardware(),
+        }
+        records.write(path, content)
+        print(f"{path}: AP {content['figures']['ap'][0]:.1f}")
+
+    def rivals(self, title: str) -> list[str]:
+        """What a row is compared with on the same photographs: the detector as it is, and what costs as much."""
+        rivals = [AS_IS] if title != AS_IS else []
+        if title.endswith("dual path"):
+            rivals += [other for other in self.rows if other.startswith("pyramid")]
+        elif title in SURGERIES:
+            rivals += [f"{title} by hand", LARGE]
+        return rivals
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", nargs="+", help="some only")
+    parser.add_argument("--images", type=positive, help="only the first so many (default: all)")
+    parser.add_argument("--work", type=Path, required=True, help="folder for what the views find")
+    parser.add_argument("--results", type=Path, default=records.RESULTS, help="(default: docs/results)")
+    arguments = parser.parse_args(argv)
+    experiment = Experiment(data_folder(), arguments.work, arguments.results, arguments.images)
+    for title in arguments.rows or experiment.rows:
+        experiment.record(title)
+
+
+if __name__ == "__main__":
+    run(main)
