@@ -41,7 +41,7 @@ def detections(offsets: Tensor, logits: Tensor, priors: Tensor, limits: Limits =
 
 def _of_image(boxes: Tensor, scores: Tensor, limits: Limits) -> Detections:
     """boxes: (P, 4); scores: (P, C - 1), the background left out."""
-    prior, label = (scores > least_scores(scores, limits)).nonzero(as_tuple=True)
+    prior, label = candidates(boxes, scores, limits).nonzero(as_tuple=True)
     found, sure = boxes[prior], scores[prior, label]
     keep = batched_nms(found, sure, label, limits.iou)
     if limits.per_image is None or limits.per_image > limits.per_class:
@@ -50,13 +50,18 @@ def _of_image(boxes: Tensor, scores: Tensor, limits: Limits) -> Detections:
     return Detections(found[keep], sure[keep], label[keep] + 1)
 
 
-def least_scores(scores: Tensor, limits: Limits) -> Tensor:
-    """(C - 1,): what a box of each class must exceed to be one of the candidates. scores: (P, C - 1)."""
-    floor = torch.full_like(scores[0], limits.score)
-    if len(scores) <= limits.candidates or int((scores > floor).sum(dim=0).max()) <= limits.candidates:
-        return floor  # trained networks are sure enough for this
-    following = scores.topk(limits.candidates + 1, dim=0).values[-1]
-    return torch.maximum(floor, following)
+def candidates(boxes: Tensor, scores: Tensor, limits: Limits) -> Tensor:
+    """(P, C - 1), true for the boxes of each class that suppression looks at.
+
+    boxes: (P, 4) corners, cut at the image: one that lies outside has no area, and takes no place.
+    """
+    inside = (boxes[:, 2:] > boxes[:, :2]).all(dim=1, keepdim=True)
+    chosen = (scores > limits.score) & inside
+    crowded = chosen.sum(dim=0) > limits.candidates
+    if crowded.any():  # trained networks are mostly too sure for this
+        best = scores[:, crowded].masked_fill(~chosen[:, crowded], -1).topk(limits.candidates, dim=0).indices
+        chosen[:, crowded] = torch.zeros_like(chosen[:, crowded]).scatter_(0, best, True)
+    return chosen
 
 
 def rank_in_class(labels: Tensor) -> Tensor:

@@ -49,6 +49,24 @@ def test_limits_keep_the_surest() -> None:
     assert torch.bincount(first.labels).tolist() == [0, 10, 10, 10]
 
 
+def test_equal_scores_do_not_empty_a_crowded_class() -> None:
+    centres = torch.cartesian_prod(torch.arange(5), torch.arange(5)) / 5 + 0.1
+    priors = torch.cat([centres, torch.full((25, 2), 0.1)], dim=1)  # none overlap
+    logits = torch.tensor([1.0, 5.0, 2.0]).expand(1, 25, 3).clone()
+    logits[0, 3, 2] = 9.0
+    found = detections(torch.zeros(1, 25, 4), logits, priors, replace(PAPER, candidates=10, per_image=None))[0]
+    assert torch.bincount(found.labels).tolist() == [0, 10, 10]
+    torch.testing.assert_close(found.boxes[0, :2], centres[3] - 0.05)  # the one that is surer is among them
+
+
+def test_boxes_outside_the_image_take_no_place() -> None:
+    outside = encode(torch.tensor([(-0.4, 0.2, -0.1, 0.4), (0.2, 1.0, 0.4, 1.2), (0.6, 0.6, 0.8, 0.8)]), PRIORS)[None]
+    logits = logits_for((0.1, 0.9), (0.2, 0.8), (0.5, 0.5))
+    for limits in (PAPER, replace(PAPER, candidates=1), replace(PAPER, per_image=1)):
+        found = detections(outside, logits, PRIORS, limits)[0]
+        torch.testing.assert_close(found.boxes, torch.tensor([(0.6, 0.6, 0.8, 0.8)]))
+
+
 def test_nothing_found_is_an_answer() -> None:
     found = detections(torch.zeros(2, 3, 4), logits_for((0.999, 0.001)).expand(2, 3, 2), PRIORS)
     assert [len(f.scores) for f in found] == [0, 0] and found[0].boxes.shape == (0, 4)
