@@ -99,7 +99,7 @@ def measure(row: Row, seed: int, arguments: argparse.Namespace) -> None:
     result = trained.evaluated(ssd, val, arguments.device, folder / "detections.json", APART)
     facts = trained.described(ssd, row.size, result, arguments.device)
     records.write(record, {"row": row.name, "seed": seed, "settings": same, **facts})
-    print(f"{record}: AP {facts['figures']['ap'][0]:.1f}")
+    print(f"{record}: AP {facts['figures']['ap'][0]:.1f}", flush=True)
 
 
 SETS = ("coco_train", "coco_public")

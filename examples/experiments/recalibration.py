@@ -132,17 +132,18 @@ class Experiment:
             print(f"{path} is there.")
             return
         row, figures = ROWS[title], self.figures(title)
+        intervals = bootstrap.intervals(figures)
         bases = [base for base in ("as is", title.removesuffix(", recalibrated")) if base != title]
         content = {
             "row": title,
             "settings": self.settings,
             "gmacs": counting.compute(self.network(Row(row.surgery, row.size)), row.size) / 1e9,
-            "figures": bootstrap.intervals(figures),
+            "figures": intervals,
             "differences": {base: bootstrap.differences(figures, self.figures(base)) for base in bases},
             "hardware": records.hardware(),
         }
         records.write(path, content)
-        print(f"{path}: AP {content['figures']['ap'][0]:.1f}", flush=True)
+        print(f"{path}: AP {intervals['ap'][0]:.1f}", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -97,7 +97,7 @@ def measure(row: str, seed: int, arguments: argparse.Namespace) -> None:
     result = trained.evaluated(known.ssd, find_split(data, "val"), arguments.device, folder / "detections.json")
     facts = trained.described(known.ssd, known.row.size, result, arguments.device)
     records.write(record, {"row": row, "seed": seed, "settings": same, **facts})
-    print(f"{record}: AP {facts['figures']['ap'][0]:.1f}")
+    print(f"{record}: AP {facts['figures']['ap'][0]:.1f}", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

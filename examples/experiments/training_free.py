@@ -264,16 +264,21 @@ class Experiment:
         matches = bootstrap.matches(self.truth, found, self.ids)
         return bootstrap.figures(matches, bootstrap.resamples(matches.images), APART)
 
-    def resampled(self, title: str) -> tuple[bootstrap.Figures, Mapping[str, Any]]:
-        """A row's figures on every resample, kept in the work folder, and its facts."""
-        kept = self.work / "training_free" / f"{title} {len(self.ids)} figures.pt"
-        if not kept.is_file():
+    def kept(self, title: str) -> dict[str, Any]:
+        """A row's detections, its figures on every resample and its facts; from the work folder if they are there."""
+        path = self.work / "training_free" / f"{title} {len(self.ids)} figures.pt"
+        if not path.is_file():
             measured = self.measured(title)
-            found = {name: torch.from_numpy(v) for name, v in self.figures(measured.detections).items()}
-            with write_atomically(kept) as part:
-                torch.save({"figures": found, "facts": dict(measured.facts), "found": measured.detections}, part)
-        content = torch.load(kept, weights_only=True)
-        return {name: v.numpy() for name, v in content["figures"].items()}, content["facts"]
+            figures = {name: torch.from_numpy(v) for name, v in self.figures(measured.detections).items()}
+            with write_atomically(path) as part:
+                torch.save({"figures": figures, "facts": dict(measured.facts), "found": measured.detections}, part)
+        return dict(torch.load(path, weights_only=True))
+
+    def found(self, title: str) -> list[Detection]:
+        return list(self.kept(title)["found"])
+
+    def resampled(self, title: str) -> bootstrap.Figures:
+        return {name: v.numpy() for name, v in self.kept(title)["figures"].items()}
 
     def record(self, title: str) -> None:
         """Measure a row, unless its record is there."""
@@ -281,19 +286,20 @@ class Experiment:
         if records.is_done(path, self.settings):
             print(f"{path} is there.")
             return
-        figures, facts = self.resampled(title)
-        against = {base: self.resampled(base)[0] for base in self.rivals(title)}
+        figures, facts = self.resampled(title), self.kept(title)["facts"]
+        against = {base: self.resampled(base) for base in self.rivals(title)}
+        intervals = bootstrap.intervals(figures)
         content = {
             "row": title,
             "settings": self.settings,
             "gmacs": self.rows[title].gmacs,
-            "figures": bootstrap.intervals(figures),
+            "figures": intervals,
             "differences": {base: bootstrap.differences(figures, other) for base, other in against.items()},
             **facts,
             "hardware": records.hardware(),
         }
         records.write(path, content)
-        print(f"{path}: AP {content['figures']['ap'][0]:.1f}")
+        print(f"{path}: AP {intervals['ap'][0]:.1f}", flush=True)
 
     def rivals(self, title: str) -> list[str]:
         """What a row is compared with on the same photographs: the detector as it is, and what costs as much."""

@@ -1,0 +1,153 @@
+"""How long one image takes, beside the compute: the paper's Table 4 and the stock detector's views.
+
+    python -m examples.experiments.latency                                # 1000 runs of each, as in the paper
+    python -m examples.experiments.latency --runs 20
+    python -m examples.experiments.latency --device cuda --batch 16 --dtype bf16 --compile
+
+The network alone, without reading, resizing or suppressing. The networks take turns, and each is compared with the
+first one of its group in the same round, so that a machine that slows down slows both.
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from examples.experiments import records
+from examples.experiments.training_free import AS_IS, LARGE, TwoPaths, views
+from examples.ssd import counting
+from examples.ssd.benchmark import WARMUP, clock
+from examples.ssd.configurations import find
+from examples.ssd.model import build
+from examples.ssd.paper import TABLE_4
+from examples.ssd.programs import positive, run, wanted_device
+from examples.ssd.stock import INPUT_SIZE, load_stock
+from examples.training_free import DOUBLED, data_folder
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One network to time."""
+
+    net: nn.Module
+    size: int  # pixels
+    paper_ms: float | None = None
+
+
+def paper_rows() -> dict[str, Candidate]:
+    names = [*TABLE_4, "SSDMnetv1-Size600"]
+    return {name: Candidate(build(find(name)), find(name).size, TABLE_4.get(name)) for name in names}
+
+
+def stock_rows() -> dict[str, Candidate]:
+    """The detector of `training_free`; its pyramids take as long as two of the rows."""
+    net = load_stock(data_folder() / "weights")
+    known = views(net)
+    return {
+        AS_IS: Candidate(net, INPUT_SIZE),
+        **{name: Candidate(known[name].net, INPUT_SIZE) for name in ("S1L6", "S1L4", "S1L0")},
+        "S1L0 dual path": Candidate(TwoPaths(net, "S1L0"), INPUT_SIZE),
+        LARGE: Candidate(net, DOUBLED),
+    }
+
+
+GROUPS: Mapping[str, Callable[[], dict[str, Candidate]]] = {"paper": paper_rows, "stock": stock_rows}
+
+
+@dataclass(frozen=True)
+class How:
+    """The same for all networks that are compared."""
+
+    device: torch.device
+    dtype: str
+    batch: int
+    compiled: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.device.type}-{self.dtype}-batch{self.batch}{'-compiled' * self.compiled}"
+
+    def call(self, candidate: Candidate) -> Callable[[], object]:
+        net = candidate.net.eval().to(self.device, DTYPES[self.dtype])
+        called = torch.compile(net) if self.compiled else net
+        shape = (self.batch, 3, candidate.size, candidate.size)
+        images = torch.rand(shape, device=self.device, dtype=DTYPES[self.dtype])
+
+        def call() -> object:
+            with torch.inference_mode():
+                return called(images)
+
+        return call
+
+
+def rounds(calls: Mapping[str, Callable[[], object]], device: torch.device, count: int) -> dict[str, list[float]]:
+    """Milliseconds of each call in every round, after a few rounds that do not count."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    warmup = min(WARMUP, count)
+    for number in tqdm(range(warmup + count), desc="rounds", disable=None):
+        for name, call in calls.items():
+            taken = clock(call, device)
+            if number >= warmup:
+                times[name].append(taken)
+    return times
+
+
+def quartiles(values: Sequence[float]) -> list[float]:
+    """The median, and the ends of the middle half."""
+    if len(values) == 1:
+        return [values[0]] * 3
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return [middle, low, high]
+
+
+def measure(group: str, how: How, runs: int) -> dict[str, Any]:
+    candidates = GROUPS[group]()
+    compute = {name: counting.compute(c.net, c.size) / 1e9 for name, c in candidates.items()}
+    times = rounds({name: how.call(c) for name, c in candidates.items()}, how.device, runs)
+    first = next(iter(times))
+    return {
+        name: {
+            "gmacs": compute[name],
+            "ms": quartiles(times[name]),
+            "ratio": quartiles([a / b for a, b in zip(times[name], times[first], strict=True)]),
+            "paper ms": candidates[name].paper_ms,
+        }
+        for name in times
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--groups", nargs="+", choices=tuple(GROUPS), default=list(GROUPS))
+    parser.add_argument("--runs", type=positive, default=1000, help="of each network (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="(default: %(default)s)")
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp32", help="(default: %(default)s)")
+    parser.add_argument("--batch", type=positive, default=1, help="images at once (default: %(default)s)")
+    parser.add_argument("--compile", action="store_true", help="torch.compile")
+    parser.add_argument("--threads", type=positive, help="on a CPU (default: torch's)")
+    parser.add_argument("--results", type=Path, default=records.RESULTS, help="(default: docs/results)")
+    arguments = parser.parse_args(argv)
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    how = How(wanted_device(arguments.device), arguments.dtype, arguments.batch, arguments.compile)
+    for group in arguments.groups:
+        path = arguments.results / "latency" / f"{group}-{how.name}.json"
+        settings = {"runs": arguments.runs, "threads": torch.get_num_threads()}
+        if records.is_done(path, settings):
+            print(f"{path} is there.")
+            continue
+        rows = measure(group, how, arguments.runs)
+        records.write(path, {"settings": settings, "rows": rows, "hardware": records.hardware(how.device)})
+        print(path)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,51 @@
+"""Photographs with what only the fine path finds, and with what the detector finds and the fine path alone loses.
+
+    python -m examples.experiments.pictures --work runs     # after `training_free` with the same --work
+
+Written to --work and not meant to be committed: the photographs have their own licences.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from examples.experiments.training_free import AS_IS, Experiment
+from examples.ssd.programs import positive, run
+from examples.ssd.stock_picture import Comparison, choose, draw
+from examples.training_free import data_folder
+
+PAIRS = {  # what is drawn: left, right
+    "found by the fine path": (AS_IS, "S1L0 dual path"),
+    "lost by the fine path alone": ("S1L0", AS_IS),
+}
+
+
+def best(experiment: Experiment, left: str, right: str, count: int) -> list[Comparison]:
+    """The photographs with most objects that only the right one finds, the first one first."""
+    base, other = experiment.found(left), experiment.found(right)
+    found: list[Comparison] = []
+    for _ in range(count):
+        comparison = choose(experiment.truth, base, other)
+        if comparison is None:
+            break
+        found.append(comparison)
+        other = [d for d in other if d["image_id"] != comparison.image["id"]]
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True, help="folder of training_free")
+    parser.add_argument("--count", type=positive, default=4, help="pictures of each kind (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    experiment = Experiment(data_folder(), arguments.work, arguments.work, None)
+    for title, (left, right) in PAIRS.items():
+        for number, comparison in enumerate(best(experiment, left, right, arguments.count), start=1):
+            out = arguments.work / "pictures" / f"{title} {number}.png"
+            out.parent.mkdir(parents=True, exist_ok=True)
+            draw(comparison, experiment.truth, experiment.folder, (left, right), out)
+            print(f"{out}: {len(comparison.gained)} objects")
+
+
+if __name__ == "__main__":
+    run(main)
