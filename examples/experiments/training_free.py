@@ -32,6 +32,7 @@ from examples.ssd.programs import positive, run
 from examples.ssd.stock import HIGH_TAP, INPUT_SIZE, LOW_TAP, Predictions, StockSSD, load_stock
 from examples.ssd.stock_boxes import (
     Candidates,
+    Centres,
     anchors,
     as_results,
     below,
@@ -55,7 +56,7 @@ from examples.training_free import (
 )
 
 SURGERIES: Mapping[str, tuple[int, ...]] = {"S1L0": (0,), "S1L4": (4,), "S1L6": (6,), "S2L4-6": (4, 6)}
-AS_IS, LARGE, ENLARGED = "as is", "600 pixels", "300 pixels enlarged"
+AS_IS, LARGE, ENLARGED, DILATED = "as is", "600 pixels", "300 pixels enlarged", "S1L0 dilated"
 APART = ("person", "car")  # the paper's Figure 1
 
 
@@ -63,7 +64,7 @@ APART = ("person", "car")  # the paper's Figure 1
 class View:
     """One network on one size of photograph."""
 
-    net: StockSSD
+    net: nn.Module  # gives Predictions
     anchors: Tensor  # (A, 4)
     see: Callable[[Image.Image], Image.Image]  # the photograph as the network gets it
 
@@ -106,7 +107,42 @@ def views(net: StockSSD) -> dict[str, View]:
         where_learned = learned_centres(six_layers(operated, INPUT_SIZE), INPUT_SIZE, trained, INPUT_SIZE)
         result[f"{surgery} by hand"] = View(patched, anchors(in_middle, scale), seen_small)
         result[surgery] = View(operated, anchors(where_learned, scale), seen_small)
+    dilated = Dilated(net, "S1L0")
+    result[DILATED] = View(dilated, dilated_anchors(net, dilated), seen_small)
     return result
+
+
+# ---- dilation
+
+
+class Dilated(nn.Module):
+    """The detector's own maps, the two of the backbone with cells between the cells; the rest is as it was."""
+
+    def __init__(self, net: StockSSD, surgery: str) -> None:
+        super().__init__()
+        self.net = net
+        operated = ss.eliminate(net.backbone, surgery, dilate=True, input_size=INPUT_SIZE)
+        self.features = ss.features(operated, (str(LOW_TAP), str(HIGH_TAP)), input_size=INPUT_SIZE)
+
+    def forward(self, images: Tensor) -> Predictions:
+        low, high = self.features(images).values()
+        others = self.net.six_maps(low[..., ::2, ::2], high[..., ::2, ::2])[2:]
+        return self.net.predict_from([low, high, *others])
+
+
+def dilated_anchors(net: StockSSD, dilated: Dilated) -> Tensor:
+    """The detector's own anchors, on the first two maps also halfway between them."""
+    centres = usual_centres(six_layers(net, INPUT_SIZE))
+    with torch.inference_mode():
+        maps = dilated.features(torch.zeros(1, 3, INPUT_SIZE, INPUT_SIZE)).values()
+    closer = [halfway(c, m.shape[-2:]) for c, m in zip(centres, maps, strict=False)]
+    return anchors([*closer, *centres[2:]])
+
+
+def halfway(centres: Centres, cells: Sequence[int]) -> Centres:
+    """As many centres as there are cells, twice as close."""
+    both = zip((centres.rows, centres.columns), cells, strict=True)
+    return Centres(*(old[0] + (old[1] - old[0]) / 2 * torch.arange(count) for old, count in both))
 
 
 # ---- two paths
@@ -126,7 +162,7 @@ class TwoPaths(nn.Module):
         return self.net.predict(*small), self.net.predict(*large)
 
 
-def largest_difference(net: StockSSD, alone: StockSSD, surgery: str, photographs: Iterable[Image.Image]) -> float:
+def largest_difference(net: StockSSD, alone: nn.Module, surgery: str, photographs: Iterable[Image.Image]) -> float:
     """Of a score, between both paths of one graph and the two networks that they stand for."""
     two_paths, gaps = TwoPaths(net, surgery), [0.0]
     for photograph in photographs:
@@ -146,6 +182,7 @@ def rows(net: StockSSD, known: Mapping[str, View]) -> dict[str, Row]:
     for name, gmacs in alone.items():
         result[f"{name} by hand"] = Row(f"{name} by hand", False, gmacs)
         result[name] = Row(name, False, gmacs)
+    result[DILATED] = Row(DILATED, False, counting.compute(known[DILATED].net, INPUT_SIZE) / 1e9)
     for name in alone:
         result[f"{name} dual path"] = Row(name, True, counting.compute(TwoPaths(net, name), INPUT_SIZE) / 1e9)
     result["pyramid, 600 pixels"] = Row(LARGE, True, base + large)
@@ -308,6 +345,8 @@ class Experiment:
             rivals += [other for other in self.rows if other.startswith("pyramid")]
         elif title in SURGERIES:
             rivals += [f"{title} by hand", LARGE]
+        elif title == DILATED:
+            rivals += ["S1L0", LARGE]
         return rivals
 
 

@@ -54,7 +54,11 @@ class StockSSD(nn.Module):
 
     def predict(self, low: Tensor, high: Tensor) -> Predictions:
         """The heads' predictions from the backbone's maps at LOW_TAP and HIGH_TAP, each (N, C, H, W)."""
-        pairs = list(zip(self.heads, self.six_maps(low, high), strict=True))
+        return self.predict_from(self.six_maps(low, high))
+
+    def predict_from(self, maps: Sequence[Tensor]) -> Predictions:
+        """The heads' predictions from their six maps, each (N, C, H, W)."""
+        pairs = list(zip(self.heads, maps, strict=True))
         boxes = torch.cat([_by_anchor(head.get_submodule("box")(m), 4) for head, m in pairs], dim=1)
         scores = torch.cat([_by_anchor(head.get_submodule("cls")(m), CLASSES) for head, m in pairs], dim=1).sigmoid()
         return Predictions(boxes, scores[..., 1:])
