@@ -12,6 +12,7 @@ from stridesurgery.operate import eliminate
 from stridesurgery.operators import Operator, register_operator
 from stridesurgery.recalibrate import recalibrate
 from stridesurgery.report import Layer, Report, Transition, inspect
+from stridesurgery.search import Budget, Candidate, Search, search
 from stridesurgery.surgery import Surgery
 from stridesurgery.verify import Verification, verify
 from stridesurgery.window import Window
@@ -19,6 +20,8 @@ from stridesurgery.window import Window
 __version__ = "0.1.0"
 
 __all__ = [
+    "Budget",
+    "Candidate",
     "Comparison",
     "Cost",
     "Feature",
@@ -33,6 +36,7 @@ __all__ = [
     "Report",
     "RequestError",
     "Row",
+    "Search",
     "Surgery",
     "SurgeryError",
     "Timing",
@@ -48,5 +52,6 @@ __all__ = [
     "inspect",
     "recalibrate",
     "register_operator",
+    "search",
     "verify",
 ]

@@ -133,7 +133,7 @@ def count(analysis: Analysis) -> Cost:
     """What the network of an analysis costs."""
     traced = analysis.traced
     spent = Meter(traced.model, traced.graph).meter(image_for(traced.model, traced.size, 1))
-    events = inference(traced, sum(s.macs for s in spent.values()))
+    events = run_once(traced, sum(s.macs for s in spent.values()))
     uncounted: Counter[str] = Counter()
     for call in spent.values():
         uncounted.update(call.uncounted)
@@ -144,7 +144,7 @@ def count(analysis: Analysis) -> Cost:
     )
 
 
-def inference(traced: Traced, macs: int) -> list[Event]:
+def run_once(traced: Traced, macs: int) -> list[Event]:
     """What memory the forward code takes and gives back on one weightless image; it must spend what its graph does.
 
     Raises:

@@ -46,15 +46,11 @@ class Memory(TorchDispatchMode):
         self.events.append((piece, -size))
 
 
-def made(events: Sequence[Event]) -> int:
-    """Bytes of all pieces together."""
-    return sum(size for _, size in events if size > 0)
-
-
-def kept(events: Sequence[Event]) -> tuple[int, ...]:
-    """Bytes of every piece that is taken and not given back, the oldest first."""
+def taken(events: Sequence[Event]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Bytes of every piece, in the order in which they are taken, and which of them are not given back."""
     gone = {piece for piece, size in events if size < 0}
-    return tuple(size for piece, size in events if piece not in gone)
+    pieces = [(piece, size) for piece, size in events if size > 0]
+    return tuple(size for _, size in pieces), tuple(i for i, (piece, _) in enumerate(pieces) if piece not in gone)
 
 
 def peak(events: Sequence[Event]) -> int:

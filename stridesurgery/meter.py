@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from stridesurgery.memory import Memory, kept, made, peak
+from stridesurgery.memory import Memory, peak, taken
 from stridesurgery.trace import Key
 
 
@@ -19,10 +19,15 @@ class Spent:
     """What one call spends."""
 
     macs: int  # multiply-accumulates
-    made: int  # bytes of all that it makes
-    kept: tuple[int, ...]  # bytes of the pieces that live on when it returns
-    peak: int  # bytes: the most that it holds at once of what it makes
+    pieces: tuple[int, ...]  # bytes of each piece of memory that it takes
+    kept: tuple[int, ...]  # which of them live on when it returns
+    peak: int  # bytes: the most that it holds at once of what it takes
     uncounted: Mapping[str, int] = field(default_factory=dict)  # operators without a count, and their calls
+
+    @property
+    def made(self) -> int:
+        """Bytes of all that it makes."""
+        return sum(self.pieces)
 
 
 class Meter(fx.Interpreter):
@@ -37,6 +42,13 @@ class Meter(fx.Interpreter):
         self._known: dict[Any, tuple[Any, Spent]] = {}
         self._changed: Mapping[Key, Any] = {}
         self._spent: dict[Key, Spent] = {}
+
+    def on(self, graph: fx.Graph) -> "Meter":
+        """A meter of another graph over the same modules that knows what this one knows."""
+        other = Meter(self.module, graph)
+        other._memory, other._counter, other._uncounted = self._memory, self._counter, self._uncounted
+        other._known = self._known
+        return other
 
     def meter(self, image: Tensor, changed: Mapping[Key, Any] | None = None) -> dict[Key, Spent]:
         """What every node spends on a weightless image (1, C, h, w), in running order.
@@ -57,7 +69,7 @@ class Meter(fx.Interpreter):
         key = n.meta["key"]
         changed = self._changed.get(key)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
-        case = (key, changed, _signature(args), _signature(kwargs))
+        case = (key, n.target, changed, _signature(args), _signature(kwargs))
         if case not in self._known:
             run = changed or (lambda *a, **k: getattr(self, n.op)(n.target, a, k))
             self._known[case] = self._metered(run, args, kwargs)
@@ -69,7 +81,7 @@ class Meter(fx.Interpreter):
         value = run(*args, **kwargs)
         own = [(piece, size) for piece, size in self._memory.events[start:] if piece >= start]
         macs = (self._counter.get_total_flops() - flops) // 2
-        return value, Spent(macs, made(own), kept(own), peak(own), self._uncounted.calls - calls)
+        return value, Spent(macs, *taken(own), peak(own), self._uncounted.calls - calls)
 
 
 def _signature(value: Any) -> Any:

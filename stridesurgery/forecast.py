@@ -1,0 +1,95 @@
+"""What a surgery will cost, added up from calls that are metered once: no candidate is built or traced."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from stridesurgery.cost import run_once
+from stridesurgery.layers import Site
+from stridesurgery.lifetimes import Deaths, deaths_in_a_graph, deaths_in_a_run
+from stridesurgery.meter import Meter, Spent
+from stridesurgery.operators import FUNCTIONS, MODULES, FunctionRule, Operator
+from stridesurgery.phases import phased
+from stridesurgery.plan import Plan
+from stridesurgery.record import image_for
+from stridesurgery.report import Analysis
+from stridesurgery.trace import Key
+
+
+@dataclass(frozen=True)
+class Expense:
+    """What one image costs in a network."""
+
+    macs: int
+    activation_bytes: int
+    peak_bytes: int | None  # None: the forward code frees what it makes in an order that its graph does not tell
+
+
+class Forecast:
+    """Adds up what an operated network will cost, for any number of plans on one model."""
+
+    def __init__(self, analysis: Analysis) -> None:
+        self.analysis = analysis
+        traced = analysis.traced
+        self._image = image_for(traced.model, traced.size, 1)
+        self._meter = Meter(traced.model, traced.graph)
+        self._changed: dict[Any, Callable[..., Any]] = {}
+        spent = self._meter.meter(self._image)
+        self._eager = deaths_in_a_run(spent, run_once(traced, sum(s.macs for s in spent.values())))
+        self._in_graph = deaths_in_a_graph(traced.graph)
+        self.original = self._summed(spent, self._eager)
+
+    def of(self, plan: Plan) -> Expense:
+        """What the network of a plan costs.
+
+        Raises:
+            OperatorError: an operator cannot take part in a dilation.
+        """
+        changed = {c.site.node.meta["key"]: self._becomes(c.site, c.operator) for c in plan.changes}
+        if plan.surgery.dilate:
+            graph = phased(self.analysis, plan)
+            modules = {key: run for key, run in changed.items() if key[1] == "call_module"}  # functions are replaced
+            return self._summed(self._meter.on(graph).meter(self._image, modules), deaths_in_a_graph(graph))
+        as_graph = plan.surgery.form == "graph" or any(key[1] != "call_module" for key in changed)
+        return self._summed(self._meter.meter(self._image, changed), self._in_graph if as_graph else self._eager)
+
+    def _becomes(self, site: Site, operator: Operator) -> Callable[..., Any]:
+        """What runs in place of a site, one for each operator that it can become."""
+        node = site.node
+        case = (node.target, operator)
+        if case not in self._changed:
+            if node.op == "call_module":
+                module = self.analysis.traced.module(node)
+                module = copy.deepcopy(module, {id(t): t for t in (*module.parameters(), *module.buffers())})
+                refine = MODULES[type(module)].refine
+                assert refine is not None  # else the transition was refused
+                refine(module, operator)
+                self._changed[case] = module
+            else:
+                self._changed[case] = partial(_run, FUNCTIONS[node.target], operator)  # type: ignore[index]
+        return self._changed[case]
+
+    def _summed(self, spent: Mapping[Key, Spent], deaths: Deaths | None) -> Expense:
+        macs, made = sum(s.macs for s in spent.values()), sum(s.made for s in spent.values())
+        return Expense(macs, made, None if deaths is None else self._image.nbytes + _peak(spent, deaths))
+
+
+def _peak(spent: Mapping[Key, Spent], deaths: Deaths) -> int:
+    """The most bytes that are held at once of what calls make."""
+    held = most = 0
+    for key, call in spent.items():
+        most = max(most, held + call.peak)
+        held += sum(call.pieces[i] for i in call.kept)
+        for maker, number in deaths.get(key, ()):
+            if maker in spent and number < len(spent[maker].kept):
+                held -= spent[maker].pieces[spent[maker].kept[number]]
+    return most
+
+
+def _run(rule: FunctionRule, operator: Operator, *args: Any, **kwargs: Any) -> Any:
+    """Run a function as another operator."""
+    given = dict(zip(rule.parameters, args, strict=False)) | kwargs
+    target, args, kwargs = rule.refine(given, operator)
+    return target(*args, **kwargs)

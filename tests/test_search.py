@@ -1,0 +1,140 @@
+"""What `search` finds: forecasts that equal what is built, sets that are complete, and fronts that nothing beats."""
+
+from itertools import chain, combinations
+
+import pytest
+import timm
+import torch
+
+import stridesurgery as ss
+from stridesurgery.forecast import Forecast
+from stridesurgery.plan import plan
+from stridesurgery.report import analyse
+from stridesurgery.skeleton import without_weights
+from tests.models import SAMPLE, create, size_of
+
+
+@pytest.mark.two_thirds
+@pytest.mark.parametrize("name", SAMPLE)
+def test_forecasts_equal_the_networks_that_are_built(name):
+    net, size = without_weights(create(name)), size_of(name)
+    analysis = analyse(net, size)
+    forecast = Forecast(analysis)
+    requests = [{"S": 1}, {"S": len(analysis.levels)}, {"S": 1, "dilate": True}]
+    for expense, model in [(forecast.original, net), *built(net, size, forecast, analysis, requests)]:
+        told = ss.cost(model, size)
+        assert (expense.macs, expense.activation_bytes) == (told.macs, told.activation_bytes)
+        assert expense.peak_bytes in (told.peak_bytes, None)
+    assert forecast.original.peak_bytes is not None
+
+
+def built(net, size, forecast, analysis, requests):
+    for request in requests:
+        try:
+            fine = ss.eliminate(net, input_size=size, **request)
+        except ss.SurgeryError:
+            continue
+        yield forecast.of(plan(analysis, fine.surgery)), fine
+
+
+def test_every_set_of_transitions_is_there_and_costs_what_it_costs():
+    net = timm.create_model("mobilenetv1_100").eval()
+    found = ss.search(net, 2000, input_size=64)
+    strided = (0, 2, 4, 6, 12)
+    sets = chain.from_iterable(combinations(strided, n) for n in range(1, 6))
+    assert sorted(c.surgery.L for c in found.candidates) == sorted(sets)
+    for candidate in found.candidates[::7]:
+        told = ss.cost(candidate.surgery.apply(net), 64)
+        assert (candidate.macs, candidate.peak_bytes) == (told.macs, told.peak_bytes)
+    assert found.original.macs == ss.cost(net, 64).macs
+
+
+def test_the_front_is_what_no_other_beats():
+    net = timm.create_model("mobilenetv1_100").eval()
+    found = ss.search(net, 2000, taps=(11, 13), input_size=64, dilate=True)
+
+    def merits(c):
+        sides = [side for reduction in c.reductions for side in reduction]
+        return (*sides, c.macs, c.activation_bytes, c.peak_bytes, c.first, not c.surgery.dilate)
+
+    def beats(a, b):
+        return a != b and all(x <= y for x, y in zip(a, b, strict=True))
+
+    for candidate in found.candidates:
+        beaten = any(beats(merits(other), merits(candidate)) for other in found.candidates)
+        assert beaten == (candidate not in found.front)
+    last = [(c.reductions[-1], c.first) for c in found]
+    assert last == sorted(last, key=lambda pair: (-pair[0][0], pair[1]))  # early eliminations first among equals
+    assert 0 < len(found.front) < len(found.candidates)
+
+
+def test_bounds_and_wanted_reductions_hold():
+    net = timm.create_model("mobilenetv1_100").eval()
+    base = ss.cost(net, 64)
+    bounds = ss.Budget(macs=5 * base.macs, activation_bytes=4 * base.activation_bytes, peak_bytes=2 * base.peak_bytes)
+    found = ss.search(net, bounds, taps=(11, 13), reduction=(8, 32), input_size=64)
+    assert found.candidates
+    for candidate in found.candidates:
+        assert candidate.macs <= bounds.macs
+        assert candidate.activation_bytes <= bounds.activation_bytes
+        assert candidate.peak_bytes <= bounds.peak_bytes
+        assert candidate.reductions[0][0] <= 8
+    everything = ss.search(net, 2000, taps=(11, 13), input_size=64).candidates
+    names = {c.name for c in found.candidates}
+    assert all(
+        c.name in names
+        or c.macs > bounds.macs
+        or c.activation_bytes > bounds.activation_bytes
+        or c.peak_bytes > bounds.peak_bytes
+        or c.reductions[0][0] > 8
+        for c in everything
+    )
+
+
+def test_partial_strides_and_axes():
+    found = ss.search(timm.create_model("convnext_atto"), 2000, input_size=64, axes=("hw", "w"))
+    names = {c.name for c in found.candidates}
+    assert {"S1L0", "S1L0, to stride 2", "S1L0, columns only", "S1L0, to stride 2, columns only"} <= names
+    columns = next(c for c in found.candidates if c.name == "S1L0, columns only")
+    assert columns.reductions[-1] == (32, 8)
+
+
+def test_refusals_are_listed():
+    found = ss.search(timm.create_model("vit_tiny_patch16_224"), 300)
+    assert not found.candidates and not found.front
+    assert "pos_embed" in found.refused[0] and found.refused[0] in str(found)
+    kept = ss.search(timm.create_model("vit_tiny_patch16_224"), 300, dilate=True)
+    assert {c.surgery.stride for c in kept.candidates} == {1, 2, 4, 8}
+    assert all(c.surgery.dilate for c in kept.candidates)
+
+
+def test_seconds_are_measured():
+    net = timm.create_model("mobilenetv3_small_050").eval()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    found = ss.search(net, ss.Budget(macs=9e6, seconds=60), input_size=64)
+    assert found.front and all(c.latency.median < 60 for c in found)
+    assert "ms" in str(found)
+    assert not ss.search(net, ss.Budget(macs=9e6, seconds=1e-9), input_size=64).front
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "budget, options, said",
+    [
+        (0, {}, "budget is a Budget"),
+        ("4x", {}, "budget is a Budget"),
+        (4, {"axes": "x"}, "axes are"),
+        (4, {"axes": ()}, "axes are"),
+        (4, {"reduction": (8, 8), "taps": 11}, "names 2 maps"),
+        (4, {"reduction": -1}, "positive number of pixels"),
+        (4, {"taps": 99}, "does not exist"),
+    ],
+)
+def test_bad_requests_are_told(budget, options, said):
+    with pytest.raises(ss.RequestError, match=said):
+        ss.search(timm.create_model("mobilenetv1_100"), budget, input_size=64, **options)
+
+
+def test_a_budget_is_positive():
+    with pytest.raises(ss.RequestError, match="peak_bytes of a Budget"):
+        ss.Budget(peak_bytes=-1)
