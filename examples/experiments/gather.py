@@ -1,0 +1,93 @@
+"""Write docs/results.md and its plots from the records in docs/results.
+
+    python -m examples.experiments.gather
+
+Nothing is measured here, and nothing on the page is typed by hand: rows that were not run are named as such.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from examples.experiments import bootstrap, records
+from examples.experiments.page import conclusions, plots, sections
+from examples.experiments.page.reading import all_in, code, in_order
+from examples.ssd.files import write_atomically
+from examples.ssd.programs import run
+
+
+def page(results: Path) -> str:
+    """The text of docs/results.md; plots are written beside the records."""
+    free = all_in(results / "training_free")
+    norms = all_in(results / "recalibration")
+    tuned = all_in(results / "fine_tuning")
+    sets = {folder.name: all_in(folder) for folder in sorted((results / "small_objects").glob("*"))}
+    times = all_in(results / "latency")
+    checks = all_in(results).get("checks")
+    parts = [INTRODUCTION.format(resamples=bootstrap.RESAMPLES)]
+    if free:
+        rows = in_order(free, sections.FREE_ROWS)
+        plots.against_compute(rows, results / "training_free.png")
+        plots.sweeps(rows, results / "size_bound.png")
+        parts += [conclusion(free), sections.training_free(free)]
+    if norms:
+        parts.append(sections.recalibrated(norms))
+    if tuned:
+        parts.append(sections.tuned(tuned))
+    if sets:
+        parts.append(sections.small_sets(sets))
+    if tuned or sets:
+        panels = {"COCO, fine-tuned": tuned} if tuned else {}
+        plots.by_size({**panels, **sets}, results / "trained.png")
+        parts.append("![AP by size of the trained rows](results/trained.png)")
+    if times:
+        parts.append(sections.latency(times))
+    if checks:
+        parts.append(sections.checked(checks))
+    parts.append(PICTURES)
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+INTRODUCTION = f"""# Does it help?
+
+Real detectors on real images: what eliminating a stride brings, where it costs, and what else the same compute buys.
+The page is written by {code("gather")} from the records in `docs/results`, which the command of each section writes.
+
+AP and AR are COCO's, in percent, at 100 detections an image; small objects cover less than 32x32 pixels of the
+annotated image, large ones more than 96x96. After ± is the half of a 95 % interval over images (1.96 standard
+deviations of {{resamples}} bootstrap resamples); differences are of the same resamples, so that what two networks have
+in common cancels. Compute is counted as the paper counts it (`examples.ssd.counting`), in 10^9 multiply-accumulates
+an image."""
+
+PICTURES = f"""## Pictures
+
+{code("pictures --work runs")} draws the photographs with most objects that only the
+fine path finds, and with most that the detector finds and the fine path alone loses. They are no part of this page: the photographs have their own
+licences."""
+
+
+def conclusion(free: dict) -> str:
+    lines = "\n".join(f"- {line}" for line in conclusions.choices(free))
+    paper = "\n".join(f"- {line}." for line in conclusions.against_the_paper(free))
+    return f"""## What to choose
+
+{lines}
+
+Beside the paper's Table 2, whose networks were trained for 100 epochs (differences from its base):
+
+{paper}"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--results", type=Path, default=records.RESULTS, help="(default: docs/results)")
+    arguments = parser.parse_args(argv)
+    out = arguments.results.with_suffix(".md")
+    text = page(arguments.results)
+    with write_atomically(out) as part:
+        part.write_text(text)
+    print(out)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,123 @@
+"""What the figures say, in sentences: every number and every verdict comes from the records."""
+
+from collections.abc import Mapping
+
+from examples.experiments.page.reading import SIZES, Interval, Record, difference, figure
+from examples.ssd.paper import TABLE_2
+
+GAINED = 2.0  # AP: less than that is no reason for several times the compute
+BASE, FINE, DUAL, SPLIT = "SSDMnetv1", "SSDMnetv1-S1L0", "S1L0 dual path", "SSDMnetv1-S1L0-DualPath19-10-S"
+
+
+def verdict(change: Interval | None, what: str) -> str:
+    """In words, with the interval."""
+    if change is None:
+        return f"{what} was not compared"
+    span = f"{change.value:+.1f} {what} (95 % interval {change.low:+.1f} to {change.high:+.1f})"
+    return span if change.clear else f"no difference in {what} that these photographs can show ({span})"
+
+
+def choices(free: Mapping[str, Record]) -> list[str]:
+    """Without training: what to choose under which constraint."""
+    return [
+        sentence
+        for sentence in (_dual(free), _alone(free), _same_pixels(free), _pyramid(free), _where(free), _dilated(free))
+        if sentence
+    ]
+
+
+def _dual(free: Mapping[str, Record]) -> str:
+    if DUAL not in free:
+        return ""
+    row = free[DUAL]
+    changes = ", ".join(verdict(difference(row, "as is", f"ap_{size}"), f"AP {size}") for size in SIZES)
+    times = row["gmacs"] / free["as is"]["gmacs"]
+    return (
+        f"**Objects of all sizes, the input size fixed, nothing trained: the dual path.** At {times:.1f} times the "
+        f"compute of the detector as it is: {verdict(difference(row, 'as is', 'ap'), 'AP')}; {changes}."
+    )
+
+
+def _alone(free: Mapping[str, Record]) -> str:
+    if "S1L0" not in free:
+        return ""
+    row = free["S1L0"]
+    small, large = (difference(row, "as is", f"ap_{size}") for size in ("small", "large"))
+    against = difference(row, "600 pixels", "ap_small")
+    return (
+        f"**Only small and medium objects: the stride eliminated, one path (S1L0).** {verdict(small, 'AP small')}, but "
+        f"{verdict(large, 'AP large')}. Do not use it alone, untrained, where large objects count. A photograph at 600 "
+        f"pixels costs the same; against it S1L0 has {verdict(against, 'AP small')}."
+    )
+
+
+def _same_pixels(free: Mapping[str, Record]) -> str:
+    change = difference(free[DUAL], "pyramid, 300 pixels enlarged", "ap") if DUAL in free else None
+    if change is None:
+        return ""
+    return (
+        f"**Beside enlarging the same pixels.** The dual path against the two-scale pyramid of the same 300 pixels, at "
+        f"equal compute: {verdict(change, 'AP')}."
+        + " Without training, removing a stride does what enlarging the image does."
+        * (not change.clear)
+    )
+
+
+def _pyramid(free: Mapping[str, Record]) -> str:
+    change = difference(free[DUAL], "pyramid, 600 pixels", "ap") if DUAL in free else None
+    if change is None:
+        return ""
+    advice = "the pyramid is the better choice" if change.high < 0 else "either will do"
+    return (
+        f"**Larger photographs can be had.** The dual path against a pyramid that sees the photograph at 600 pixels as "
+        f"well, at equal compute: {verdict(change, 'AP')}. Where the pixels exist and the input size is free, {advice}."
+    )
+
+
+def _where(free: Mapping[str, Record]) -> str:
+    names = [f"{s} dual path" for s in ("S1L0", "S1L4", "S1L6") if f"{s} dual path" in free]
+    if len(names) < 2:
+        return ""
+    told = "; ".join(f"{n.split()[0]} {figure(free[n], 'ap')} AP, {free[n]['gmacs']:.1f} GMAC" for n in names)
+    return f"**Which stride.** With two paths: {told}. A later stride costs less; the intervals say what it is worth."
+
+
+def _dilated(free: Mapping[str, Record]) -> str:
+    if "S1L0 dilated" not in free:
+        return ""
+    row = free["S1L0 dilated"]
+    small = difference(row, "as is", "ap_small")
+    return (
+        "**Dilation** keeps every cell's features and puts cells between them. As a detector without training, against "
+        f"the detector as it is: {verdict(difference(row, 'as is', 'ap'), 'AP')}, "
+        f"{verdict(small, 'AP small')}."
+        + " What is small stays small to the network."
+        * (small is not None and small.high < GAINED)
+    )
+
+
+def by_hand(free: Mapping[str, Record]) -> str:
+    """What placing the anchors by the library's geometry is worth."""
+    gains = {s: difference(free[s], f"{s} by hand", "ap") for s in ("S1L0", "S1L4", "S1L6", "S2L4-6") if s in free}
+    told = ", ".join(f"{name} {gain.signed}" for name, gain in gains.items() if gain is not None)
+    return (
+        f"The library's geometry, against the stride set by hand with anchors in mid-cell, is worth (AP): {told}."
+        * bool(told)
+    )
+
+
+def against_the_paper(free: Mapping[str, Record]) -> list[str]:
+    """Where what was measured agrees with Table 2 in direction, and where it does not."""
+    if "S1L0" not in free or DUAL not in free:
+        return []
+    lines = []
+    for name, ours, printed in (("S1L0", free["S1L0"], FINE), ("the dual path", free[DUAL], SPLIT)):
+        for key, what in (("ap", "AP"), ("ap_small", "AP small"), ("ap_medium", "AP medium"), ("ap_large", "AP large")):
+            change = difference(ours, "as is", key)
+            theirs = getattr(TABLE_2[printed], key) - getattr(TABLE_2[BASE], key)
+            if change is None:
+                continue
+            same = "agrees in sign" if change.value * theirs > 0 else "**contradicts it**"
+            same = same if change.clear else "is not clear here"
+            lines.append(f"{name}, {what}: paper {theirs:+.1f} (trained), here {change.signed} (untrained): {same}")
+    return lines

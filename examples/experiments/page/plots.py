@@ -1,0 +1,91 @@
+"""Figures of the page: precision and recall by size against compute, and what the size bound does."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from examples.experiments.page.reading import SIZES, Record, figure
+
+COLOURS = {"dual path": "#d55e00", "eliminated": "#0072b2", "by hand": "#999999", "larger input": "#009e73"}
+
+
+def kind(title: str) -> str:
+    """Which family a row of the training-free table belongs to."""
+    if "by hand" in title or title == "as is":
+        return "by hand"
+    if "pixels" in title:
+        return "larger input"
+    return "dual path" if "dual path" in title else "eliminated"
+
+
+def against_compute(rows: Mapping[str, Record], out: Path) -> None:
+    """The paper's Figure 6: one point a row, with its interval."""
+    panels = Figure(figsize=(12, 7.5), layout="constrained")
+    axes = panels.subplots(2, 3, sharex=True)
+    for line, (measure, name) in zip(axes, (("ap", "AP"), ("ar", "AR")), strict=True):
+        for panel, size in zip(line, SIZES, strict=True):
+            draw_panel(panel, rows, f"{measure}_{size}")
+            panel.set_title(f"{name}, {size} objects", fontsize="medium")
+    for panel in axes[1]:
+        panel.set_xlabel("compute (GMAC)")
+    for colour in COLOURS.items():
+        axes[0][0].plot([], [], "o", color=colour[1], label=colour[0] if colour[0] != "by hand" else "as is, by hand")
+    axes[0][0].legend(fontsize="small")
+    panels.savefig(out, dpi=80)
+
+
+def draw_panel(panel: Axes, rows: Mapping[str, Record], name: str) -> None:
+    for number, (title, record) in enumerate(sorted(rows.items(), key=lambda item: item[1]["gmacs"])):
+        value = figure(record, name)
+        if value is None:
+            continue
+        colour = COLOURS[kind(title)]
+        panel.errorbar(
+            record["gmacs"], value.value, [[value.value - value.low], [value.high - value.value]], fmt="o", ms=4,
+            color=colour, elinewidth=0.8,
+        )  # fmt: skip
+        label = title.replace(" dual path", "").replace(" by hand", "")
+        aside = (5, 4) if number % 2 else (5, -9)
+        panel.annotate(
+            label, (record["gmacs"], value.value), aside, textcoords="offset points", fontsize=6, color=colour
+        )
+    panel.set_xscale("log")
+    panel.set_ylim(bottom=0)
+    panel.margins(x=0.12)
+
+
+def sweeps(rows: Mapping[str, Record], out: Path) -> None:
+    """AP on all photographs, by the bound below which a finer view's boxes are used."""
+    panel = Figure(figsize=(6.5, 4), layout="constrained")
+    axes = panel.subplots()
+    for title, record in rows.items():
+        if "sweep" in record:
+            bounds = sorted(map(float, record["sweep"]))
+            points = {float(bound): values[2] for bound, values in record["sweep"].items()}
+            style = "--" if "pyramid" in title else "-"
+            axes.plot(bounds, [points[b] for b in bounds], style, marker="o", ms=3, label=title)
+    axes.axhline(rows["as is"]["figures"]["ap"][0], color="#999999", lw=0.8, label="as is")
+    axes.set_xlabel("bound on the finer view's boxes (side in pixels of the photograph)")
+    axes.set_ylabel("AP (%)")
+    axes.legend(fontsize="x-small")
+    panel.savefig(out, dpi=80)
+
+
+def by_size(groups: Mapping[str, Mapping[str, Record]], out: Path) -> None:
+    """AP by size of trained rows, a panel for each set."""
+    panels = Figure(figsize=(5.5 * len(groups), 3.6), layout="constrained")
+    for axes, (title, rows) in zip(panels.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True):
+        for number, (name, record) in enumerate(rows.items()):
+            values = [figure(record, f"ap_{size}") for size in SIZES]
+            places = [k + number * 0.8 / len(rows) for k in range(len(SIZES))]
+            heights = [0.0 if v is None else v.value for v in values]
+            spread = [0.0 if v is None else (v.high - v.low) / 2 for v in values]
+            axes.bar(places, heights, 0.8 / len(rows), yerr=spread, error_kw={"elinewidth": 0.8}, label=name)
+        axes.set_xticks([k + 0.4 - 0.4 / len(rows) for k in range(len(SIZES))], SIZES)
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("AP (%)")
+        axes.set_title(title, fontsize="medium")
+        axes.legend(fontsize="x-small")
+    panels.savefig(out, dpi=80)

@@ -1,0 +1,75 @@
+"""The records of each experiment, and their figures as text."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from examples.experiments import records
+
+Record = Mapping[str, Any]
+SIZES = ("small", "medium", "large")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure in percent and the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.1f} ± {(self.high - self.low) / 2:.1f}"
+
+    @property
+    def signed(self) -> str:
+        return f"{self.value:+.1f} ± {(self.high - self.low) / 2:.1f}"
+
+    @property
+    def clear(self) -> bool:
+        """Whether zero lies outside."""
+        return self.low > 0 or self.high < 0
+
+
+def all_in(folder: Path) -> dict[str, dict[str, Any]]:
+    """By file name, without its ending."""
+    return {path.stem: records.read(path) for path in sorted(folder.glob("*.json"))}
+
+
+def in_order(found: Mapping[str, Record], names: Sequence[str]) -> dict[str, Record]:
+    """Those that are there, as they are listed."""
+    return {name: found[name] for name in names if name in found}
+
+
+def figure(record: Record, name: str) -> Interval | None:
+    """None: there are no such objects."""
+    return _interval(record["figures"].get(name))
+
+
+def difference(record: Record, base: str, name: str) -> Interval | None:
+    """None: the two were not compared."""
+    return _interval(record["differences"].get(base, {}).get(name))
+
+
+def _interval(ends: Sequence[float | None] | None) -> Interval | None:
+    if ends is None or None in ends:
+        return None
+    value, low, high = (float(v) for v in ends if v is not None)
+    return Interval(value, low, high)
+
+
+def shown(value: Interval | None, signed: bool = False) -> str:
+    if value is None:
+        return "–"
+    return value.signed if signed else str(value)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """In Markdown, all columns but the first to the right."""
+    ruler = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ruler, *rows))
+
+
+def code(command: str) -> str:
+    return f"`python -m examples.experiments.{command}`"

@@ -1,0 +1,231 @@
+"""The page's tables, one section an experiment; what was not run is said."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from examples.experiments import fine_tuning, recalibration, small_objects
+from examples.experiments.page import conclusions
+from examples.experiments.page.reading import SIZES, Record, code, difference, figure, in_order, shown, table
+from examples.ssd.paper import TABLE_4
+
+FREE_ROWS = (
+    *("as is", "S1L6 by hand", "S1L6", "S1L4 by hand", "S1L4", "S1L0 by hand", "S1L0", "S2L4-6 by hand", "S2L4-6"),
+    *("S1L0 dilated", "600 pixels", "S1L6 dual path", "S1L4 dual path", "S1L0 dual path", "S2L4-6 dual path"),
+    *("pyramid, 300 pixels enlarged", "pyramid, 600 pixels"),
+)
+HEADS = ("AP", "small", "medium", "large", "AR small", "AR medium", "AR large", "GMAC")
+KEYS = ("ap", "ap_small", "ap_medium", "ap_large", "ar_small", "ar_medium", "ar_large")
+
+Section = Callable[[Mapping[str, Record]], str]
+
+
+def figures_table(rows: Mapping[str, Record], names: Callable[[str], str] = str) -> str:
+    lines = [(names(name), *(shown(figure(r, key)) for key in KEYS), f"{r['gmacs']:.2f}") for name, r in rows.items()]
+    return table(("", *HEADS), lines)
+
+
+def differences_table(rows: Mapping[str, Record]) -> str:
+    """Paired: both networks on the same resampled photographs."""
+    lines = []
+    for name, record in rows.items():
+        for base in record["differences"]:
+            values = (shown(difference(record, base, key), signed=True) for key in KEYS[:5])
+            lines.append((f"{name}, against {base}", *values))
+    return table(("", *HEADS[:5]), lines)
+
+
+def missing(rows: Mapping[str, Record], wanted: Sequence[str]) -> str:
+    left = [name for name in wanted if name not in rows]
+    return f"\n\nNot run yet: {', '.join(left)}." if left else ""
+
+
+# ---- A
+
+
+def training_free(found: Mapping[str, Record]) -> str:
+    rows = in_order(found, FREE_ROWS)
+    first = rows["as is"]["settings"]
+    return f"""## Without training
+
+{code("training_free --work runs")}. The stock COCO SSD (MobileNet v1 0.75, 300x300) on
+{first["images"]} COCO photographs, {first["with recovered boxes"]} of them with boxes recovered from another list (areas estimated, crowds
+mostly unmarked). Hardware: {rows["as is"]["hardware"]}.
+
+"By hand": `stride = 1` and anchors in the middles of equal cells; without that word: `eliminate`, anchors where the
+geometry puts them. "Dilated": `eliminate(dilate=True)`. The boxes of dual paths and pyramids that come from the finer
+view are kept below a size bound, which for each half of the photographs was chosen on the other half{_bounds(rows)}.
+
+{figures_table(rows)}
+
+![AP and AR by size of object against compute](results/training_free.png)
+
+The differences, each on the same resampled photographs:
+
+{differences_table(rows)}
+
+{conclusions.by_hand(rows)}
+
+The size bound, on all photographs:
+
+![AP by size bound](results/size_bound.png)
+
+{_graph_check(rows)}
+
+Two classes apart, as in the paper's Figure 1:
+
+{_classes_table(rows)}{missing(rows, FREE_ROWS)}"""
+
+
+def _bounds(rows: Mapping[str, Record]) -> str:
+    told = [f"{name} {'/'.join(f'{b:g}' for b in r['bounds'])}" for name, r in rows.items() if "bounds" in r]
+    return f" (pixels, by the even and by the odd photographs: {'; '.join(told)})" if told else ""
+
+
+def _graph_check(rows: Mapping[str, Record]) -> str:
+    gaps = {name: r["difference"] for name, r in rows.items() if "difference" in r}
+    told = ", ".join(f"{name} {gap:.1g}" for name, gap in gaps.items())
+    return f"Both paths of one graph score as the two networks alone do; largest difference of a score: {told}." * bool(
+        gaps
+    )
+
+
+def _classes_table(rows: Mapping[str, Record]) -> str:
+    chosen = {n: r for n, r in rows.items() if "by hand" not in n}
+    names = [f"ap{suffix} {label}" for label in ("person", "car") for suffix in ("", *(f"_{s}" for s in SIZES))]
+    heads = [f"{label} {size}".strip() for label in ("person", "car") for size in ("AP", *SIZES)]
+    return table(("", *heads), [(n, *(shown(figure(r, key)) for key in names)) for n, r in chosen.items()])
+
+
+# ---- recalibration
+
+
+def recalibrated(found: Mapping[str, Record]) -> str:
+    rows = in_order(found, list(recalibration.ROWS))
+    first = next(iter(rows.values()))
+    settings = first["settings"]
+    return f"""## Batch norms that are alive: `recalibrate`
+
+{code("recalibration --work runs")}. FastestDet (a ShuffleNetV2, 352x352) on {settings["images"]} photographs of COCO;
+the statistics of the recalibrated rows are those of {settings["seen for statistics"]} other photographs.
+The norms of the detector above are folded into its convolutions: there is nothing to recalibrate in it.
+Hardware: {first["hardware"]}.
+
+{figures_table(rows)}
+
+{differences_table(rows)}
+
+{_recalibration_said(rows)}{missing(rows, list(recalibration.ROWS))}"""
+
+
+def _recalibration_said(rows: Mapping[str, Record]) -> str:
+    told = []
+    for name, record in rows.items():
+        base = name.removesuffix(", recalibrated")
+        if base != name and base in rows:
+            told.append(f"{base}: {conclusions.verdict(difference(record, base, 'ap'), 'AP')}")
+    return "What recalibration changes. " + "; ".join(told) + "." if told else ""
+
+
+# ---- B and C
+
+
+def tuned(found: Mapping[str, Record]) -> str:
+    return f"""## Fine-tuned on COCO images
+
+{_trained_text(found, "fine_tuning", "The stock detector under each surgery, trained on other COCO photographs")}
+
+{figures_table(_sorted(found))}
+
+Not run: {_not_run(found, list(fine_tuning.ROWS))}."""
+
+
+def small_sets(found: Mapping[str, Mapping[str, Record]]) -> str:
+    parts = []
+    for name, rows in found.items():
+        told = _trained_text(rows, f"small_objects {name}", f"`{name}`, from ImageNet weights")
+        table_ = figures_table(_sorted(rows))
+        parts.append(f"{told}\n\n{table_}\n\nNot run: {_not_run(rows, small_objects.ROWS)}.")
+    others = [name for name in small_objects.SETS if name not in found]
+    parts.append(f"Not run at all: {', '.join(others)}." if others else "")
+    return "## Sets of small objects, from ImageNet weights\n\n" + "\n\n".join(parts)
+
+
+def _sorted(rows: Mapping[str, Record]) -> dict[str, Record]:
+    return dict(sorted(rows.items(), key=lambda item: (item[1]["gmacs"], item[0])))
+
+
+def _trained_text(rows: Mapping[str, Record], command: str, what: str) -> str:
+    trained = [r for r in rows.values() if r["settings"]["steps"]] or list(rows.values())
+    first = trained[0]
+    settings, seeds = first["settings"], sorted({r["seed"] for r in trained})
+    names = " ".join(dict.fromkeys(r["row"] for r in trained))
+    warmup = f" --warmup {settings['warmup']}" if settings.get("warmup") else ""
+    plain = "" if settings["augmented"] else " --no-augment"
+    options = (
+        f"--rows {names} --seeds {' '.join(map(str, seeds))} --epochs {settings['epochs']} --batch {settings['batch']} "
+        f"--lr {settings['rate']:g}{warmup}{plain} --first {settings['images']} --work runs"
+    )
+    augmented = "SSD's augmentation" if settings["augmented"] else "no augmentation"
+    return (
+        f"{what}: {settings['images']} photographs to learn from, {settings['steps']} steps of {settings['batch']}, "
+        f"{augmented}, the same for all rows; {len(seeds)} seed{'s' * (len(seeds) > 1)}; evaluated on "
+        f"{first['evaluated']} photographs. This is a small fraction of the paper's 100 epochs: it compares the rows "
+        f"at equal steps and is no estimate of where they end. Intervals are over photographs, not over seeds. "
+        f"Hardware: {first['hardware']}.\n\n{code(f'{command} {options}')}\n"
+    )
+
+
+def _not_run(rows: Mapping[str, Record], wanted: Sequence[str]) -> str:
+    done = {r["row"] for r in rows.values()}
+    seeds = {r["seed"] for r in rows.values()}
+    left = [name for name in wanted if name not in done]
+    parts = ([f"the rows {', '.join(left)}"] if left else []) + (["further seeds"] if len(seeds) < 3 else [])
+    return ", ".join([*parts, "the full schedule, which the same command without options runs (it wants a GPU)"])
+
+
+# ---- D
+
+
+def latency(found: Mapping[str, Record]) -> str:
+    parts = [
+        """## Latency beside compute
+
+The network alone. The networks take turns, and each is compared with the first one in the same round; in brackets the
+middle half of the rounds. The machine did other work at the same time: read the ratios, not the milliseconds."""
+    ]
+    for name, record in found.items():
+        group, _, how = name.partition("-")
+        settings = record["settings"]
+        command = f"latency --groups {group} --runs {settings['runs']} --threads {settings['threads']}"
+        title = "The paper's rows (Table 4)" if group == "paper" else "The stock detector"
+        parts.append(f"{title}, {how}, {settings['runs']} runs each; {record['hardware']}; {code(command)}:")
+        parts.append(_latency_table(record["rows"], group == "paper"))
+    parts.append("Not run: a GPU, torch.compile, batches of 16, bf16 (options of the same command).")
+    return "\n\n".join(parts)
+
+
+def _latency_table(rows: Mapping[str, Record], printed: bool) -> str:
+    first = next(iter(rows))
+    lines = []
+    for name, r in rows.items():
+        ms, low, high = r["ms"]
+        ratio, least, most = r["ratio"]
+        line = [name, f"{ms:.0f} ({low:.0f} to {high:.0f})", f"{ratio:.2f} ({least:.2f} to {most:.2f})"]
+        line.append(f"{r['gmacs'] / rows[first]['gmacs']:.2f}")
+        if printed:
+            line.append(f"{TABLE_4[name] / TABLE_4[first]:.2f}" if name in TABLE_4 else "–")
+        lines.append(line)
+    heads = ["", "ms", "ratio", "ratio of compute", *(["the paper's ratio (GTX 1080 Ti)"] if printed else [])]
+    return table(heads, lines)
+
+
+# ---- the checks
+
+
+def checked(record: Record) -> str:
+    names = {k: v for k, v in record.items() if k not in ("settings", "hardware")}
+    lines = [(name, f"{value:.3g}") for name, value in names.items()]
+    return f"""## The protocol's own checks
+
+{code("checks --work runs")}, on the detections of the detector as it is. Weights: of two trainings of two steps.
+
+{table(("", "value"), lines)}"""
