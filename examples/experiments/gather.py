@@ -62,8 +62,8 @@ an image."""
 PICTURES = f"""## Pictures
 
 {code("pictures --work runs")} draws the photographs with most objects that only the
-fine path finds, and with most that the detector finds and the fine path alone loses. They are no part of this page: the photographs have their own
-licences."""
+fine path finds, and with most that the detector finds and the fine path alone loses. They are no part of this page:
+the photographs have their own licences."""
 
 
 def conclusion(free: dict) -> str:

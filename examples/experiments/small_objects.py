@@ -82,10 +82,15 @@ def train_row(row: str, seed: int, arguments: argparse.Namespace, folder: Path) 
     return folder / "last.pt"
 
 
+def images_in(data: Path) -> int:
+    """That there are to train on."""
+    return len(read_annotations(find_split(data, "train")).with_objects().records)
+
+
 def measure(row: str, seed: int, arguments: argparse.Namespace) -> None:
     """Train and evaluate a row, unless its record is there."""
     data = arguments.data / "smallobj" / arguments.set
-    count = len(read_annotations(find_split(data, "train")).with_objects().records)
+    count = images_in(data)
     same = settings(arguments, min(count, arguments.first or count))
     name = f"{row.replace(':', '-')}-seed{seed}"
     record = arguments.results / "small_objects" / arguments.set / f"{name}.json"

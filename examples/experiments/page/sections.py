@@ -47,8 +47,8 @@ def training_free(found: Mapping[str, Record]) -> str:
     return f"""## Without training
 
 {code("training_free --work runs")}. The stock COCO SSD (MobileNet v1 0.75, 300x300) on
-{first["images"]} COCO photographs, {first["with recovered boxes"]} of them with boxes recovered from another list (areas estimated, crowds
-mostly unmarked). Hardware: {rows["as is"]["hardware"]}.
+{first["images"]} COCO photographs, {first["with recovered boxes"]} of them with boxes recovered from another list
+(areas estimated, crowds mostly unmarked). Hardware: {rows["as is"]["hardware"]}.
 
 "By hand": `stride = 1` and anchors in the middles of equal cells; without that word: `eliminate`, anchors where the
 geometry puts them. "Dilated": `eliminate(dilate=True)`. The boxes of dual paths and pyramids that come from the finer

@@ -1,0 +1,171 @@
+"""Records are written once, experiments go on where they stopped, and the page says what is there and what is not."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from examples.experiments import fastestdet, gather, latency, records, small_objects, stock_training
+from examples.experiments import training_free as free
+from examples.experiments.page import conclusions
+from examples.experiments.page.reading import Interval
+from examples.ssd import boxes
+from examples.ssd.errors import RequestError
+from examples.ssd.stock import load_stock, prepare
+from examples.ssd.stock_boxes import anchors, decode, learned_centres, six_layers
+
+DATA = os.environ.get("STRIDESURGERY_DATA")
+needs_data = pytest.mark.skipif(DATA is None, reason="STRIDESURGERY_DATA names no folder with images and weights")
+KEYS = [f"{m}{s}" for m in ("ap", "ar") for s in ("", "_small", "_medium", "_large")]
+
+
+# ---- records
+
+
+def test_a_record_is_there_or_was_measured_otherwise(tmp_path: Path) -> None:
+    path, settings = tmp_path / "new" / "row.json", {"images": 3, "rate": 0.1}
+    assert not records.is_done(path, settings)
+    records.write(path, {"settings": settings, "ap": float("nan"), "ms": 1.23456789})
+    assert records.is_done(path, settings)
+    assert records.read(path) == {"settings": settings, "ap": None, "ms": 1.23457}
+    with pytest.raises(RequestError, match=r"images 3 \(now 4\)"):
+        records.is_done(path, {**settings, "images": 4})
+
+
+def test_a_row_that_is_there_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small_objects, "data_folder", lambda: tmp_path)
+    monkeypatch.setattr(small_objects, "images_in", lambda *_: 7)
+    started: list[str] = []
+    monkeypatch.setattr(small_objects, "train_row", lambda row, *_: started.append(row) or pytest.skip("trained"))
+    words = ["bccd", "--rows", "SSDMnetv1", "--seeds", "0", "--work", str(tmp_path), "--results", str(tmp_path)]
+    settings = small_objects.settings(small_objects.parse_arguments(words), 7)
+    records.write(tmp_path / "small_objects" / "bccd" / "SSDMnetv1-seed0.json", {"settings": settings})
+    small_objects.main(words)
+    assert started == []
+
+
+# ---- the page
+
+
+def record(title: str, bases: tuple[str, ...], seed: int = 0) -> dict:
+    """A made-up row in the form that the experiments write."""
+    draw = np.random.default_rng(seed)
+
+    def interval(centre: float) -> list[float]:
+        return [centre, centre - 1, centre + 1]
+
+    return {
+        "row": title,
+        "settings": {"images": 4, "with recovered boxes": 1},
+        "gmacs": 1.0 + seed,
+        "figures": {key: interval(float(draw.uniform(5, 40))) for key in KEYS},
+        "differences": {base: {key: interval(float(draw.normal() * 3)) for key in KEYS} for base in bases},
+        "hardware": "2 CPU cores",
+    }
+
+
+def test_the_page_is_written_from_the_records_alone(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    rivals = ("as is", "pyramid, 300 pixels enlarged", "pyramid, 600 pixels")
+    for number, title in enumerate(("as is", "S1L0", "S1L0 by hand", "600 pixels")):
+        bases = () if number == 0 else ("as is", "S1L0 by hand", "600 pixels")
+        records.write(results / "training_free" / f"{title}.json", record(title, bases, number))
+    dual = {"bounds": [128.0, 192.0], "sweep": {"128.0": [1, 2, 3.0], "192.0": [2, 3, 4.0]}, "difference": 1e-7}
+    records.write(results / "training_free" / "S1L0 dual path.json", {**record("", rivals, 9), **dual})
+    gather.main(["--results", str(results)])
+    page = (tmp_path / "results.md").read_text()
+    shown = records.read(results / "training_free" / "S1L0 dual path.json")["figures"]["ap_small"][0]
+    assert "| S1L0 dual path |" in page and f"{shown:.1f} ± 1.0" in page
+    assert "Not run yet: S1L6 by hand" in page and "S1L0 128/192" not in page and "S1L0 dual path 128/192" in page
+    assert (results / "training_free.png").read_bytes().startswith(b"\x89PNG")
+    assert "Latency" not in page
+
+
+def test_verdicts_follow_the_interval() -> None:
+    assert conclusions.verdict(Interval(2.0, 1.0, 3.0), "AP") == "+2.0 AP (95 % interval +1.0 to +3.0)"
+    assert "no difference" in conclusions.verdict(Interval(0.5, -0.5, 1.5), "AP")
+    assert "not compared" in conclusions.verdict(None, "AP")
+
+
+# ---- the size bound, the clock
+
+
+def test_each_photograph_gets_the_bound_that_the_other_half_chose() -> None:
+    found: dict[float, list] = {b: [[{"image_id": n, "score": b}] for n in range(4)] for b in (64.0, 128.0)}
+    swept = free.Swept(found, {64.0: (5.0, 1.0, 3.0), 128.0: (2.0, 4.0, 3.0)})
+    assert (swept.chosen(0), swept.chosen(1)) == (64.0, 128.0)
+    assert [d[0]["score"] for d in swept.crossed()] == [128.0, 64.0, 128.0, 64.0]
+
+
+def test_networks_are_timed_in_turn() -> None:
+    order: list[str] = []
+    calls: dict[str, Callable[[], object]] = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
+    times = latency.rounds(calls, torch.device("cpu"), 3)
+    assert order == ["a", "b"] * 6 and len(times["a"]) == len(times["b"]) == 3  # three rounds do not count
+    assert latency.quartiles([3.0, 1.0, 2.0]) == [2.0, 1.5, 2.5] and latency.quartiles([4.0]) == [4.0] * 3
+
+
+# ---- real weights
+
+
+@pytest.mark.data
+@needs_data
+def test_a_row_starts_as_what_is_found_without_training() -> None:
+    """The exchanged boxes and predictors say the same boxes, and the scores are the detector's."""
+    stock = load_stock(Path(DATA or "") / "weights")
+    ids = list(range(1, 81))
+    image = torch.rand(1, 3, 300, 300, generator=torch.Generator().manual_seed(0)) * 255
+    trained = six_layers(stock, 300)
+    for name, scale in (("base", 1.0), ("S1L0", 0.5)):
+        row = stock_training.ROWS[name]
+        net = free.with_stride_eliminated(stock, row.surgery) if row.surgery else stock
+        places = anchors(learned_centres(six_layers(net, 300), 300, trained, 300), scale)
+        ssd = stock_training.build(row, stock, ids).eval()
+        with torch.no_grad():
+            offsets, logits = ssd(ssd.prepare(image))
+            alone = net(prepare(image))
+        said, wanted = boxes.decode(offsets, ssd.priors).clamp(0, 1), decode(alone.boxes, places)[..., [1, 0, 3, 2]]
+        torch.testing.assert_close(said, wanted, rtol=0, atol=1e-5)
+        torch.testing.assert_close(logits[..., 1:].sigmoid(), alone.scores[..., [i - 1 for i in ids]])
+
+
+@pytest.mark.data
+@needs_data
+@pytest.mark.parametrize("name", ["S1L0-Fmap1", "S1L0-Split", "S1L0-Concat"])
+def test_a_row_of_the_fine_tuning_has_a_box_for_every_prediction(name: str) -> None:
+    stock, row = load_stock(Path(DATA or "") / "weights"), stock_training.ROWS[name]
+    ssd = stock_training.build(row, stock, range(1, 81)).eval()
+    with torch.no_grad():
+        offsets, logits = ssd(torch.zeros(1, 3, row.size, row.size))
+    assert offsets.shape[1] == logits.shape[1] == len(ssd.priors)
+    assert logits.shape[2] == ssd.classes == 81
+
+
+@pytest.mark.data
+@needs_data
+def test_dilated_maps_hold_the_detectors_own() -> None:
+    net = load_stock(Path(DATA or "") / "weights")
+    dilated = free.Dilated(net, "S1L0")
+    image = torch.rand(1, 3, 300, 300, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        low = net.backbone[: free.LOW_TAP + 1](image)
+        fine, _ = dilated.features(image).values()
+        torch.testing.assert_close(fine[..., ::2, ::2], low)
+        assert dilated(image).boxes.shape[1] == len(free.dilated_anchors(net, dilated))
+
+
+@pytest.mark.data
+@needs_data
+def test_the_second_detector_finds_what_is_there() -> None:
+    net = fastestdet.load(Path(DATA or "") / "weights")
+    said, scores = torch.zeros(1, 4, 2, 2), torch.zeros(1, 80, 2, 2)
+    scores[0, 5, 1, 0] = 0.9
+    found = fastestdet.candidates(said, scores, (100, 200), range(101, 181))
+    assert found.categories.tolist() == [106] and found.scores.tolist() == pytest.approx([0.9])
+    assert found.boxes.tolist() == [[25, 0, 75, 50]]  # half of 100 x 200 pixels around the cell's corner, clipped
+    with torch.no_grad():
+        said, scores = net(torch.zeros(1, 3, 352, 352))
+    assert said.shape == (1, 4, 22, 22) and scores.shape == (1, 80, 22, 22)
