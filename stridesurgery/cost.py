@@ -24,11 +24,11 @@ T = TypeVar("T", bound=Hashable)
 class Part:
     """What some calls of a network cost, for one image."""
 
-    name: str  # of one call: its module path, or the place of the function; else what the calls have in common
-    layer: int | None  # L of the layer that it belongs to: the last one before it; None: before the first
-    reduction: Sides | None  # of what it makes, (rows, columns); None where that is no map
-    macs: int  # multiply-accumulates of convolutions, linear layers and matrix products
-    bytes: int  # of the values it makes
+    name: str  #: of one call its module path, or the place of the function; else what the calls have in common
+    layer: int | None  #: L of the layer that it belongs to, the last one before it; None before the first
+    reduction: Sides | None  #: of what it makes, (rows, columns); None where that is no map
+    macs: int  #: multiply-accumulates of convolutions, linear layers and matrix products
+    bytes: int  #: of the values it makes
 
     @property
     def flops(self) -> int:
@@ -43,9 +43,9 @@ class Cost:
     model: str
     input_size: Pair
     parameters: int
-    parts: tuple[Part, ...]  # call by call, in running order
-    peak_bytes: int  # the most that inference holds of activations, the image included
-    uncounted: Mapping[str, int]  # operators that have no count of multiply-accumulates, and their calls
+    parts: tuple[Part, ...]  #: call by call, in running order
+    peak_bytes: int  #: the most that inference holds of activations, the image included
+    uncounted: Mapping[str, int]  #: operators that have no count of multiply-accumulates, and their calls
 
     @property
     def macs(self) -> int:
@@ -124,7 +124,8 @@ def cost(model: nn.Module, input_size: int | Pair | None = None) -> Cost:
         once, as Python frees it; what a kernel takes for itself during its call is not known here.
 
     Raises:
-        ModelError, TraceError: the model cannot be recorded at this size.
+        ModelError: not a plain module: wrapped, compiled, scripted.
+        TraceError: the forward pass cannot be recorded at this size, or does for one image what it does not for two.
     """
     return count(analyse(model, input_size))
 
