@@ -1,20 +1,21 @@
 """What a surgery will cost, added up from calls that are metered once: no candidate is built or traced."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from stridesurgery.cost import run_once
+from stridesurgery.cost import count, run_once
 from stridesurgery.layers import Site
 from stridesurgery.lifetimes import Deaths, deaths_in_a_graph, deaths_in_a_run
 from stridesurgery.meter import Meter, Spent
+from stridesurgery.operate import operate
 from stridesurgery.operators import FUNCTIONS, MODULES, FunctionRule, Operator
 from stridesurgery.phases import phased
 from stridesurgery.plan import Plan
 from stridesurgery.record import image_for
-from stridesurgery.report import Analysis
+from stridesurgery.report import Analysis, analyse
 from stridesurgery.trace import Key
 
 
@@ -55,6 +56,13 @@ class Forecast:
         as_graph = plan.surgery.form == "graph" or any(key[1] != "call_module" for key in changed)
         return self._summed(self._meter.meter(self._image, changed), self._in_graph if as_graph else self._eager)
 
+    def holds_for(self, operated: Analysis) -> bool:
+        """Whether an operated network makes the same calls as the original.
+
+        Forward code that chooses by the size of its maps (the shifted windows of Swin) may make others.
+        """
+        return self.analysis.traced.shapes.keys() == operated.traced.shapes.keys()
+
     def _becomes(self, site: Site, operator: Operator) -> Callable[..., Any]:
         """What runs in place of a site, one for each operator that it can become."""
         node = site.node
@@ -74,6 +82,24 @@ class Forecast:
     def _summed(self, spent: Mapping[Key, Spent], deaths: Deaths | None) -> Expense:
         macs, made = sum(s.macs for s in spent.values()), sum(s.made for s in spent.values())
         return Expense(macs, made, None if deaths is None else self._image.nbytes + _peak(spent, deaths))
+
+
+def expenses(forecast: Forecast, plans: Sequence[Plan]) -> list[Expense]:
+    """What the networks of plans cost: forecast, or counted one by one where the calls depend on the maps' size."""
+    analysis = forecast.analysis
+    edited = [p for p in plans if not p.surgery.dilate]
+    if edited and not forecast.holds_for(_built(analysis, max(edited, key=lambda p: len(p.cuts)))):
+        return [forecast.of(p) if p.surgery.dilate else _counted(_built(analysis, p)) for p in plans]
+    return [forecast.of(p) for p in plans]
+
+
+def _built(analysis: Analysis, plan: Plan) -> Analysis:
+    return analyse(operate(analysis.traced.model, plan.surgery, analysis=analysis), analysis.traced.size)
+
+
+def _counted(analysis: Analysis) -> Expense:
+    cost = count(analysis)
+    return Expense(cost.macs, cost.activation_bytes, cost.peak_bytes)
 
 
 def _peak(spent: Mapping[Key, Spent], deaths: Deaths) -> int:

@@ -10,7 +10,7 @@ from torch import nn
 
 from stridesurgery.compare import said
 from stridesurgery.errors import RequestError
-from stridesurgery.forecast import Forecast
+from stridesurgery.forecast import Expense, Forecast, expenses
 from stridesurgery.latency import Timing, in_turn, inference
 from stridesurgery.operate import eliminate
 from stridesurgery.plan import Plan
@@ -159,12 +159,12 @@ def search(
     blank = Surgery(0, (), input_size=analysis.traced.size)
     kinds = [replace(blank, axis=axis, dilate=kept) for kept in {False, dilate} for axis in _axes(axes)]
     plans, refused = possible(analysis, kinds)
-    everything = (_candidate(forecast, p, found, analysis) for p in plans)
+    everything = (_candidate(p, e, found, analysis) for p, e in zip(plans, expenses(forecast, plans), strict=True))
     within = sorted((c for c in everything if _fits(c, bounds) and _fine_enough(c, wanted)), key=_order)
     front = tuple(c for c in within if not any(_beats(other, c) for other in within))
     if bounds.seconds is not None:
         front = _timed(model, front, bounds.seconds)
-    original = _candidate(forecast, Plan(blank, (), ()), found, analysis)
+    original = _candidate(Plan(blank, (), ()), forecast.original, found, analysis)
     name = type(model).__name__
     return Search(name, analysis.traced.size, tuple(t.name for t in found), original, tuple(within), front, refused)
 
@@ -192,8 +192,7 @@ def _axes(axes: str | Sequence[str]) -> tuple[str, ...]:
     return many
 
 
-def _candidate(forecast: Forecast, plan: Plan, taps: Sequence[Tap], analysis: Analysis) -> Candidate:
-    spent = forecast.of(plan)
+def _candidate(plan: Plan, spent: Expense, taps: Sequence[Tap], analysis: Analysis) -> Candidate:
     reductions = tuple(_floats(plan.reduction(tap.place.whole.reduction)) for tap in taps)
     eliminated = [t for layer in plan.surgery.L for t in analysis.transitions_of(layer)]
     first = min(eliminated, default=len(analysis.levels))

@@ -7,34 +7,33 @@ import timm
 import torch
 
 import stridesurgery as ss
-from stridesurgery.forecast import Forecast
+from stridesurgery.forecast import Expense, Forecast, expenses
 from stridesurgery.plan import plan
 from stridesurgery.report import analyse
 from stridesurgery.skeleton import without_weights
 from tests.models import SAMPLE, create, size_of
 
 
-@pytest.mark.two_thirds
-@pytest.mark.parametrize("name", SAMPLE)
+@pytest.mark.parametrize("name", [*SAMPLE[::4], "resnetblur18", "torchvision/swin_t"])
 def test_forecasts_equal_the_networks_that_are_built(name):
     net, size = without_weights(create(name)), size_of(name)
     analysis = analyse(net, size)
     forecast = Forecast(analysis)
-    requests = [{"S": 1}, {"S": len(analysis.levels)}, {"S": 1, "dilate": True}]
-    for expense, model in [(forecast.original, net), *built(net, size, forecast, analysis, requests)]:
-        told = ss.cost(model, size)
-        assert (expense.macs, expense.activation_bytes) == (told.macs, told.activation_bytes)
-        assert expense.peak_bytes in (told.peak_bytes, None)
     assert forecast.original.peak_bytes is not None
-
-
-def built(net, size, forecast, analysis, requests):
-    for request in requests:
+    assert told(ss.cost(net, size)) == forecast.original
+    for request in ({"S": 1}, {"S": len(analysis.levels)}, {"S": 1, "dilate": True}):
         try:
             fine = ss.eliminate(net, input_size=size, **request)
         except ss.SurgeryError:
             continue
-        yield forecast.of(plan(analysis, fine.surgery)), fine
+        planned = plan(analysis, fine.surgery)
+        assert expenses(forecast, [planned]) == [told(ss.cost(fine, size))]
+        if "swin" not in name:  # whose larger maps have shifted windows, so that each network is built and counted
+            assert forecast.holds_for(analyse(fine, size)) or request.get("dilate")
+
+
+def told(cost):
+    return Expense(cost.macs, cost.activation_bytes, cost.peak_bytes)
 
 
 def test_every_set_of_transitions_is_there_and_costs_what_it_costs():
