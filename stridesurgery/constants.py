@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from stridesurgery.errors import GridError
 from stridesurgery.report import Analysis
-from stridesurgery.trace import BATCH, Key, Shape, Traced, origins, shape_of, tensors_in
+from stridesurgery.trace import BATCH, Key, Shape, Traced, origins, returned, shape_of, tensors_in
 
 _LOOKUPS = {"getitem", "index_select", "embedding", "gather", "take", "take_along_dim"}
 _BROADCASTS = {"add", "add_", "iadd", "mul", "mul_", "sub", "div"}
@@ -69,15 +69,14 @@ def check_reads(original: Analysis, operated: Traced) -> None:
                 f"the value at {node.meta['path'] or node.name} leaves the grid: {name} reads a fixed part of a map "
                 "that would grow. Choose a transition after this place"
             )
-        if node.op == "output":
-            for result in tensors_in(node.args):
-                before = shape_of(result) or ()
-                after = now.get(result.meta["key"], before)
-                if before[:1] == (BATCH,) != after[:1]:
-                    raise GridError(
-                        f"the output {result.name} would hold {after[0] / BATCH:g} results an image: the model folds "
-                        "the larger maps into its batch. Choose a transition after the place where it does"
-                    )
+    for result in tensors_in(node.args for node in returned(original.traced.graph)):
+        before = shape_of(result) or ()
+        after = now.get(result.meta["key"], before)
+        if before[:1] == (BATCH,) != after[:1]:
+            raise GridError(
+                f"the output {result.name} would hold {after[0] / BATCH:g} results an image: the model folds "
+                "the larger maps into its batch. Choose a transition after the place where it does"
+            )
 
 
 def _reads_part(node: fx.Node, now: dict[Key, Shape]) -> bool:

@@ -114,7 +114,7 @@ def survey(traced: Traced) -> tuple[tuple[Site, ...], dict[fx.Node, Place]]:
         sources = [s for s in tensors_in([node.args, node.kwargs]) if s in places]
         if not sources or (shape_of(node) is None and "parts" not in node.meta):
             continue
-        if node.target in _REARRANGING:
+        if node.target in REARRANGING:
             places[node] = _rearranged(node, places[sources[0]])
             continue
         operator = operator_of(traced, node)
@@ -131,7 +131,7 @@ def survey(traced: Traced) -> tuple[tuple[Site, ...], dict[fx.Node, Place]]:
     return tuple(sites), places
 
 
-_REARRANGING = {finer.to_phases, finer.from_phases, finer.first_phase, finer.each_phase}
+REARRANGING = {finer.to_phases, finer.from_phases, finer.first_phase, finer.each_phase}
 
 
 def _rearranged(node: fx.Node, before: Place) -> Place:

@@ -19,11 +19,11 @@ from stridesurgery import finer
 from stridesurgery.errors import GridError, OperatorError
 from stridesurgery.graph import copied
 from stridesurgery.layers import Reduction, Site
+from stridesurgery.maps import channel_axis
 from stridesurgery.operators import FUNCTIONS, arguments
 from stridesurgery.plan import Plan, changes_of
 from stridesurgery.report import Analysis
-from stridesurgery.taps import channel_axis
-from stridesurgery.trace import BATCH, Traced, shape_of, tensors_in
+from stridesurgery.trace import BATCH, Traced, returned, shape_of, tensors_in
 from stridesurgery.transitions import beyond
 
 Phases = tuple[tuple[int, int], ...]
@@ -48,8 +48,9 @@ class _Phased:
         self.cuts = planned.cuts
         self.model, self.training = original.traced.model, original.traced.training
         self.graph = copied(original.traced.graph)
+        leaving = returned(self.graph)
         for node in list(self.graph.nodes):
-            if node.op == "output":
+            if node in leaving:
                 self._finish(node)
             elif node.meta["key"] in self.places and node.op != "placeholder":
                 self._align(node)

@@ -9,7 +9,7 @@ ints that remember how they were computed, so the graph stays valid at other siz
 import operator
 import random
 import traceback
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -187,7 +187,7 @@ class _Recorder(TorchFunctionMode):
             self._image = node
             with torch.no_grad(), torch.device("meta"), self:
                 result = self.model(image)
-            self.graph.output(self._argument(result)).meta.update(shape=None, path="")
+            self.graph.output(self._argument(self._contained(result))).meta.update(shape=None, path="")
             _give_keys(self.graph)
         finally:
             random.setstate(state)
@@ -397,6 +397,15 @@ class _Recorder(TorchFunctionMode):
             return {key: self._argument(v) for key, v in value.items()}
         return value
 
+    def _contained(self, result: Any) -> Any:
+        """What a model returns, its ordered dicts as nodes that build them: a graph's own containers are plain."""
+        if isinstance(result, dict):
+            items = {key: self._contained(value) for key, value in result.items()}
+            return self.emit("call_function", OrderedDict, (items,), {}) if type(result) is OrderedDict else items
+        if type(result) in (tuple, list):
+            return type(result)(map(self._contained, result))
+        return result
+
     def _tensor_node(self, tensor: Tensor) -> fx.Node:
         if id(tensor) not in self._nodes:
             name = self._names.get(id(tensor)) or self._plain_attribute(tensor)
@@ -464,6 +473,14 @@ def _holds_value(result: Any) -> bool:
     if isinstance(result, (tuple, list)):
         return any(_holds_value(r) for r in result)
     return isinstance(result, int) and not isinstance(result, bool)
+
+
+def returned(graph: fx.Graph) -> list[fx.Node]:
+    """The output, and the containers that it is made of: the nodes whose arguments leave the network."""
+    found = [next(n for n in reversed(graph.nodes) if n.op == "output")]
+    for node in found:
+        found.extend(n for n in node.all_input_nodes if n.target is OrderedDict)
+    return found
 
 
 def tensors_in(args: Iterable[Any]) -> list[fx.Node]:

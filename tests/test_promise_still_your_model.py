@@ -2,6 +2,7 @@
 
 import copy
 import io
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -146,6 +147,35 @@ def test_train_mode_result_stays_in_train_mode(name: str) -> None:
     for form in ("module", "graph"):
         fine = ss.eliminate(create(name).train(), S=1, input_size=size_of(name), form=form)
         assert all(m.training for m in fine.modules())
+
+
+class Levels(nn.Module):
+    """Returns its maps as torchvision's pyramids do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.down = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 2, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        fine = self.stem(x)
+        return OrderedDict(fine=fine, rest=[OrderedDict(coarse=self.down(fine))])
+
+
+@pytest.mark.parametrize("options", [{"form": "graph"}, {"dilate": True}])
+def test_ordered_dicts_stay_ordered_dicts(options: dict[str, Any]) -> None:
+    net, x = Levels().eval(), image(16)
+    fine = ss.eliminate(net, S=1, input_size=16, **options)
+    ss.verify(net, fine)
+    buffer = io.BytesIO()
+    torch.save(fine, buffer)
+    buffer.seek(0)
+    for model in (fine, copy.deepcopy(fine), torch.load(buffer, weights_only=False), ss.eliminate(net, S=1)):
+        found = model(x)
+        assert type(found) is OrderedDict and list(found) == ["fine", "rest"]
+        assert type(found["rest"][0]) is OrderedDict
+        assert error(found["fine"][..., ::2, ::2], net.stem(x)) < 1e-5
+        assert found["rest"][0]["coarse"].shape[-1] == 8
+    assert ss.features(fine, input_size=16).feature_info.reduction() == [1, 2]
 
 
 def test_hooks_survive_and_run() -> None:
