@@ -27,7 +27,7 @@ class Row:
     name: str  #: "as is", the surgery, or the input size of the untouched network
     surgery: Surgery | None
     input_size: Pair
-    maps: tuple[Feature, ...]  #: at the taps: channels, reduction, receptive field
+    maps: tuple[Feature, ...]  #: channels, reduction and receptive field at the taps
     grids: tuple[Grid, ...]  #: their cells, (rows, columns)
     cost: Cost
     latency: Timing | None = None  #: of one image, measured

@@ -32,7 +32,7 @@ class Part:
 
     @property
     def flops(self) -> int:
-        """Floating-point operations: two per multiply-accumulate, as `torch.utils.flop_counter` counts."""
+        """Floating-point operations, two per multiply-accumulate, as `torch.utils.flop_counter` counts."""
         return 2 * self.macs
 
 
@@ -54,7 +54,7 @@ class Cost:
 
     @property
     def flops(self) -> int:
-        """Floating-point operations: two per multiply-accumulate, as `torch.utils.flop_counter` counts."""
+        """Floating-point operations, two per multiply-accumulate, as `torch.utils.flop_counter` counts."""
         return 2 * self.macs
 
     @property

@@ -47,9 +47,7 @@ class Candidate:
     reductions: tuple[Sides, ...]  #: at the taps, (rows, columns)
     macs: int
     activation_bytes: int
-    peak_bytes: (
-        int | None
-    )  #: None: not known, as the forward code frees values in an order that its graph does not tell
+    peak_bytes: int | None  #: None where the graph does not tell in which order the forward code frees values
     first: int  #: the first transition that is eliminated
     latency: Timing | None = None  #: measured where seconds are bounded
 
@@ -66,7 +64,7 @@ class Search:
     model: str
     input_size: Pair
     taps: tuple[str, ...]
-    original: Candidate  #: the model as it is: a surgery of no strides
+    original: Candidate  #: the model as it is, a surgery of no strides
     candidates: tuple[Candidate, ...]  #: all within the budget
     front: tuple[Candidate, ...]  #: those of them that no other one beats
     refused: tuple[str, ...]  #: transitions that cannot be eliminated, and why
@@ -145,7 +143,8 @@ def search(
 
     Raises:
         RequestError: a budget, tap, axis or reduction that does not fit.
-        ModelError, TraceError: the model cannot be recorded.
+        ModelError: not a plain module: wrapped, compiled, scripted.
+        TraceError: the forward pass cannot be recorded at this size.
     """
     bounds = budget if isinstance(budget, Budget) else None
     analysis = analyse(without_weights(model), input_size)
