@@ -9,7 +9,6 @@ saves the table and a photograph with the objects that only the two paths find. 
 """
 
 import argparse
-import copy
 import json
 import math
 import os
@@ -20,17 +19,15 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from pycocotools.coco import COCO  # type: ignore[import-untyped]
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-import stridesurgery as ss
 from examples.ssd.evaluation import Summary, evaluate, load_truth
-from examples.ssd.stock import HIGH_TAP, INPUT_SIZE, LOW_TAP, Predictions, StockSSD, load_stock, prepare
+from examples.ssd.stock import INPUT_SIZE, StockSSD, load_stock
 from examples.ssd.stock_boxes import (
     Candidates,
     anchors,
@@ -43,6 +40,14 @@ from examples.ssd.stock_boxes import (
     six_layers,
     suppress,
     usual_centres,
+)
+from examples.ssd.stock_networks import (
+    TwoPaths,
+    as_input,
+    enlarged,
+    resized,
+    with_stride_eliminated,
+    with_stride_patched,
 )
 from examples.ssd.stock_picture import choose, draw
 
@@ -67,27 +72,12 @@ Results = list[dict[str, Any]]  # COCO's results format
 # ---- the networks
 
 
-def with_stride_patched(net: StockSSD, layers: Sequence[int] = (0,)) -> StockSSD:
-    """What one does without a library."""
-    patched = copy.deepcopy(net)
-    for conv in (m for layer in layers for m in patched.backbone[layer].modules() if isinstance(m, nn.Conv2d)):
-        conv.stride = (1, 1)
-    return patched
-
-
-def with_stride_eliminated(net: StockSSD, surgery: str = SURGERY) -> StockSSD:
-    """The detector on an operated backbone."""
-    operated = copy.deepcopy(net)
-    operated.backbone = ss.eliminate(net.backbone, surgery, input_size=INPUT_SIZE)  # type: ignore[assignment]
-    return operated
-
-
 class Detectors:
     """Every view of a photograph that the table compares, all with the weights of one detector."""
 
     def __init__(self, net: StockSSD) -> None:
-        self.net, self.patched, self.operated = net, with_stride_patched(net), with_stride_eliminated(net)
-        self.two_paths = ss.dual_path(net.backbone, SURGERY, taps=(LOW_TAP, HIGH_TAP), input_size=INPUT_SIZE)
+        self.net, self.patched, self.operated = net, with_stride_patched(net), with_stride_eliminated(net, SURGERY)
+        self.both = TwoPaths(net, SURGERY)
         self.anchors = self.anchors_by_view()
 
     def anchors_by_view(self) -> dict[str, Tensor]:
@@ -113,18 +103,11 @@ class Detectors:
             "original": large,
             "patched": self.patched(as_input(seen)),
             "doubled": self.net(as_input(resized(photograph, DOUBLED))),
-            # no more is known of the photograph than the dual path knows; bicubic does better here than bilinear
-            "enlarged": self.net(as_input(seen.resize((DOUBLED, DOUBLED), Image.Resampling.BICUBIC))),
+            "enlarged": self.net(as_input(enlarged(photograph, DOUBLED))),  # knows no more than the dual path
             **dict.fromkeys(("fine", "fine, usual", "fine, looking"), small),
         }
         size = (photograph.height, photograph.width)
         return {name: candidates(said[name], places, size) for name, places in self.anchors.items()}
-
-    def both(self, image: Tensor) -> tuple[Predictions, Predictions]:
-        """The predictions on the small-object path and on the large-object path, by the same heads."""
-        maps = self.two_paths(image)
-        small, large = ([maps[f"{path}.{tap}"] for tap in (LOW_TAP, HIGH_TAP)] for path in ("small", "large"))
-        return self.net.predict(*small), self.net.predict(*large)
 
     def check(self, photograph: Image.Image) -> float:
         """Both paths must say what the two networks alone say; returns the largest difference of a score.
@@ -139,15 +122,6 @@ class Detectors:
             torch.testing.assert_close(path.boxes, alone.boxes)
             differences.append(float((path.scores - alone.scores).abs().max()))
         return max(differences)
-
-
-def resized(photograph: Image.Image, size: int) -> Image.Image:
-    return photograph.resize((size, size), Image.Resampling.BILINEAR)
-
-
-def as_input(image: Image.Image) -> Tensor:
-    """An image of H x W pixels as the network's (1, 3, H, W)."""
-    return prepare(torch.tensor(np.asarray(image)).permute(2, 0, 1)[None])
 
 
 # ---- the rows

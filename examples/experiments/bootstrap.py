@@ -65,7 +65,11 @@ def _group(per_image: Sequence[Mapping | None]) -> Group | None:
     image = np.concatenate([np.full(len(e["dtScores"]), i) for i, e in present])[order]
     matched = np.concatenate([e["dtMatches"] for _, e in present], axis=1)[:, order] > 0
     ignored = np.concatenate([e["dtIgnore"] for _, e in present], axis=1)[:, order].astype(bool)
-    return Group(image, matched & ~ignored, ~matched & ~ignored, objects)
+    right, wrong = matched & ~ignored, ~matched & ~ignored
+    ranks = np.flatnonzero(right.any(axis=0))
+    last = ranks[-1] + 1 if len(ranks) else 0  # what is less sure changes nothing
+    told = (right | wrong)[:, :last].any(axis=0)
+    return Group(image[:last][told], right[:, :last][:, told], wrong[:, :last][:, told], objects)
 
 
 # ---- from matches to figures

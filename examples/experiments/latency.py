@@ -20,7 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from examples.experiments import records
-from examples.experiments.training_free import AS_IS, LARGE, TwoPaths, views
+from examples.experiments.training_free import AS_IS, LARGE, views
 from examples.ssd import counting
 from examples.ssd.benchmark import WARMUP, clock
 from examples.ssd.configurations import find
@@ -28,6 +28,7 @@ from examples.ssd.model import build
 from examples.ssd.paper import TABLE_4
 from examples.ssd.programs import positive, run, wanted_device
 from examples.ssd.stock import INPUT_SIZE, load_stock
+from examples.ssd.stock_networks import TwoPaths
 from examples.training_free import DOUBLED, data_folder
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -43,17 +43,15 @@ from examples.ssd.stock_boxes import (
     suppress,
     usual_centres,
 )
-from examples.training_free import (
-    DOUBLED,
-    FINER,
-    TRIED,
+from examples.ssd.stock_networks import (
+    TwoPaths,
     as_input,
-    data_folder,
-    read,
+    enlarged,
     resized,
     with_stride_eliminated,
     with_stride_patched,
 )
+from examples.training_free import DOUBLED, FINER, TRIED, data_folder, read
 
 SURGERIES: Mapping[str, tuple[int, ...]] = {"S1L0": (0,), "S1L4": (4,), "S1L6": (6,), "S2L4-6": (4, 6)}
 AS_IS, LARGE, ENLARGED, DILATED = "as is", "600 pixels", "300 pixels enlarged", "S1L0 dilated"
@@ -87,8 +85,8 @@ def seen_large(photograph: Image.Image) -> Image.Image:
 
 
 def seen_enlarged(photograph: Image.Image) -> Image.Image:
-    """As large, but no more is known of the photograph than at 300 pixels; bicubic does better than bilinear."""
-    return seen_small(photograph).resize((DOUBLED, DOUBLED), Image.Resampling.BICUBIC)
+    """As large, but no more is known of the photograph than at 300 pixels."""
+    return enlarged(photograph, DOUBLED)
 
 
 def views(net: StockSSD) -> dict[str, View]:
@@ -146,20 +144,6 @@ def halfway(centres: Centres, cells: Sequence[int]) -> Centres:
 
 
 # ---- two paths
-
-
-class TwoPaths(nn.Module):
-    """The detector on a dual-path backbone: the predictions of the small-object path and of the large-object path."""
-
-    def __init__(self, net: StockSSD, surgery: str) -> None:
-        super().__init__()
-        self.net = net
-        self.backbone = ss.dual_path(net.backbone, surgery, taps=(LOW_TAP, HIGH_TAP), input_size=INPUT_SIZE)
-
-    def forward(self, images: Tensor) -> tuple[Predictions, Predictions]:
-        maps = self.backbone(images)
-        small, large = ([maps[f"{path}.{tap}"] for tap in (LOW_TAP, HIGH_TAP)] for path in ("small", "large"))
-        return self.net.predict(*small), self.net.predict(*large)
 
 
 def largest_difference(net: StockSSD, alone: nn.Module, surgery: str, photographs: Iterable[Image.Image]) -> float:

@@ -16,6 +16,7 @@ from examples.ssd import boxes
 from examples.ssd.errors import RequestError
 from examples.ssd.stock import load_stock, prepare
 from examples.ssd.stock_boxes import anchors, decode, learned_centres, six_layers
+from examples.ssd.stock_networks import with_stride_eliminated
 
 DATA = os.environ.get("STRIDESURGERY_DATA")
 needs_data = pytest.mark.skipif(DATA is None, reason="STRIDESURGERY_DATA names no folder with images and weights")
@@ -121,7 +122,7 @@ def test_a_row_starts_as_what_is_found_without_training() -> None:
     trained = six_layers(stock, 300)
     for name, scale in (("base", 1.0), ("S1L0", 0.5)):
         row = stock_training.ROWS[name]
-        net = free.with_stride_eliminated(stock, row.surgery) if row.surgery else stock
+        net = with_stride_eliminated(stock, row.surgery) if row.surgery else stock
         places = anchors(learned_centres(six_layers(net, 300), 300, trained, 300), scale)
         ssd = stock_training.build(row, stock, ids).eval()
         with torch.no_grad():
