@@ -20,7 +20,8 @@ from pycocotools.coco import COCO  # type: ignore[import-untyped]
 from pycocotools.cocoeval import COCOeval  # type: ignore[import-untyped]
 
 from examples.experiments import bootstrap, records, small_objects
-from examples.experiments.training_free import AS_IS, Experiment
+from examples.experiments.training_free import Experiment
+from examples.experiments.views import AS_IS
 from examples.ssd.evaluation import Detection, evaluate
 from examples.ssd.programs import run
 from examples.training_free import data_folder

@@ -20,7 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from examples.experiments import records
-from examples.experiments.training_free import AS_IS, LARGE, views
+from examples.experiments.views import AS_IS, LARGE, views
 from examples.ssd import counting
 from examples.ssd.benchmark import WARMUP, clock
 from examples.ssd.configurations import find

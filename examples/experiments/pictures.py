@@ -9,7 +9,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from examples.experiments.training_free import AS_IS, Experiment
+from examples.experiments.training_free import Experiment
+from examples.experiments.views import AS_IS
 from examples.ssd.programs import positive, run
 from examples.ssd.stock_picture import Comparison, choose, draw
 from examples.training_free import data_folder

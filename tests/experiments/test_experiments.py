@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from examples.experiments import fastestdet, gather, latency, records, small_objects, stock_training
+from examples.experiments import fastestdet, gather, latency, records, small_objects, stock_training, views
 from examples.experiments import training_free as free
 from examples.experiments.page import conclusions
 from examples.experiments.page.reading import Interval
 from examples.ssd import boxes
 from examples.ssd.errors import RequestError
-from examples.ssd.stock import load_stock, prepare
+from examples.ssd.stock import LOW_TAP, load_stock, prepare
 from examples.ssd.stock_boxes import anchors, decode, learned_centres, six_layers
 from examples.ssd.stock_networks import with_stride_eliminated
 
@@ -149,13 +149,13 @@ def test_a_row_of_the_fine_tuning_has_a_box_for_every_prediction(name: str) -> N
 @needs_data
 def test_dilated_maps_hold_the_detectors_own() -> None:
     net = load_stock(Path(DATA or "") / "weights")
-    dilated = free.Dilated(net, "S1L0")
+    dilated = views.Dilated(net, "S1L0")
     image = torch.rand(1, 3, 300, 300, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
-        low = net.backbone[: free.LOW_TAP + 1](image)
+        low = net.backbone[: LOW_TAP + 1](image)
         fine, _ = dilated.features(image).values()
         torch.testing.assert_close(fine[..., ::2, ::2], low)
-        assert dilated(image).boxes.shape[1] == len(free.dilated_anchors(net, dilated))
+        assert dilated(image).boxes.shape[1] == len(views.dilated_anchors(net, dilated))
 
 
 @pytest.mark.data
