@@ -1,6 +1,7 @@
 """Backbones without their classifiers, operated, as modules that give the maps an SSD reads."""
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 import timm
@@ -11,6 +12,9 @@ import stridesurgery as ss
 from examples.ssd.configurations import PELEENET, VGG, Configuration
 from examples.ssd.errors import RequestError
 from examples.ssd.pelee import peleenet
+
+# Of torchvision's models: GoogLeNet brings two more classifiers.
+OPTIONS: Mapping[str, Mapping[str, Any]] = {"googlenet": {"aux_logits": False, "init_weights": False}}
 
 
 def create(name: str) -> nn.Module:
@@ -24,12 +28,23 @@ def create(name: str) -> nn.Module:
     if name == PELEENET:
         return peleenet()
     if timm.is_model(name):
-        return timm.create_model(name, num_classes=0)
+        return timm_backbone(name)
     if name in torchvision.models.list_models(module=torchvision.models):
-        return without_classifier(torchvision.models.get_model(name, weights=None))
+        return without_classifier(torchvision.models.get_model(name, weights=None, **OPTIONS.get(name, {})))
     raise RequestError(
         f"neither timm nor torchvision knows a backbone {name!r}; `timm.list_models('*resnet*')` searches names."
     )
+
+
+def timm_backbone(name: str) -> nn.Module:
+    try:
+        # Swin takes one size of image only unless it is told otherwise; other models do not know the word.
+        return timm.create_model(name, num_classes=0, strict_img_size=False)
+    except TypeError:
+        net = timm.create_model(name, num_classes=0)
+    if isinstance(net, timm.models.vgg.VGG):
+        net.pre_logits = nn.Identity()  # the fully connected layers, most of its parameters
+    return net
 
 
 def vgg16_reduced() -> nn.Module:

@@ -1,7 +1,7 @@
 """The detector: an operated backbone, a neck, heads and the prior boxes that belong to their outputs."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -11,7 +11,7 @@ from examples.ssd import backbones, geometry, pelee, priors, rfb
 from examples.ssd.configurations import Configuration
 from examples.ssd.errors import RequestError
 from examples.ssd.heads import Heads
-from examples.ssd.neck import Neck, neck_for
+from examples.ssd.neck import neck_for
 from examples.ssd.priors import Cells
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -32,9 +32,13 @@ class SSD(nn.Module):
     mean: Tensor  # (3, 1, 1), of pixels in 0..255, as the backbone's weights expect them
     std: Tensor
 
-    def __init__(self, features: nn.Module, neck: nn.Module, heads: Heads, size: int) -> None:
+    def __init__(
+        self, features: nn.Module, neck: nn.Module, heads: Heads, size: int, channels_last: Collection[str] = ()
+    ) -> None:
+        """channels_last: the keys of the maps that `features` gives as (N, H, W, C)."""
         super().__init__()
         self.features, self.neck, self.heads, self.size = features, neck, heads, size
+        self.channels_last = frozenset(channels_last)
         self.register_buffer("mean", 255 * torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))
         self.register_buffer("priors", torch.zeros(0, 4), persistent=False)  # follows from the configuration
@@ -50,7 +54,11 @@ class SSD(nn.Module):
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """images: as `prepare` returns them. Returns the map each predictor reads, (N, C, H, W)."""
-        return cast(list[Tensor], self.neck(self.features(images)))
+        maps = self.features(images)
+        return cast(
+            list[Tensor],
+            self.neck({key: x.permute(0, 3, 1, 2) if key in self.channels_last else x for key, x in maps.items()}),
+        )
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """images: as `prepare` returns them. Returns offsets (N, P, 4) and logits (N, P, classes)."""
@@ -63,8 +71,10 @@ def build(row: Configuration, classes: int = COCO_CLASSES, backbone: nn.Module |
     classes: with the background.
     """
     features = backbones.maps_of(backbones.create(row.backbone) if backbone is None else backbone, row)
-    neck = NECKS[row.neck](row, keys_of(features, row.size), backbones.info(features).channels())
-    ssd = SSD(features, neck, Heads(neck.out_channels, row.boxes, classes, row.head_kernel), row.size)
+    layout = channels_last(features, row.size)
+    neck = NECKS[row.neck](row, list(layout), backbones.info(features).channels())
+    heads = Heads(neck.out_channels, row.boxes, classes, row.head_kernel)
+    ssd = SSD(features, neck, heads, row.size, [key for key, last in layout.items() if last])
     initialise(ssd.neck, ssd.heads)
     ssd.priors = priors.clipped(unclipped_priors(ssd, row), row.size)
     return ssd
@@ -91,10 +101,8 @@ def unclipped_priors(ssd: SSD, row: Configuration) -> Tensor:
 
 def true_cells(ssd: SSD, counts: Sequence[tuple[int, int]]) -> list[Cells]:
     """Where the cells of every predictor's map look: the backbone's from the library, the extras' from there on."""
-    neck = ssd.neck
-    if not isinstance(neck, Neck):
-        raise RequestError("only SSD's own neck is followed cell by cell; this network has the boxes of its authors.")
-    looks = dict(zip(keys_of(ssd.features, ssd.size), backbones.info(ssd.features).geometry(), strict=True))
+    looks = {feature.name: feature.geometry for feature in backbones.info(ssd.features).features}
+    neck: Any = ssd.neck  # of whatever kind: the keys of its sources, that of the extras' root, and the extras
 
     def cells_of(key: str, count: tuple[int, int]) -> Cells:
         look = looks[key]
@@ -104,9 +112,15 @@ def true_cells(ssd: SSD, counts: Sequence[tuple[int, int]]) -> list[Cells]:
     cells = [cells_of(key, count) for key, count in zip(neck.sources, counts, strict=False)]
     last = cells_of(neck.root, (0, 0))
     for extra, count in zip(neck.extras, counts[len(cells) :], strict=True):
-        last = geometry.through(last, count, (m for m in extra.modules() if isinstance(m, nn.Conv2d)))
+        last = geometry.through(last, count, path(extra))
         cells.append(last)
     return cells
+
+
+def path(extra: nn.Module) -> Iterator[nn.Conv2d]:
+    """The convolutions that an extra runs one after the other; of branches, which all look alike, the shortest."""
+    line = extra.shortcut if isinstance(extra, rfb.ReceptiveFieldBlock) else extra
+    return (module for module in line.modules() if isinstance(module, nn.Conv2d))
 
 
 def map_sizes(ssd: SSD) -> list[tuple[int, int]]:
@@ -116,20 +130,20 @@ def map_sizes(ssd: SSD) -> list[tuple[int, int]]:
     return [(x.shape[2], x.shape[3]) for x in maps]
 
 
-def keys_of(features: nn.Module, size: int) -> list[str]:
-    """The keys of the maps that a feature module gives, in its order.
+def channels_last(features: nn.Module, size: int) -> dict[str, bool]:
+    """For each map that a feature module gives, in its order, whether it is (N, H, W, C) instead of (N, C, H, W).
 
     Raises:
-        RequestError: its maps are not (N, C, H, W).
+        RequestError: one of several that differ could be either.
     """
     with torch.inference_mode():
         maps = weightless(features)(torch.empty(1, 3, size, size, device="meta"))
-    for (key, x), channels in zip(maps.items(), backbones.info(features).channels(), strict=True):
-        if x.ndim != 4 or x.shape[1] != channels:
-            raise RequestError(
-                f"map {key} is {tuple(x.shape)}, not (N, {channels}, rows, columns); tap another module."
-            )
-    return list(maps)
+    channels = {feature.name: feature.channels for feature in backbones.info(features).features}
+    last = {key: x.shape[1] != channels[key] for key, x in maps.items()}
+    unclear = [key for key, x in maps.items() if x.shape[1] == x.shape[3]]
+    if unclear and any(last.values()):
+        raise RequestError(f"map {unclear[0]} has as many channels as rows: which are which? Take another --size.")
+    return last
 
 
 def weightless(module: Module) -> Module:

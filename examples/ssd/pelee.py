@@ -85,10 +85,15 @@ class ResidualPrediction(nn.Module):
 
 
 class PeleeNeck(nn.Module):
-    """Five maps, each with its prediction block; the first feeds two predictors of different box sizes."""
+    """Five maps, each with its prediction block; the first feeds two predictors of different box sizes.
 
-    def __init__(self, channels: Sequence[int], depths: Sequence[int]) -> None:
+    keys: of the two maps of the backbone, the larger first.
+    """
+
+    def __init__(self, keys: Sequence[str], channels: Sequence[int], depths: Sequence[int]) -> None:
         super().__init__()
+        large, small = keys
+        self.sources, self.root = (large, large, small), small
         inputs = (channels[-1], *depths)
         self.extras = nn.ModuleList(
             nn.Sequential(conv(before, 256 if i == 0 else 128, 1), self._smaller(256 if i == 0 else 128, depth, i))
@@ -102,12 +107,12 @@ class PeleeNeck(nn.Module):
         return conv(inner, depth, 3, stride=2, padding=1) if number == 0 else conv(inner, depth, 3, padding=0)
 
     def forward(self, maps: Mapping[str, Tensor]) -> list[Tensor]:
-        """maps: two of them, (N, C, H, W), the larger first. Returns one map for each predictor."""
-        large, small = maps.values()
+        """maps: (N, C, H, W) by key. Returns one map for each predictor."""
+        _, large, small = (maps[key] for key in self.sources)
         found = [large, *accumulate(self.extras, lambda x, extra: extra(x), initial=small)]
         seen = [block(x) for block, x in zip(self.blocks, found, strict=True)]
         return [seen[0], *seen]
 
 
 def pelee_neck(row: Configuration, keys: Sequence[str], channels: Sequence[int]) -> PeleeNeck:
-    return PeleeNeck(channels, row.depths)
+    return PeleeNeck(keys, channels, row.depths)

@@ -119,18 +119,27 @@ def small_extra(channels: int, inner: int, depth: int, padded: bool) -> nn.Seque
 
 
 class RFBNeck(nn.Module):
-    """The maps of the predictors: a block on the first source, `between` on the second, then smaller maps."""
+    """The maps of the predictors: a block on the first source, `between` on the second, then smaller maps.
+
+    sources: the keys of the two maps, the larger first.
+    """
 
     def __init__(
-        self, first: nn.Module, between: nn.Module, extras: Sequence[nn.Module], channels: Sequence[int]
+        self,
+        sources: Sequence[str],
+        first: nn.Module,
+        between: nn.Module,
+        extras: Sequence[nn.Module],
+        channels: Sequence[int],
     ) -> None:
         super().__init__()
+        self.sources, self.root = tuple(sources), sources[-1]
         self.first, self.between, self.extras = first, between, nn.ModuleList(extras)
         self.out_channels = tuple(channels)
 
     def forward(self, maps: Mapping[str, Tensor]) -> list[Tensor]:
-        """maps: two of them, (N, C, H, W), the larger first. Returns one map for each predictor."""
-        large, small = maps.values()
+        """maps: (N, C, H, W) by key. Returns one map for each predictor."""
+        large, small = (maps[key] for key in self.sources)
         return [self.first(large), *accumulate(self.extras, lambda x, extra: extra(x), initial=self.between(small))]
 
 
@@ -144,7 +153,7 @@ def vgg_neck(row: Configuration, keys: Sequence[str], channels: Sequence[int]) -
     ]
     first = ReceptiveFieldBlock(large, large, first_map_branches(depthwise=False))
     between = ReceptiveFieldBlock(small, small, VGG_BRANCHES)
-    return RFBNeck(first, between, extras, (large, small, *row.depths))
+    return RFBNeck(keys, first, between, extras, (large, small, *row.depths))
 
 
 def mobile_neck(row: Configuration, keys: Sequence[str], channels: Sequence[int]) -> RFBNeck:
@@ -156,4 +165,4 @@ def mobile_neck(row: Configuration, keys: Sequence[str], channels: Sequence[int]
         small_extra(256, 64, 128, padded=True),
     ]
     first = ReceptiveFieldBlock(large, large, first_map_branches(depthwise=True), projected=False)
-    return RFBNeck(first, nn.Identity(), extras, (large, small, *row.depths))
+    return RFBNeck(keys, first, nn.Identity(), extras, (large, small, *row.depths))

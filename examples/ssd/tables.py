@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from examples.ssd import counting, model, priors
-from examples.ssd.configurations import ROWS, Configuration, find
+from examples.ssd.configurations import ROWS, find
 from examples.ssd.formatting import as_table
 from examples.ssd.paper import DELTAS, TABLE_1, TABLE_2, TABLE_3, Delta, printed
 from examples.ssd.programs import run
 
-EXPLAINED = {
-    "SSD-VGG16-S1L2": "the compute printed, 128.9, is the rule's 128.97 cut off; every other figure is rounded",
+EXPLAINED = {  # figures that do not come out as printed, and why
+    "SSD-VGG16-S1L2": "the rule gives 128.97 (128.98 if the removed pool1 still counts its input), which rounds to "
+    "129.0; the paper prints 128.9, as if cut off, where every other figure is rounded",
     "PeleeNet": "the parameters printed, 5.4, are those for Pascal VOC's 21 classes, its compute that of COCO's",
 }
 
@@ -36,7 +37,7 @@ class Measured:
     feature_maps: tuple[tuple[int, int], ...]  # (rows, columns), of every predictor
     priors: int
     outside: int  # of the priors, centred outside the image before clipping
-    outside_true: int | None  # the same with each box where its cell really looks; None: not followed
+    outside_true: int  # the same with each box where its cell really looks
 
 
 def measure(name: str) -> Measured:
@@ -49,14 +50,8 @@ def measure(name: str) -> Measured:
         feature_maps=tuple(model.map_sizes(ssd)),
         priors=len(ssd.priors),
         outside=priors.outside(model.unclipped_priors(ssd, row), row.size),
-        outside_true=outside_true(ssd, row),
+        outside_true=priors.outside(model.unclipped_priors(ssd, row.with_true_anchors), row.size),
     )
-
-
-def outside_true(ssd: model.SSD, row: Configuration) -> int | None:
-    if row.neck != "ssd":
-        return None
-    return priors.outside(model.unclipped_priors(ssd, row.with_true_anchors), row.size)
 
 
 # ---- as text
@@ -76,7 +71,7 @@ def line(m: Measured) -> tuple[str, ...]:
         verdict(m),
         str(m.priors),
         str(m.outside),
-        "-" if m.outside_true is None else str(m.outside_true),
+        str(m.outside_true),
         " ".join(f"{rows}x{columns}" if rows != columns else str(rows) for rows, columns in m.feature_maps),
     )
 
@@ -114,9 +109,9 @@ def delta_line(delta: Delta, measured: Mapping[str, Measured]) -> tuple[str, ...
     return (
         f"{delta.row} - {delta.base}",
         f"{compute:+.2f}",
-        "" if delta.compute is None else f"{delta.compute:+g}",
+        "" if delta.compute is None else f"{delta.compute:+}",
         f"{params:+.2f}",
-        "" if delta.params is None else f"{delta.params:+g}",
+        "" if delta.params is None else f"{delta.params:+}",
     )
 
 

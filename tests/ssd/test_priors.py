@@ -44,9 +44,30 @@ def test_the_papers_steps_leave_the_image_and_true_ones_do_not() -> None:
     base = ROWS["SSDMnetv1"]
     # Ten cells at step 32: the last row and the last column are centred at 304 of 300 pixels; six boxes each.
     assert priors.outside(model.unclipped_priors(built("SSDMnetv1"), base), 300) == (10 + 10 - 1) * 6
-    for name in ("SSDMnetv1", "SSDMnetv1-S1L0", "SSD-VGG16", "SSDMnetv1-S1L0-DualPath19-10-S"):
+    for name in (
+        *("SSDMnetv1", "SSDMnetv1-S1L0", "SSD-VGG16", "SSDMnetv1-S1L0-DualPath19-10-S"),
+        *("RFB-Net-300", "RFB-MobileNet-300", "PeleeNet"),
+    ):
         true = model.unclipped_priors(built(name), ROWS[name].with_true_anchors)
         assert priors.outside(true, ROWS[name].size) == 0
+
+
+def true_cells(name: str) -> list[Cells]:
+    return model.true_cells(built(name), model.map_sizes(built(name)))
+
+
+@pytest.mark.parametrize(
+    ("name", "alike"), [("RFB-Net-300", "SSD-VGG16"), ("RFB-MobileNet-300", "SSDMnetv1"), ("PeleeNet", None)]
+)
+def test_other_necks_are_followed_too(name: str, alike: str | None) -> None:
+    """RFB-Net's blocks keep the places of the extras that they stand for; Pelee's by hand."""
+    if alike is not None:
+        assert true_cells(name) == true_cells(alike)
+        return
+    first, again, second, *extras = true_cells(name)
+    assert first == again and first.step == (16, 16) and second.step == (32, 32)
+    steps, offsets = [c.step[0] for c in extras], [c.first[0] - second.first[0] for c in extras]
+    assert steps == [64, 64, 64] and offsets == [0, 64, 128]  # padded with stride 2, then twice not padded
 
 
 def test_true_cells_follow_the_convolutions() -> None:

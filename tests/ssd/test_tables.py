@@ -30,6 +30,10 @@ def test_the_explained_figures() -> None:
     """VGG S1L2's compute is cut off instead of rounded; Pelee's parameters are those for 21 classes."""
     assert set(tables.EXPLAINED) == {"SSD-VGG16-S1L2", "PeleeNet"}
     assert compute("SSD-VGG16-S1L2") == 128.97 and TABLE_2["SSD-VGG16-S1L2"].compute == 128.9
+    counted, pool1_input = counting.compute(built("SSD-VGG16-S1L2"), 300), 64 * 300 * 300
+    assert counting.two_decimals((counted + pool1_input) / 1e9) == 128.98
+    for figure in ("128.97", "128.98", "129.0", "128.9,"):
+        assert figure in tables.EXPLAINED["SSD-VGG16-S1L2"]
     assert tables.as_printed(counting.parameters(built("SSD-VGG16-S1L2")) / 1e6) == TABLE_2["SSD-VGG16-S1L2"].params
     assert counting.to_one_decimal(compute("PeleeNet")) == TABLE_3["PeleeNet"].compute
     assert tables.as_printed(counting.parameters(model.build(find("PeleeNet"), 21)) / 1e6) == TABLE_3["PeleeNet"].params
