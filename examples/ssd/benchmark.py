@@ -1,11 +1,12 @@
 """How long one image takes: the paper's Table 4, for every row, on this machine.
 
-    python -m examples.ssd.benchmark                                  # Table 4's rows, 1000 runs each
-    python -m examples.ssd.benchmark --rows all --runs 50 --device cpu
-    python -m examples.ssd.benchmark --json times.json
+    python -m examples.ssd.benchmark                                    # every row, 1000 runs each
+    python -m examples.ssd.benchmark --rows table4 --runs 50 --device cpu
+    python -m examples.ssd.benchmark --rows SSD-VGG16 --json times.json  # and the base
 
 The network alone, without reading, resizing or suppressing, one image at a time, as in the paper. The rows take turns,
-so that a machine that slows down slows all of them; what is compared is the ratio to the first row.
+so that a machine that slows down slows all of them; what is compared is the ratio to the base, SSDMnetv1, which always
+runs. Ctrl-C ends the runs and prints what there is.
 """
 
 import argparse
@@ -13,20 +14,22 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
 from examples.ssd.configurations import ROWS, find
+from examples.ssd.errors import RequestError
 from examples.ssd.files import write_atomically
 from examples.ssd.formatting import as_table
 from examples.ssd.model import build
 from examples.ssd.paper import TABLE_4
-from examples.ssd.programs import positive, run, wanted_device
+from examples.ssd.programs import new_file, positive, run, wanted_device
 
+BASE = "SSDMnetv1"
 WARMUP = 5  # runs that are not counted
 
 
@@ -51,15 +54,17 @@ def clock(call: Callable[[], object], device: torch.device) -> float:
 
 
 def measure(calls: Mapping[str, Callable[[], object]], device: torch.device, runs: int) -> dict[str, Times]:
-    """Each call `runs` times, in turn."""
-    for call in calls.values():
+    """Each call `runs` times, in turn; fewer where the person at the keyboard has seen enough."""
+    for call in tqdm(calls.values(), desc="warming up", leave=False):
         for _ in range(min(WARMUP, runs)):
             call()
-    samples: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in tqdm(range(runs), desc="rounds", leave=False):
-        for name, call in calls.items():
-            samples[name].append(clock(call, device))
-    return {name: summarised(values) for name, values in samples.items()}
+    rounds: list[dict[str, float]] = []
+    with suppress(KeyboardInterrupt):
+        for _ in tqdm(range(runs), desc="rounds", leave=False):
+            rounds.append({name: clock(call, device) for name, call in calls.items()})
+    if not rounds:
+        raise RequestError("stopped before every network has run once; --rows names fewer.")
+    return {name: summarised([times[name] for times in rounds]) for name in calls}
 
 
 def summarised(values: Sequence[float]) -> Times:
@@ -83,43 +88,53 @@ def network_call(name: str, device: torch.device, channels_last: bool, compiled:
     return call
 
 
+def rows_named(names: Sequence[str]) -> list[str]:
+    """The rows to time: the base first, then those named; `all` and `table4` name several."""
+    several = {"all": tuple(ROWS), "table4": tuple(TABLE_4)}
+    asked = [row for name in names for row in several.get(name) or (find(name).name,)]
+    return list(dict.fromkeys([BASE, *asked]))
+
+
 def as_text(times: Mapping[str, Times]) -> str:
-    first = next(iter(times))
     lines = [
         (
             name,
             f"{t.median:.2f}",
             f"{t.quartiles[0]:.2f} to {t.quartiles[1]:.2f}",
-            f"{t.median / times[first].median:.2f}",
+            f"{t.median / times[BASE].median:.2f}",
             f"{TABLE_4[name]:.1f}" if name in TABLE_4 else "",
-            f"{TABLE_4[name] / TABLE_4[first]:.2f}" if name in TABLE_4 and first in TABLE_4 else "",
+            f"{TABLE_4[name] / TABLE_4[BASE]:.2f}" if name in TABLE_4 else "",
         )
         for name, t in times.items()
     ]
     return as_table(("network", "ms", "half of the runs", "ratio", "paper ms", "paper ratio"), lines)
 
 
+def as_json(times: Times, base: Times) -> dict[str, object]:
+    return {**asdict(times), "ratio": times.median / base.median}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", nargs="+", default=list(TABLE_4), help="names, or all (default: Table 4's)")
+    parser.add_argument("--rows", nargs="+", default=["all"], help="names, table4, or all (default)")
     parser.add_argument("--runs", type=positive, default=1000, help="of each (default: %(default)s)")
     parser.add_argument("--device", help="cpu, cuda, ... (default: the GPU if there is one)")
     parser.add_argument("--threads", type=positive, help="on a CPU (default: torch's)")
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--compile", action="store_true", help="torch.compile")
-    parser.add_argument("--json", type=Path, help="write the times there too")
+    parser.add_argument("--json", type=new_file, help="write the times there too")
     arguments = parser.parse_args(argv)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     device = wanted_device(arguments.device)
-    names = list(ROWS) if arguments.rows == ["all"] else [find(name).name for name in arguments.rows]
+    names = tqdm(rows_named(arguments.rows), desc="building", leave=False)
     calls = {name: network_call(name, device, arguments.channels_last, arguments.compile) for name in names}
     times = measure(calls, device, arguments.runs)
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    print(f"One image, network alone, {arguments.runs} runs each; {where}\n{as_text(times)}")
+    print(f"One image, network alone, {times[BASE].runs} runs each; {where}\n{as_text(times)}")
     if arguments.json is not None:
         with write_atomically(arguments.json) as part:
-            part.write_text(json.dumps({name: asdict(t) for name, t in times.items()}, indent=2))
+            part.write_text(json.dumps({name: as_json(t, times[BASE]) for name, t in times.items()}, indent=2))
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"there is no annotation file {path}.") from None
+        raise DataError(f"there is no file {path}.") from None
     except (OSError, ValueError, RecursionError) as problem:  # not JSON, not UTF-8, too large a number, too deep
         raise DataError(f"{path} is not JSON: {problem}") from problem
 

@@ -3,11 +3,11 @@
     python -m examples.ssd.detect run/last.pt photo.jpg
     python -m examples.ssd.detect base/last.pt S1L0/last.pt photographs/ --out drawn
 
-Images keep their names and sizes; with several checkpoints each image is as many times as wide, in their order.
+Images keep their names and sizes; with several checkpoints each drawing is as many times as wide, in their order.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -22,8 +22,9 @@ from examples.ssd.checkpoint import Detector, detector
 from examples.ssd.errors import DataError, RequestError
 from examples.ssd.files import IMAGE_SUFFIXES, read_image
 from examples.ssd.postprocess import Detections, detections
-from examples.ssd.programs import existing_file, run, wanted_device
+from examples.ssd.programs import new_folder, run, wanted_device
 
+JPEG = {"quality": 95, "subsampling": 0}  # thin lines stay sharp
 THRESHOLD = 0.2  # the paper's, in its Figures 4 and 7
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")  # told apart by everyone
 
@@ -58,21 +59,52 @@ def at_least_a_pixel(boxes: Tensor) -> Tensor:
     return torch.cat([boxes[:, :2], torch.maximum(boxes[:, 2:], boxes[:, :2] + 1)], dim=1)
 
 
-def images_in(paths: Sequence[Path]) -> Iterator[Path]:
+def images_in(paths: Iterable[Path]) -> Iterator[Path]:
     for path in paths:
         if path.is_dir():
-            yield from sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+            found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+            if not found:
+                raise DataError(f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
+            yield from found
         elif path.is_file():
             yield path
         else:
             raise DataError(f"there is no image or folder {path}.")
 
 
+def drawings(images: Iterable[Path], out: Path) -> dict[Path, Path]:
+    """The file that each image is drawn to: one of its name; what is no usual kind of image becomes a PNG.
+
+    Raises:
+        RequestError: two images have one name, or an image would be overwritten.
+    """
+    sources = {path.resolve(): path for path in images}
+    found: dict[Path, Path] = {}  # drawing to image
+    for path in sources.values():
+        drawing = out / (path.name if path.suffix.lower() in IMAGE_SUFFIXES else f"{path.name}.png")
+        if drawing in found:
+            raise RequestError(f"{found[drawing]} and {path} have one name; give them to two runs, each with an --out.")
+        if drawing.resolve() in sources:
+            raise RequestError(f"{drawing} is one of the images; give another folder with --out.")
+        found[drawing] = path
+    return {path: drawing for drawing, path in found.items()}
+
+
+def score(text: str) -> float:
+    """For argparse."""
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return number
+
+
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("paths", nargs="+", type=Path, help="checkpoints (.pt), then images or folders of images")
-    parser.add_argument("--threshold", type=float, default=THRESHOLD, help="least score (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("detections"), help="folder (default: %(default)s)")
+    parser.add_argument("--threshold", type=score, default=THRESHOLD, help="least score (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=new_folder, default=Path("detections"), help="folder of the drawings (default: %(default)s)"
+    )
     parser.add_argument("--device", help="cpu, cuda, ... (default: the GPU if there is one)")
     return parser.parse_args(argv)
 
@@ -80,18 +112,18 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     checkpoints = [path for path in arguments.paths if path.suffix == ".pt"]
-    images = list(images_in([path for path in arguments.paths if path.suffix != ".pt"]))
+    images = drawings(images_in(path for path in arguments.paths if path.suffix != ".pt"), arguments.out)
     if not checkpoints or not images:
         raise RequestError("give at least one checkpoint (a .pt file) and one image.")
     device = wanted_device(arguments.device)
-    known = [detector(existing_file(str(path))) for path in checkpoints]
+    known = [detector(path) for path in checkpoints]
     for one in known:
         one.ssd.to(device)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for path in tqdm(images, desc="detecting", leave=False):
+    for path, drawing in tqdm(images.items(), desc="detecting", leave=False):
         picture = read_image(path)
         parts = [drawn(picture, detect(k, picture, device), k.categories.names, arguments.threshold) for k in known]
-        VF.to_pil_image(torch.cat(parts, dim=2)).save(arguments.out / f"{path.stem}.png")
+        VF.to_pil_image(torch.cat(parts, dim=2)).save(drawing, **JPEG)
     order = " | ".join(k.row.name for k in known)
     print(f"Drew {len(images)} images in {arguments.out}: {order}")
 

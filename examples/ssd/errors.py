@@ -19,3 +19,7 @@ class CheckpointError(DetectionError):
 
 class TrainingError(DetectionError):
     """Training that cannot go on; the last checkpoint is kept."""
+
+
+class EvaluationError(DetectionError):
+    """Two evaluators that should give the same figures and do not."""

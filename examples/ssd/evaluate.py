@@ -9,29 +9,32 @@ results format, and summary.json, which `report` draws.
 
 import argparse
 import json
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
+from importlib.metadata import version
 from typing import Any
 
 import torch
+from pycocotools.coco import COCO  # type: ignore[import-untyped]
 from tqdm import tqdm
 
 from examples.ssd import augment, counting, fast_evaluation
 from examples.ssd.annotations import Annotations, Categories, Split, find_split, read_annotations
 from examples.ssd.checkpoint import Detector, detector
 from examples.ssd.data import Batch, Images, every_image
-from examples.ssd.errors import CheckpointError, DataError, RequestError
+from examples.ssd.errors import CheckpointError, EvaluationError, RequestError
 from examples.ssd.evaluation import Summary, evaluate, load_truth, write_results
 from examples.ssd.files import write_atomically
 from examples.ssd.formatting import as_table
 from examples.ssd.model import SSD
 from examples.ssd.postprocess import PAPER, Limits, detections
 from examples.ssd.processes import Processes, processes
-from examples.ssd.programs import existing_file, existing_folder, positive, run, wanted_device
+from examples.ssd.programs import existing_file, existing_folder, natural, new_folder, positive, run, wanted_device
 
 COLUMNS = ("ap", "ap_small", "ap_medium", "ap_large", "ar_small", "ar_medium", "ar_large", "ap50", "ap75")
 TITLES = ("AP", "AP small", "AP medium", "AP large", "AR small", "AR medium", "AR large", "AP50", "AP75")
+EQUAL = 1e-6  # percent: two evaluators that differ by more do not agree
 
 
 @torch.inference_mode()
@@ -93,11 +96,28 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def evaluated(split: Split, found: Sequence[dict[str, Any]], how: Callable[..., Summary] = evaluate) -> Summary:
-    try:
-        return how(load_truth(split.annotations), found)
-    except ValueError as problem:
-        raise DataError(str(problem)) from problem
+def evaluated(split: Split, found: Sequence[dict[str, Any]]) -> Summary:
+    return evaluate(load_truth(split.annotations), found)
+
+
+def evaluated_by(evaluator: str, truth: COCO, found: Sequence[dict[str, Any]]) -> tuple[Summary, str]:
+    """The figures, and for the record who gave them. evaluator: pycocotools, faster, or both, which must agree.
+
+    Raises:
+        RequestError: the faster one is not installed.
+        EvaluationError: they do not agree.
+    """
+    reference = f"pycocotools {version('pycocotools')}"
+    if evaluator == "pycocotools":
+        return evaluate(truth, found), reference
+    fast, fast_name = fast_evaluation.evaluate(truth, found), f"faster-coco-eval {version('faster-coco-eval')}"
+    if evaluator == "faster":
+        return fast, fast_name
+    summary = evaluate(truth, found)
+    gap = fast_evaluation.largest_difference(summary, fast)
+    if not gap <= EQUAL:
+        raise EvaluationError(f"{reference} and {fast_name} differ by {gap:g} percent; take --evaluator pycocotools.")
+    return summary, f"{reference}; {fast_name} agrees, largest difference {gap:.0e} percent"
 
 
 # ---- as text
@@ -116,14 +136,15 @@ def per_class_text(summary: Summary) -> str:
     return as_table(("class", "AP"), [(name, f"{ap:.1f}") for name, ap in best_first])
 
 
-def record(found: Detector, summary: Summary) -> dict[str, Any]:
-    """What `report` draws."""
-    size = found.row.size
+def record(found: Detector, summary: Summary, evaluator: str) -> dict[str, Any]:
+    """What `report` draws; null where there are no objects to find."""
+    figures = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(summary).items()}
     return {
         "row": found.row.name,
-        "gmacs": counting.compute(found.ssd, size) / 1e9,
+        "gmacs": counting.compute(found.ssd, found.row.size) / 1e9,
         "params": counting.parameters(found.ssd),
-        **asdict(summary),
+        "evaluator": evaluator,
+        **figures,
     }
 
 
@@ -134,6 +155,8 @@ def asked_split(arguments: argparse.Namespace, name: str) -> Split:
     """The set that --data, or --json and --images, name."""
     if (arguments.json is None) != (arguments.images is None):
         raise RequestError("--json and --images go together.")
+    if arguments.json is not None and arguments.data is not None:
+        raise RequestError("--data and --json name two sets; give one.")
     if arguments.json is not None:
         return Split(arguments.json, arguments.images)
     if arguments.data is None:
@@ -144,28 +167,37 @@ def asked_split(arguments: argparse.Namespace, name: str) -> Split:
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("checkpoint", type=existing_file)
-    parser.add_argument("--data", type=existing_folder, help="COCO's layout, or val/instances.json and val/images/")
+    parser.add_argument(
+        "--data",
+        type=existing_folder,
+        help="COCO's layout, or val/ with instances.json and images/, or these two in the folder itself",
+    )
     parser.add_argument("--json", type=existing_file, help="instead: an annotation file")
     parser.add_argument("--images", type=existing_folder, help="and its images")
     parser.add_argument("--split", choices=("train", "val"), default="val")
     parser.add_argument("--batch", type=positive, default=16, help="images at once (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=2, help="processes that read images (default: %(default)s)")
+    parser.add_argument("--workers", type=natural, default=2, help="processes that read images (default: %(default)s)")
     parser.add_argument(
-        "--per-image", type=int, default=PAPER.per_image, help="most boxes an image; 0: 100 of each class"
+        "--per-image", type=natural, default=PAPER.per_image, help="most boxes an image; 0: 100 of each class"
     )
     parser.add_argument("--per-class", action="store_true", help="print the AP of every class")
     parser.add_argument(
-        "--evaluator", choices=("pycocotools", "faster"), default="pycocotools", help="faster: faster-coco-eval"
+        "--evaluator",
+        choices=("pycocotools", "faster", "both"),
+        default="pycocotools",
+        help="faster: faster-coco-eval; both: stop unless they agree (default: %(default)s)",
     )
     parser.add_argument("--device", help="cpu, cuda, ... (default: the GPU if there is one)")
-    parser.add_argument("--out", type=Path, help="folder for detections.json and summary.json")
+    parser.add_argument("--out", type=new_folder, help="folder for detections.json and summary.json")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     split = asked_split(arguments, arguments.split)
-    annotations = read_annotations(split)
+    annotations, truth = read_annotations(split), load_truth(split.annotations)
+    if arguments.evaluator != "pycocotools":
+        fast_evaluation.installed()
     known = detector(arguments.checkpoint)
     check_categories(known.categories, annotations.categories)
     limits = replace(PAPER, per_image=arguments.per_image or None)
@@ -181,16 +213,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         if not everyone.first:
             return
-    summary = evaluated(split, found, fast_evaluation.evaluate if arguments.evaluator == "faster" else evaluate)
+    summary, evaluator = evaluated_by(arguments.evaluator, truth, found)
     print(as_text([(known.row.name, summary)]))
     if arguments.per_class:
         print("\n" + per_class_text(summary))
+    print(f"\n{summary.images} images, {len(found)} detections; evaluator: {evaluator}")
     if arguments.out is not None:
-        arguments.out.mkdir(parents=True, exist_ok=True)
         write_results(arguments.out / "detections.json", found)
         with write_atomically(arguments.out / "summary.json") as part:
-            part.write_text(json.dumps(record(known, summary), indent=2))
-        print(f"\nWrote {arguments.out}/detections.json and summary.json")
+            part.write_text(json.dumps(record(known, summary, evaluator), indent=2, allow_nan=False))
+        print(f"Wrote {arguments.out}/detections.json and summary.json")
 
 
 if __name__ == "__main__":

@@ -6,52 +6,77 @@ Takes what `evaluate --out` writes.
 """
 
 import argparse
-import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from examples.ssd.coco_file import is_length, read_json, shown
 from examples.ssd.errors import DataError
 from examples.ssd.evaluate import COLUMNS, TITLES
 from examples.ssd.formatting import as_table
-from examples.ssd.programs import existing_file, positive, run
+from examples.ssd.programs import existing_file, new_folder, positive, run
 
-Evaluation = Mapping[str, Any]  # what `evaluate` writes as summary.json
 SIZES = {"small": "#d55e00", "medium": "#0072b2", "large": "#009e73"}
 NEEDED = ("row", "gmacs", "per_class", *COLUMNS)
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` writes as summary.json."""
+
+    row: str
+    gmacs: float
+    figures: Mapping[str, float]  # by the names in COLUMNS, percent; nan where there were no objects
+    per_class: Mapping[str, float]  # AP by class, percent
+
+
 def read(path: Path) -> Evaluation:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as problem:
-        raise DataError(f"{path} is not JSON: {problem}") from problem
+    """One evaluation.
+
+    Raises:
+        DataError: the file holds none.
+    """
+    content = read_json(path)
     missing = [key for key in NEEDED if not isinstance(content, dict) or key not in content]
     if missing:
         raise DataError(f"{path} is not a summary.json that `evaluate --out` wrote: it has no {', '.join(missing)}.")
-    return content
+    if not isinstance(content["per_class"], dict):
+        raise DataError(f"{path}: per_class is {shown(content['per_class'])}, not a figure for each class.")
+    return Evaluation(
+        str(content["row"]),
+        number(content["gmacs"], "gmacs", path),
+        {name: number(content[name], name, path) for name in COLUMNS},
+        {name: number(value, f"per_class {name!r}", path) for name, value in content["per_class"].items()},
+    )
+
+
+def number(value: object, name: str, path: Path) -> float:
+    """nan for null."""
+    if value is not None and not is_length(value):
+        raise DataError(f"{path}: {name} is {shown(value)}, not a number.")
+    return math.nan if value is None else float(value)  # type: ignore[arg-type]
 
 
 def draw_compute(evaluations: Sequence[Evaluation], out: Path) -> None:
     """Figure 6: AP and AR of small, medium and large objects over the compute."""
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     for axes, (kind, title) in zip(figure.subplots(1, 2), (("ap", "AP"), ("ar", "AR")), strict=True):
-        draw_against_compute(axes, sorted(evaluations, key=lambda e: e["gmacs"]), kind, title)
+        draw_against_compute(axes, sorted(evaluations, key=lambda e: e.gmacs), kind, title)
     figure.savefig(out, dpi=120)
 
 
 def draw_against_compute(axes: Axes, evaluations: Sequence[Evaluation], kind: str, title: str) -> None:
-    compute = [e["gmacs"] for e in evaluations]
+    compute = [e.gmacs for e in evaluations]
     for size, colour in SIZES.items():
-        axes.plot(compute, [e[f"{kind}_{size}"] for e in evaluations], "o-", color=colour, label=size)
+        axes.plot(compute, [e.figures[f"{kind}_{size}"] for e in evaluations], "o-", color=colour, label=size)
     for evaluation in evaluations:
-        highest = max((evaluation[f"{kind}_{size}"] for size in SIZES), key=lambda v: -1 if math.isnan(v) else v)
-        where = (evaluation["gmacs"], highest)
-        axes.annotate(evaluation["row"], where, xytext=(0, 6), textcoords="offset points", fontsize=7, ha="center")
+        drawn = [v for v in (evaluation.figures[f"{kind}_{size}"] for size in SIZES) if not math.isnan(v)]
+        where = (evaluation.gmacs, max(drawn, default=0))
+        axes.annotate(evaluation.row, where, xytext=(0, 6), textcoords="offset points", fontsize=7, ha="center")
     axes.set_xlabel("compute (GMACs, the paper's rule)")
     axes.set_ylabel(f"{title} (%)")
     axes.margins(x=0.25, y=0.15)
@@ -61,15 +86,15 @@ def draw_against_compute(axes: Axes, evaluations: Sequence[Evaluation], kind: st
 
 def draw_classes(evaluations: Sequence[Evaluation], out: Path, most: int) -> None:
     """AP of each class, the classes with the largest difference between the networks first."""
-    names = [n for n in evaluations[0]["per_class"] if all(n in e["per_class"] for e in evaluations)]
-    gaps = {n: max(e["per_class"][n] for e in evaluations) - min(e["per_class"][n] for e in evaluations) for n in names}
-    names = sorted(names, key=lambda n: -gaps[n])[:most]
+    in_all = [n for n in evaluations[0].per_class if all(n in e.per_class for e in evaluations)]
+    figures = {n: [e.per_class[n] for e in evaluations] for n in in_all}
+    names = sorted(in_all, key=lambda n: min(figures[n]) - max(figures[n]))[:most]
     figure = Figure(figsize=(9, 1.5 + 0.12 * len(names) * (1 + len(evaluations))), layout="constrained")
     axes = figure.subplots()
     height = 0.8 / len(evaluations)
     for number, evaluation in enumerate(evaluations):
         places = [i + number * height for i in range(len(names))]
-        axes.barh(places, [evaluation["per_class"][n] for n in names], height=height, label=evaluation["row"])
+        axes.barh(places, [evaluation.per_class[n] for n in names], height=height, label=evaluation.row)
     axes.set_yticks([i + 0.4 - height / 2 for i in range(len(names))], names)
     axes.invert_yaxis()
     axes.set_xlabel("AP (%)")
@@ -78,7 +103,7 @@ def draw_classes(evaluations: Sequence[Evaluation], out: Path, most: int) -> Non
 
 
 def as_text(evaluations: Sequence[Evaluation]) -> str:
-    lines = [(e["row"], f"{e['gmacs']:.2f}", *(f"{e[column]:.1f}" for column in COLUMNS)) for e in evaluations]
+    lines = [(e.row, f"{e.gmacs:.2f}", *(f"{e.figures[column]:.1f}" for column in COLUMNS)) for e in evaluations]
     return as_table(("network", "compute", *TITLES), lines)
 
 
@@ -86,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("summaries", nargs="+", type=existing_file, help="summary.json of each network")
     parser.add_argument("--classes", type=positive, default=20, help="most classes drawn (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("report"), help="folder (default: %(default)s)")
+    parser.add_argument("--out", type=new_folder, default=Path("report"), help="folder (default: %(default)s)")
     arguments = parser.parse_args(argv)
     evaluations = [read(path) for path in arguments.summaries]
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from examples.ssd.errors import DataError, RequestError
 from examples.ssd.files import IMAGE_SUFFIXES, read_image, write_atomically
-from examples.ssd.programs import existing_folder, positive, run
+from examples.ssd.programs import existing_folder, natural, new_folder, positive, run
 
 Floats = npt.NDArray[np.float32]
 Shape = Callable[[Floats, Floats], npt.NDArray[np.bool_]]  # u, v in -1..1 to what is inside
@@ -196,13 +196,13 @@ def photographs_in(folder: Path) -> tuple[Path, ...]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", type=Path, help="where to write; it is made")
+    parser.add_argument("folder", type=new_folder, help="where to write; it is made")
     parser.add_argument("--train", type=positive, default=600, help="images to train on (default: %(default)s)")
     parser.add_argument("--val", type=positive, default=120, help="images to evaluate on (default: %(default)s)")
     parser.add_argument("--side", type=positive, default=320, help="of the images, pixels (default: %(default)s)")
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES), help="(default: all)")
     parser.add_argument("--backgrounds", type=existing_folder, help="photographs (default: textures)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=natural, default=0)
     arguments = parser.parse_args(argv)
     backgrounds = photographs_in(arguments.backgrounds) if arguments.backgrounds else ()
     scene = Scene(arguments.side, tuple(arguments.sizes), backgrounds=backgrounds, seed=arguments.seed)

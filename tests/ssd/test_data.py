@@ -198,7 +198,7 @@ def test_malformed_files_are_told(tmp_path: Path, more: Any, message: str) -> No
 
 def test_files_that_are_not_there_are_told(tmp_path: Path) -> None:
     for reading in (lambda p: read_annotations(Split(p, tmp_path)), load_truth):
-        with pytest.raises(DataError, match="no annotation file"):
+        with pytest.raises(DataError, match="there is no file"):
             reading(tmp_path / "missing.json")
     with pytest.raises(DataError, match="is not JSON"):
         load_truth(tmp_path)
