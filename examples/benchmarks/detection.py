@@ -1,41 +1,68 @@
-"""The harness beside torchvision's SSD, on equal inputs in one run: network, loss and post-processing as ratios.
+"""The harness beside torchvision's SSD, on equal inputs in one run: each part as a ratio.
 
     python examples/benchmarks/detection.py
     python examples/benchmarks/detection.py --rounds 30 --batch 16 --device cuda
 
-Both are SSD300 on VGG-16 with the same 81 classes and the same number of priors. Both losses get the same outputs,
-priors and objects; both post-processings the same outputs and the same limits. What is compared is the
-ratio ours / theirs.
+Both are SSD300 on VGG-16 with the same 81 classes, the same number of priors and the same weights. Both losses get
+the same outputs, priors and objects; both post-processings the same outputs and the same limits. Evaluation goes from
+images to COCO's results, torchvision's as its detection reference does it; the figures are then of equal results, ours
+with their checks, the reference's by pycocotools alone. What is compared is the ratio ours / theirs.
 """
 
 import argparse
+import io
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
+from pycocotools.coco import COCO  # type: ignore[import-untyped]
+from pycocotools.cocoeval import COCOeval  # type: ignore[import-untyped]
 from torch import Tensor
 from torchvision.models.detection import ssd300_vgg16
 from torchvision.models.detection.ssd import SSD as TorchvisionSSD
 from torchvision.ops import box_convert
 
 from examples.ssd import model
+from examples.ssd.annotations import Annotations, Categories, Record
 from examples.ssd.configurations import find
+from examples.ssd.data import Batch
+from examples.ssd.evaluate import predict
+from examples.ssd.evaluation import evaluate
 from examples.ssd.formatting import as_table
 from examples.ssd.loss import losses
 from examples.ssd.postprocess import PAPER, detections
 from examples.ssd.programs import positive, run, wanted_device
 
+CPU = torch.device("cpu")
 CLASSES = 81
+FIGURE_IMAGES = 32  # for COCO's figures
 OBJECTS = 7  # an image, as many as COCO's have on average
-SCORES_ABOVE = 4.0  # how much likelier background is in the outputs, as in a trained network's
+BACKGROUND = 8.0  # how much larger its logit is: nearly everything is background for a trained network
 
 Call = Callable[[], object]
+
+
+def with_equal_weights(ours: model.SSD, theirs: TorchvisionSSD) -> None:
+    """Give torchvision's network the weights of ours, which has the same layers, and the pixels that they expect."""
+    neck: Any = ours.neck
+    scores: Any = ours.heads.scores
+    for conv in scores:
+        conv.bias.data.view(-1, CLASSES)[:, 0] += BACKGROUND
+    parts = (neck.norm, ours.features, neck.extras, scores, ours.heads.offsets)
+    mine = [p for part in parts for p in part.parameters()]
+    for own, other in zip(mine, theirs.parameters(), strict=True):
+        other.data.copy_(own.data)
+    theirs.transform.image_mean, theirs.transform.image_std = (
+        (t.flatten() / 255).tolist() for t in (ours.mean, ours.std)
+    )
 
 
 def networks(ours: model.SSD, theirs: TorchvisionSSD, images: Tensor) -> tuple[Call, Call]:
@@ -100,12 +127,83 @@ def suppression_calls(theirs: TorchvisionSSD, priors: Tensor, batch: int, size: 
     return inference(lambda: detections(offsets, logits, priors, limits)), inference(their_call)
 
 
+def evaluation_calls(ours: model.SSD, theirs: TorchvisionSSD, images: Tensor) -> tuple[Call, Call]:
+    """From images, uint8, to COCO's results, with the same limits."""
+    count, side = len(images), images.shape[-1]
+    records = tuple(Record(i, Path(), side, side, (), ()) for i in range(count))
+    ids = tuple(range(1, CLASSES))
+    annotations = Annotations(records, Categories(ids, tuple(map(str, ids))), {})
+    nothing = torch.empty(0, 4), torch.empty(0).long()
+    batch = Batch(images, *nothing, counts=(0,) * count, positions=tuple(range(count)))
+
+    def their_call() -> object:
+        found = theirs([image / 255 for image in images])
+        return [result for i, of_image in enumerate(found) for result in as_reference_does(i, of_image)]
+
+    limits = replace(PAPER, per_class=PAPER.candidates, per_image=theirs.detections_per_img)
+    return inference(lambda: predict(ours, [batch], annotations, images.device, limits)), inference(their_call)
+
+
+def as_reference_does(image_id: int, found: dict[str, Tensor]) -> list[dict[str, object]]:
+    """torchvision's references/detection/coco_eval.py."""
+    xmin, ymin, xmax, ymax = found["boxes"].unbind(1)
+    boxes = torch.stack((xmin, ymin, xmax - xmin, ymax - ymin), dim=1).tolist()
+    scores, labels = found["scores"].tolist(), found["labels"].tolist()
+    return [
+        {"image_id": image_id, "category_id": labels[k], "bbox": box, "score": scores[k]} for k, box in enumerate(boxes)
+    ]
+
+
+def figure_calls(batch: int) -> tuple[Call, Call]:
+    """COCO's figures of the same results, as many boxes an image as are evaluated."""
+    generator = torch.Generator().manual_seed(0)
+    truth = coco(batch)
+    results = [
+        {"image_id": i, "category_id": int(k), "bbox": [*corner, *side], "score": float(s)}
+        for i in range(batch)
+        for corner, side, k, s in zip(
+            (200 * torch.rand(100, 2, generator=generator)).tolist(),
+            (100 * torch.rand(100, 2, generator=generator)).tolist(),
+            torch.randint(1, CLASSES, (100,), generator=generator),
+            torch.rand(100, generator=generator),
+            strict=True,
+        )
+    ]
+
+    def their_call() -> object:
+        with redirect_stdout(io.StringIO()):
+            evaluator = COCOeval(truth, truth.loadRes(results), "bbox")
+            evaluator.evaluate()
+            evaluator.accumulate()
+            evaluator.summarize()
+        return evaluator.stats
+
+    return (lambda: evaluate(truth, results)), their_call
+
+
+def coco(images: int, side: int = 300) -> COCO:
+    """The objects of as many images, in COCO's form."""
+    truth = COCO()
+    boxes = [(i, box) for i in range(images) for box in box_convert(objects(i, CPU) * side, "xyxy", "xywh").tolist()]
+    truth.dataset = {
+        "images": [{"id": i, "width": side, "height": side} for i in range(images)],
+        "annotations": [
+            {"id": n, "image_id": i, "category_id": n % 80 + 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+            for n, (i, box) in enumerate(boxes, start=1)
+        ],
+        "categories": [{"id": k, "name": str(k)} for k in range(1, CLASSES)],
+    }
+    with redirect_stdout(io.StringIO()):
+        truth.createIndex()
+    return truth
+
+
 def outputs(batch: int, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Offsets (N, P, 4) and logits (N, P, C) as a trained network's: nearly everything is background."""
     generator = torch.Generator(device).manual_seed(0)
     offsets = torch.randn(batch, count, 4, device=device, generator=generator)
     logits = torch.randn(batch, count, CLASSES, device=device, generator=generator)
-    logits[..., 0] += SCORES_ABOVE + 4
+    logits[..., 0] += BACKGROUND
     return offsets, logits
 
 
@@ -142,11 +240,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     row = replace(find("SSD-VGG16"), boxes=(4, 6, 6, 6, 4, 4))  # torchvision has four boxes on the first map
     ours = model.build(row, CLASSES).eval().to(device)
     theirs = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=CLASSES).eval().to(device)
-    images = torch.rand(arguments.batch, 3, row.size, row.size, device=device)
+    with_equal_weights(ours, theirs)
+    pixels = torch.randint(0, 256, (arguments.batch, 3, row.size, row.size), device=device, dtype=torch.uint8)
+    images = ours.prepare(pixels)
+    with torch.inference_mode():
+        heads = theirs.head(list(theirs.backbone(images).values()))
+        torch.testing.assert_close(ours(images), (heads["bbox_regression"], heads["cls_logits"]), rtol=1e-3, atol=1e-3)
     pairs = {
         "network": networks(ours, theirs, images),
         "loss": loss_calls(theirs, ours.priors, arguments.batch, row.size),
         "post-processing": suppression_calls(theirs, ours.priors, arguments.batch, row.size),
+        "evaluation": evaluation_calls(ours, theirs, pixels),
+        "COCO's figures": figure_calls(FIGURE_IMAGES),
     }
     lines = []
     for name, pair in pairs.items():
