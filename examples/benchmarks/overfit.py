@@ -19,18 +19,16 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 
-from examples.ssd import augment
 from examples.ssd.annotations import Split, find_split, read_annotations
-from examples.ssd.configurations import Recipe, find
-from examples.ssd.data import Images, Share
+from examples.ssd.configurations import Configuration, Recipe, find
+from examples.ssd.data import Share
 from examples.ssd.evaluate import detect_all, evaluated
-from examples.ssd.model import build
+from examples.ssd.loop import run_epoch
 from examples.ssd.options import Options
 from examples.ssd.processes import Processes
 from examples.ssd.programs import existing_folder, positive, run
-from examples.ssd.train import example
+from examples.ssd.starting import on_backbone
 from examples.ssd.training import Training
-from examples.ssd.weights import load_backbone, wake_norms
 
 ROWS = ("SSDMnetv1", "SSDMnetv1-S1L0", "SSDMnetv1-S1L0-DualPath19-10-S")
 IMAGES = 16
@@ -56,24 +54,21 @@ def subset(split: Split, count: int = IMAGES) -> Iterator[Split]:
         yield Split(path, split.images)
 
 
-def learn(name: str, split: Split, weights: str, passes: int, every: int, folder: Path) -> tuple[int, float]:
+def learn(row: Configuration, split: Split, weights: str, passes: int, every: int, folder: Path) -> tuple[int, float]:
     """Passes over the images taken, and AP50 reached; stops where it is enough."""
-    row, annotations = find(name), read_annotations(split)
-    backbone = load_backbone(row.backbone, weights)
-    if weights != "none":
-        wake_norms(backbone.net, example(row, annotations, backbone.mean, backbone.std))
     torch.manual_seed(0)
-    ssd = build(row, annotations.categories.classes, backbone.net)
+    annotations = read_annotations(split)
+    ssd, _ = on_backbone(row, annotations, weights)
     recipe = Recipe(learning_rate=RATE, epochs=passes, batch=BATCH, warmup=2)
     alone = Processes(Share(), torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    training = Training(ssd, row, recipe, Images(annotations, augment.plain(row.size)), alone, Options(), folder)
+    training = Training(ssd, row, recipe, annotations, alone, Options(augment=False), folder)
     training.sgd = torch.optim.AdamW(ssd.parameters(), lr=RATE, weight_decay=0)
     ap50, started = 0.0, time.perf_counter()
     for number in range(1, passes + 1):
-        training.run_epoch(None)
+        run_epoch(training, None)
         if number % every == 0 or number == passes:
             ap50 = evaluated(split, detect_all(ssd, annotations, alone)).ap50
-            print(f"{name}: pass {number}, AP50 {ap50:.1f}, {time.perf_counter() - started:.0f} s", flush=True)
+            print(f"{row.name}: pass {number}, AP50 {ap50:.1f}, {time.perf_counter() - started:.0f} s", flush=True)
             if ap50 > WANTED:
                 break
     return number, ap50
@@ -89,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     with subset(find_split(arguments.data, "train")) as split, tempfile.TemporaryDirectory() as folder:
         for name in arguments.rows:
-            number, ap50 = learn(name, split, arguments.weights, arguments.passes, arguments.every, Path(folder))
+            number, ap50 = learn(find(name), split, arguments.weights, arguments.passes, arguments.every, Path(folder))
             print(f"{name}: AP50 {ap50:.1f} after {number} passes{'' if ap50 > WANTED else ': NOT LEARNED'}")
 
 

@@ -1,11 +1,10 @@
 """Checkpoints: everything a run needs to go on as if it had not stopped, written whole or not at all."""
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -35,9 +34,16 @@ def described(row: Configuration, categories: Categories) -> dict[str, Any]:
 
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
-    """content: what `described` gives, `model` (a state_dict), and what else training needs."""
-    with write_atomically(path) as part:
-        torch.save(dict(content), part)
+    """content: what `described` gives, `model` (a state_dict), and what else training needs.
+
+    Raises:
+        CheckpointError: the disk does not take it; what was there before is kept.
+    """
+    try:
+        with write_atomically(path) as part:
+            torch.save(dict(content), part)
+    except (OSError, RuntimeError) as problem:  # torch's writer turns errors of the disk into RuntimeError
+        raise CheckpointError(f"{path} could not be written ({_first_line(problem)}).") from problem
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -50,7 +56,7 @@ def load(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}.") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, BadZipFile, pickle.UnpicklingError) as problem:
+    except Exception as problem:  # damaged bytes fail wherever they lead: a dozen types of error
         raise CheckpointError(
             f"{path} cannot be read; it is cut off or no checkpoint ({_first_line(problem)})."
         ) from problem
@@ -58,23 +64,19 @@ def load(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is no checkpoint of these programs: it lacks one of {', '.join(_PARTS)}.")
     if content["format"] != FORMAT:
         raise CheckpointError(f"{path} has format {content['format']}; this version reads {FORMAT}.")
+    for part in ("model", "average"):
+        if content.get(part) is not None and not is_state(content[part]):
+            raise CheckpointError(f"{path}: its {part} is not a table of tensors by name.")
     return content
 
 
 def _first_line(problem: BaseException) -> str:
-    return str(problem).splitlines()[0][:120] if str(problem) else type(problem).__name__
+    return str(problem).strip().splitlines()[0][:120] if str(problem).strip() else type(problem).__name__
 
 
-def configuration_in(content: Mapping[str, Any]) -> Configuration:
-    fields = dict(content["configuration"])
-    try:
-        return Configuration(**{**fields, "recipe": Recipe(**fields["recipe"])})
-    except (TypeError, KeyError, RequestError) as problem:
-        raise CheckpointError(f"the checkpoint's configuration is not understood: {problem}") from problem
-
-
-def categories_in(content: Mapping[str, Any]) -> Categories:
-    return Categories(tuple(content["categories"]["ids"]), tuple(content["categories"]["names"]))
+def is_state(state: object) -> bool:
+    """Whether it is what `state_dict` gives: tensors by name."""
+    return isinstance(state, Mapping) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
 
 
 def detector(path: Path, *, averaged: bool = True) -> Detector:
@@ -112,24 +114,38 @@ def check_weights(ssd: SSD, weights: Mapping[str, Tensor], where: str) -> None:
         raise CheckpointError(f"the weights of {where} are not those of this network: {said}.")
 
 
-def take_over(ssd: SSD, path: Path) -> str:
-    """Start from another detector's weights where name and shape agree; says what was and was not taken."""
-    content = load(path)
-    weights: Mapping[str, Tensor] = content.get("average") or content["model"]
-    own = ssd.state_dict()
-    fitting = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
-    if not fitting:
-        raise CheckpointError(f"no weight of {path} has the name and shape of one of this network's.")
-    ssd.load_state_dict(fitting, strict=False)
-    left = {
-        "not in this network": sorted(weights.keys() - own.keys()),
-        "of another shape": sorted(k for k in weights.keys() & own.keys() - fitting.keys()),
-        "new in this network, left as they were": sorted(own.keys() - weights.keys()),
-    }
-    lines = [f"{len(fitting)} of {len(own)} tensors taken from {path}."]
-    lines += [f"  {len(keys)} {what}: {_some(keys)}" for what, keys in left.items() if keys]
-    return "\n".join(lines)
+# ---- what the weights are of
 
 
-def _some(keys: list[str], most: int = 6) -> str:
-    return ", ".join(keys[:most]) + (", ..." if len(keys) > most else "")
+def configuration_in(content: Mapping[str, Any]) -> Configuration:
+    fields = content["configuration"]
+    try:
+        row = Configuration(**{**fields, "recipe": Recipe(**fields["recipe"])})
+    except (TypeError, KeyError, RequestError) as problem:
+        raise CheckpointError(f"the checkpoint's configuration is not understood: {problem}") from problem
+    for part in (row, row.recipe):
+        for name, kind in get_type_hints(type(part)).items():
+            if not _is_a(getattr(part, name), kind):
+                raise CheckpointError(f"the checkpoint's configuration is not understood: {name} is no {kind}.")
+    return row
+
+
+def _is_a(value: object, kind: Any) -> bool:
+    """Whether a value has an annotated type, of the kinds that a configuration's fields have."""
+    inner = get_args(kind)
+    if get_origin(kind) is Literal:
+        return value in inner
+    if get_origin(kind) in (Union, UnionType):
+        return any(_is_a(value, k) for k in inner)
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_is_a(v, inner[0]) for v in value)
+    return type(value) is kind or (kind is float and type(value) is int)
+
+
+def categories_in(content: Mapping[str, Any]) -> Categories:
+    stored = content["categories"]
+    if isinstance(stored, dict) and stored.keys() == {"ids", "names"}:
+        ids, names = stored["ids"], stored["names"]
+        if _is_a(ids, tuple[int, ...]) and _is_a(names, tuple[str, ...]) and len(ids) == len(names):
+            return Categories(ids, names)
+    raise CheckpointError("the checkpoint's categories are not understood: ids and names that belong together.")

@@ -5,9 +5,10 @@ python -m examples.ssd.data COCO_FOLDER              # reads annotations and ima
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from examples.ssd.augment import random_from, seeded
 from examples.ssd.errors import DataError, DetectionError
 from examples.ssd.files import read_image
 from examples.ssd.programs import existing_folder, run
+from examples.ssd.stop import left_to_parent
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ class Epoch(Sampler[list[Ticket]]):
 
 
 def training_batches(images: Images, epoch: Epoch, workers: int, pin: bool) -> DataLoader[Batch]:
-    return DataLoader(images, batch_sampler=epoch, collate_fn=stack, num_workers=workers, pin_memory=pin)  # type: ignore[arg-type]
+    return _loader(images, epoch, workers, pin)
 
 
 def every_image(images: Images, batch: int, workers: int, pin: bool, share: Share | None = None) -> DataLoader[Batch]:
@@ -159,7 +161,18 @@ def every_image(images: Images, batch: int, workers: int, pin: bool, share: Shar
     share = share or Share()
     positions = range(share.rank, len(images), share.world)
     chunks = [list(positions[i : i + batch]) for i in range(0, len(positions), batch)]
-    return DataLoader(images, batch_sampler=chunks, collate_fn=stack, num_workers=workers, pin_memory=pin)  # type: ignore[arg-type]
+    return _loader(images, chunks, workers, pin)
+
+
+def _loader(images: Images, batches: Iterable[list[Any]], workers: int, pin: bool) -> DataLoader[Batch]:
+    return DataLoader(
+        images,  # type: ignore[arg-type]
+        batch_sampler=batches,
+        collate_fn=stack,
+        num_workers=workers,
+        pin_memory=pin,
+        worker_init_fn=left_to_parent,
+    )
 
 
 # ---- the program

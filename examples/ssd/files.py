@@ -1,5 +1,6 @@
 """Reading images and writing files, with errors that name the file."""
 
+import glob
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +30,10 @@ def read_image(path: Path) -> Image.Image:
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
-    """Give a path to write to; what is there at the end replaces `path` in one step, and only if nothing was raised."""
+    """Give a path to write to; what is there at the end replaces `path` in one step, and only if nothing was raised.
+
+    What a killed process left of an earlier attempt is removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -37,5 +41,17 @@ def write_atomically(path: Path) -> Iterator[Path]:
         with part.open("rb+") as written:
             os.fsync(written.fileno())
         os.replace(part, path)
+        _keep_names(path.parent)
     finally:
-        part.unlink(missing_ok=True)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+            left.unlink(missing_ok=True)
+
+
+def _keep_names(folder: Path) -> None:
+    """A renamed file survives a power cut once its folder is on the disk; Windows cannot be asked for that."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

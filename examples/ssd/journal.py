@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from examples.ssd.errors import RequestError
+from examples.ssd.files import write_atomically
 
 
 class Journal:
-    """One table `<name>.csv` in a folder for every kind of row; rows are numbered by the steps of the run."""
+    """One table `<name>.csv` in a folder for every kind of row; all are numbered by the last step that was done."""
 
     def __init__(self, folder: Path, first_step: int, tensorboard: bool) -> None:
         """first_step: what was written of this and later steps, before a stop, is taken back."""
@@ -28,18 +29,29 @@ class Journal:
             for key, value in values.items():
                 self.board.add_scalar(f"{name}/{key}", value, step)
 
+    def has(self, name: str, step: int) -> bool:
+        """Whether there is a row of that step, written now or before a stop."""
+        kept = name in self.known or step < self.first_step
+        return kept and any(row[0] == str(step) for row in _rows(self.folder / f"{name}.csv"))
+
     def close(self) -> None:
         if self.board is not None:
             self.board.close()
 
 
+def _rows(path: Path) -> list[list[str]]:
+    """The rows under the header; one that was cut off while being written is none."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as table:
+        rows = list(csv.reader(line for line in table if line.endswith("\n")))
+    return [row for row in rows[1:] if row and len(row) == len(rows[0]) and row[0].isdigit()]
+
+
 def _rewind(path: Path, first_step: int, header: list[str]) -> None:
-    """Keep the rows before `first_step`; rows that were cut off while being written go too."""
-    rows: list[list[str]] = []
-    if first_step > 0 and path.is_file():
-        with path.open(newline="") as table:
-            rows = [r for r in csv.reader(table) if len(r) == len(header) and r[0].isdigit() and int(r[0]) < first_step]
-    with path.open("w", newline="") as table:
+    """Keep the rows before `first_step`."""
+    rows = [row for row in _rows(path) if int(row[0]) < first_step and len(row) == len(header)]
+    with write_atomically(path) as part, part.open("w", newline="") as table:
         csv.writer(table).writerows([header, *rows])
 
 

@@ -1,5 +1,6 @@
 """How to train, beside the recipe, and the network made ready for it."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from examples.ssd.errors import RequestError
 from examples.ssd.model import SSD
+from examples.ssd.norms import SharedNorms
 from examples.ssd.processes import Processes
 from examples.ssd.schedule import WEIGHT_DECAY
 
@@ -19,6 +21,7 @@ class Options:
     """How to train, beside the recipe."""
 
     seed: int = 0
+    augment: bool = True  # as SSD does; else images are only resized
     workers: int = 0  # processes that read images, for each process that trains
     amp: str = "off"
     channels_last: bool = False
@@ -33,14 +36,20 @@ class Options:
 
 def prepared(ssd: SSD, options: Options, everyone: Processes) -> SSD:
     """On its device, in its memory format, with the norms that the options ask for."""
-    if options.sync_norms:
-        if everyone.device.type != "cuda":
-            raise RequestError("--sync-norms needs GPUs; on CPUs --freeze-norms makes processes equal to one.")
+    if options.sync_norms and everyone.device.type == "cuda":
         from timm.layers import convert_sync_batchnorm  # knows timm's norms, which hold their activation
 
         ssd = convert_sync_batchnorm(ssd)
     ssd = ssd.to(everyone.device)
     return ssd.to(memory_format=torch.channels_last) if options.channels_last else ssd  # type: ignore[call-overload]
+
+
+def norms(options: Options, everyone: Processes) -> AbstractContextManager:
+    """What to enter for every step, so that batch norms see what the options ask for."""
+    by_hand = options.sync_norms and everyone.several and everyone.device.type != "cuda"
+    if by_hand and options.compile:
+        raise RequestError("--sync-norms and --compile go together on GPUs only.")
+    return SharedNorms() if by_hand else nullcontext()
 
 
 def wrapped(ssd: SSD, options: Options, everyone: Processes) -> nn.Module:

@@ -1,16 +1,17 @@
 """One process or many: `torchrun` starts them, and here they agree on sums and share results."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from examples.ssd.data import Share
+from examples.ssd.errors import DetectionError, RequestError
 
 Value = TypeVar("Value")
 
@@ -46,6 +47,25 @@ class Processes:
         dist.all_gather_object(values, value)
         return values  # type: ignore[return-value]
 
+    def any(self, told: bool) -> bool:
+        """Whether it is true in any process."""
+        return self.summed(torch.tensor(float(told))).item() > 0
+
+    def from_first(self, make: Callable[[], Value]) -> Value:
+        """What the first process makes, in every process; what it cannot do stops all of them."""
+        if not self.several:
+            return make()
+        made: list[Any] = [None]
+        if self.first:
+            try:
+                made = [make()]
+            except DetectionError as problem:
+                made = [problem]
+        dist.broadcast_object_list(made, 0)
+        if isinstance(made[0], DetectionError):
+            raise made[0]
+        return made[0]
+
     def agree(self, values: Iterable[Tensor]) -> None:
         """Give every process the first one's values."""
         if self.several:
@@ -65,9 +85,13 @@ def processes(device: torch.device) -> Iterator[Processes]:
         yield Processes(Share(), device)
         return
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        place, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if place >= there:
+            raise RequestError(f"torchrun starts more processes here than there are GPUs ({there}): --nproc-per-node.")
+        device = torch.device("cuda", place)
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # What is on the CPU is exchanged there: to agree on a stop, no process waits for its GPU.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield Processes(Share(dist.get_rank(), dist.get_world_size()), device)
     finally:

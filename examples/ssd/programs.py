@@ -1,6 +1,7 @@
 """What the programs have in common: errors told in a sentence, a detector by name, a device."""
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +36,7 @@ def add_detector(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--surgery", help="of --backbone, by the paper's name: S1L0")
     group.add_argument("--taps", nargs="+", help="of --backbone: layer numbers or module paths, largest map first")
     group.add_argument("--dual", action="store_true", help="of --backbone: split paths for small and large objects")
-    group.add_argument("--size", type=int, help="of --backbone: side of the input in pixels (300)")
+    group.add_argument("--size", type=positive, help="of --backbone: side of the input in pixels (300)")
     group.add_argument(
         "--anchors", choices=("paper", "true"), help="steps as printed, or where the cells really look (--backbone)"
     )
@@ -70,8 +71,16 @@ def wanted_device(name: str | None) -> torch.device:
         device = torch.device(name)
     except RuntimeError as problem:
         raise RequestError(f"{name!r} is no device: {problem}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise RequestError("--device cuda: torch finds no GPU here.")
+    there = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+        "xpu": torch.xpu.device_count(),
+    }
+    if device.type not in there:
+        raise RequestError(f"--device {name} does not compute here; there are {', '.join(there)}.")
+    if (device.index or 0) >= there[device.type]:
+        raise RequestError(f"--device {name}: torch finds {there[device.type] or 'no'} {device.type} device here.")
     return device
 
 
@@ -91,9 +100,49 @@ def existing_folder(text: str) -> Path:
     return path
 
 
+def new_folder(text: str) -> Path:
+    """For argparse: a folder to write to, there or not yet."""
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a file, not a folder")
+    return path
+
+
+def new_file(text: str) -> Path:
+    """For argparse: a file to write, there or not yet."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder, not a file")
+    return path
+
+
 def positive(text: str) -> int:
     """For argparse: a whole number above zero."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not above zero")
+    return number
+
+
+def natural(text: str) -> int:
+    """For argparse: a whole number from zero up, that fits into 63 bits."""
+    number = int(text)
+    if not 0 <= number < 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from zero up")
+    return number
+
+
+def amount(text: str) -> float:
+    """For argparse: zero or a number above it."""
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from zero up")
+    return number
+
+
+def share(text: str) -> float:
+    """For argparse: a number between zero and one, neither of them."""
+    number = float(text)
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between zero and one")
     return number

@@ -11,6 +11,7 @@ from examples.ssd.configurations import ROWS
 from examples.ssd.errors import CheckpointError
 from examples.ssd.evaluate import check_categories
 from examples.ssd.files import write_atomically
+from examples.ssd.starting import take_over
 from examples.ssd.weights import fill, read, vgg_state, wake_norms
 
 
@@ -64,12 +65,25 @@ def test_another_number_of_classes_is_told(trained: Path) -> None:
 def test_taking_over_says_what_was_taken_and_what_not(trained: Path) -> None:
     content = checkpoint.load(trained / "last.pt")
     ssd = model.build(checkpoint.configuration_in(content), 3)
-    told = checkpoint.take_over(ssd, trained / "last.pt")
+    told = take_over(ssd, Categories((1, 2), ("a", "b")), trained / "last.pt")
     assert "of another shape: heads.scores.0.bias" in told
     own = ssd.state_dict()
     assert torch.equal(own["heads.offsets.0.weight"], content["model"]["heads.offsets.0.weight"])
     with pytest.raises(CheckpointError, match="no weight of"):
-        checkpoint.take_over(torch.nn.Linear(2, 2), trained / "last.pt")  # type: ignore[arg-type]
+        take_over(torch.nn.Linear(2, 2), Categories((1,), ("a",)), trained / "last.pt")  # type: ignore[arg-type]
+
+
+def test_class_scores_of_other_categories_are_not_taken(trained: Path) -> None:
+    known = checkpoint.detector(trained / "last.pt")
+    renamed = Categories(known.categories.ids, tuple(reversed(known.categories.names)))
+    for categories in (known.categories, renamed):
+        ssd = model.build(known.row, categories.classes)
+        told = take_over(ssd, categories, trained / "last.pt")
+        same = categories == known.categories
+        assert ("of other categories (disc, square, triangle, ...; now bar, cross, ring, ...)" in told) is not same
+        pairs = zip(ssd.heads.scores, known.ssd.heads.scores, strict=True)
+        assert all(torch.equal(a.weight, b.weight) is same for a, b in pairs)
+        assert torch.equal(ssd.heads.offsets[0].weight, known.ssd.heads.offsets[0].weight)
 
 
 def test_every_configuration_survives_a_checkpoint(tmp_path: Path) -> None:

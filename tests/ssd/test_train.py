@@ -1,7 +1,9 @@
 """Training: killed and resumed, on two processes, on bad luck."""
 
 import csv
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,15 +17,11 @@ from torch import Tensor
 from examples.ssd import checkpoint, train
 from examples.ssd.average import Average
 from examples.ssd.configurations import ROWS, Recipe
-from examples.ssd.data import Share
-from examples.ssd.errors import CheckpointError, RequestError, TrainingError
-from examples.ssd.processes import Processes
+from examples.ssd.errors import CheckpointError, DataError, RequestError, TrainingError
 from examples.ssd.schedule import learning_rate
-from examples.ssd.stop import Stop
 from tests.ssd.conftest import SMALL
 
 ROOT = Path(__file__).parents[2]
-ONE = Processes(Share(), torch.device("cpu"))
 
 
 def arguments(shapes: Path, out: Path, *more: str) -> list[str]:
@@ -58,6 +56,8 @@ def test_a_stopped_run_ends_with_the_same_weights_and_losses(
     shapes: Path, uninterrupted: Path, tmp_path: Path, steps: int
 ) -> None:
     train.main(arguments(shapes, tmp_path, "--ema", "0.9", "--max-steps", str(steps)))
+    assert len(rows(tmp_path)) == 1 + steps
+    train.main(arguments(shapes, tmp_path, "--ema", "0.9", "--max-steps", "2", "--resume"))  # already passed
     assert len(rows(tmp_path)) == 1 + steps
     train.main(arguments(shapes, tmp_path, "--ema", "0.9", "--resume"))
     assert_same(weights(tmp_path), weights(uninterrupted))
@@ -99,18 +99,19 @@ def test_a_killed_run_resumes(shapes: Path, uninterrupted: Path, tmp_path: Path,
 
 
 def test_two_processes_equal_one(shapes: Path, tmp_path: Path) -> None:
-    """The same global batch; norms keep their statistics, since a process normalises by its own images otherwise."""
+    """The same global batch, and norms that see all of it."""
     both, one = tmp_path / "both", tmp_path / "one"
-    common = ("--freeze-norms", "--epochs", "2", "--lr", "0.0002")
+    common = ("--sync-norms", "--epochs", "1", "--lr", "0.0002")
     train.main(arguments(shapes, one, *common))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launcher, "-m", "examples.ssd.train", *arguments(shapes, both, *common)]
     done = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     for key, value in weights(one).items():
-        torch.testing.assert_close(weights(both)[key], value, rtol=1e-4, atol=1e-5, msg=key)
+        torch.testing.assert_close(weights(both)[key], value, rtol=1e-3, atol=1e-5, msg=key)
     losses = [[float(row[1]) for row in rows(folder)[1:]] for folder in (one, both)]
-    torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-4)
+    # Norms that see their own process's images are off by a hundredth at the first step.
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=0)
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(
@@ -125,30 +126,68 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(
         train.main(arguments(shapes, tmp_path / "new", "--lr", "1e30"))
 
 
+def test_a_loss_that_was_no_number_goes_on_with_a_lower_rate(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train.main(arguments(shapes, tmp_path, "--max-steps", "1"))
+    train.main(arguments(shapes, tmp_path, "--resume", "--lr", "0.001", "--max-steps", "2"))
+    assert "which was with --lr 0.005 (now 0.001)" in capsys.readouterr().out
+    assert [float(row[-1]) for row in rows(tmp_path)[1:]] == [0.005, 0.001]
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_an_image_that_does_not_decode_costs_no_step(
+    shapes: Path, uninterrupted: Path, tmp_path: Path, workers: str
+) -> None:
+    data, out = tmp_path / "shapes", tmp_path / "run"
+    shutil.copytree(shapes, data)
+    train.main(arguments(data, out, "--ema", "0.9", "--max-steps", "5"))
+    victim = data / "train2017/000003.jpg"
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(TrainingError, match=r"000003\.jpg does not decode: .* holds the run up to step \d: mend it"):
+        train.main(arguments(data, out, "--ema", "0.9", "--resume", "--workers", workers))
+    reached = checkpoint.load(out / "last.pt")
+    assert 4 * reached["epoch"] + reached["step"] == len(rows(out)) - 1 >= 5
+    victim.write_bytes(whole)
+    train.main(arguments(data, out, "--ema", "0.9", "--resume"))
+    assert_same(weights(out), weights(uninterrupted))
+
+
+def test_an_evaluation_that_was_cut_off_is_made_up_for_once(shapes: Path, trained: Path, tmp_path: Path) -> None:
+    again = tmp_path / "run"
+    shutil.copytree(trained, again)
+    table = again / "evaluation.csv"
+    whole = table.read_text()
+    assert [line.split(",")[:2] for line in whole.splitlines()[1:]] == [["7", "2"]]  # the last step and epoch
+    command = [*SMALL, "--data", str(shapes), "--out", str(again), "--epochs", "2", "--batch", "4", "--resume"]
+    for cut_off in ("", whole[:-9]):
+        table.write_text(cut_off)
+        train.main(command)
+        assert table.read_text() == whole
+    train.main(command)
+    assert table.read_text() == whole
+
+
+def test_faults_of_the_validation_set_are_told_before_the_first_step(shapes: Path, tmp_path: Path) -> None:
+    content = json.loads((shapes / "annotations/instances_val2017.json").read_text())
+    del content["annotations"][-1]["area"]
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    val = ["--val-json", str(tmp_path / "val.json"), "--val-images", str(shapes / "val2017")]
+    with pytest.raises(DataError, match="area"):
+        train.main(arguments(shapes, tmp_path / "run", *val))
+    assert not (tmp_path / "run").exists()
+
+
 def test_resuming_something_else_is_told(shapes: Path, trained: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"a run with seed 0 \(now 1\)"):
+    before = (trained / "last.pt").read_bytes()
+    with pytest.raises(CheckpointError, match=r"--epochs 2 \(now 3\), --seed 0 \(now 1\); resume with"):
         train.main([*arguments(shapes, trained, "--resume", "--seed", "1")])
     with pytest.raises(CheckpointError, match="there is no checkpoint"):
         train.main([*arguments(shapes, trained / "nothing", "--resume")])
-
-
-@pytest.mark.parametrize(
-    ("more", "words"),
-    [
-        (("--surgery", "S1L3"), "set up otherwise"),  # of the same names
-        (("--ema", "0.9"), "resume it without --ema"),
-    ],
-)
-def test_resuming_as_another_network_or_run_is_told(
-    shapes: Path, tmp_path: Path, more: tuple[str, ...], words: str
-) -> None:
-    train.main(arguments(shapes, tmp_path, "--max-steps", "1"))
-    before = (tmp_path / "last.pt").read_bytes()
-    with pytest.raises(CheckpointError, match=words):
-        train.train(train.parse_arguments(arguments(shapes, tmp_path, *more, "--resume")), ONE, Stop())
     with pytest.raises(RequestError, match="holds another run"):
-        train.train(train.parse_arguments(arguments(shapes, tmp_path)), ONE, Stop())
-    assert (tmp_path / "last.pt").read_bytes() == before
+        train.main(arguments(shapes, trained))
+    assert (trained / "last.pt").read_bytes() == before
 
 
 def test_starting_from_another_detector(
@@ -166,7 +205,6 @@ def test_starting_from_another_detector(
         (("--config", "SSDMnetv1"), "name two detectors"),
         (("--anchors", "paper"), "prints no steps for other backbones"),
         (("--val-json", __file__), "--val-json and --val-images go together"),
-        (("--sync-norms",), "--sync-norms needs GPUs"),
     ],
 )
 def test_requests_that_contradict_themselves_are_told(
