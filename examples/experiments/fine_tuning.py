@@ -30,6 +30,8 @@ from examples.ssd.training import Training
 from examples.training_free import data_folder
 
 APART = ("person", "car")
+SETS = ("coco_train", "coco_public")
+BASE = "base"
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -87,22 +89,25 @@ def measure(row: Row, seed: int, arguments: argparse.Namespace) -> None:
     annotations = read_annotations(train).with_objects()
     annotations = replace(annotations, records=annotations.records[: arguments.first])
     same = settings(arguments, len(annotations.records))
-    name = f"{row.name}-seed{seed}" if arguments.epochs else f"{row.name}-untrained"
+    kind = f"seed{seed}" if arguments.epochs else "untrained"
+    name = f"{row.name}-{kind}"
     record = arguments.results / "fine_tuning" / f"{name}.json"
     if records.is_done(record, same):
         print(f"{record} is there.")
         return
-    folder = arguments.work / "fine_tuning" / name
+
+    def kept(of: str) -> Path:
+        return arguments.work / "fine_tuning" / f"{of}-{kind}" / "detections.json"
+
+    folder = kept(row.name).parent
     ssd = build(row, load_stock(arguments.data / "weights"), annotations.categories.ids)
     if arguments.epochs:
         ssd = train_row(ssd, row, seed, annotations, arguments, folder)
-    result = trained.evaluated(ssd, val, arguments.device, folder / "detections.json", APART)
+    result = trained.evaluated(ssd, val, arguments.device, kept(row.name), APART)
     facts = trained.described(ssd, row.size, result, arguments.device)
-    records.write(record, {"row": row.name, "seed": seed, "settings": same, **facts})
+    base = {} if row.name == BASE else trained.differences(result, BASE, kept(BASE), val)
+    records.write(record, {"row": row.name, "seed": seed, "settings": same, "differences": base, **facts})
     print(f"{record}: AP {facts['figures']['ap'][0]:.1f}", flush=True)
-
-
-SETS = ("coco_train", "coco_public")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -47,7 +47,6 @@ ROWS: Mapping[str, Row] = {
     "as is": Row(),
     "as is, recalibrated": Row(recalibrated=True),
     "704 pixels": Row(size=2 * INPUT_SIZE),
-    "704 pixels, recalibrated": Row(size=2 * INPUT_SIZE, recalibrated=True),
     **{
         f"{surgery}{', recalibrated' * recalibrated}": Row(surgery, recalibrated=recalibrated)
         for surgery in ("S1L0", "S1L1", "S1L2")

@@ -22,6 +22,7 @@ from examples.training_free import data_folder
 
 SETS = ("aerial_cars", "bccd", "deeppcb")
 ROWS = ("SSDMnetv1", "SSDMnetv1-Size600", "SSDMnetv1-S1L0", "SSDMnetv1-S1L0-DualPath19-10-S")
+BASE = ROWS[0]
 WEIGHTS = "mobilenet_v1_100_imagenet1001_timm_dequant.safetensors"
 
 
@@ -82,6 +83,10 @@ def train_row(row: str, seed: int, arguments: argparse.Namespace, folder: Path) 
     return folder / "last.pt"
 
 
+def file_name(row: str, seed: int) -> str:
+    return f"{row.replace(':', '-')}-seed{seed}"
+
+
 def images_in(data: Path) -> int:
     """That there are to train on."""
     return len(read_annotations(find_split(data, "train")).with_objects().records)
@@ -92,16 +97,18 @@ def measure(row: str, seed: int, arguments: argparse.Namespace) -> None:
     data = arguments.data / "smallobj" / arguments.set
     count = images_in(data)
     same = settings(arguments, min(count, arguments.first or count))
-    name = f"{row.replace(':', '-')}-seed{seed}"
+    name = file_name(row, seed)
     record = arguments.results / "small_objects" / arguments.set / f"{name}.json"
     if records.is_done(record, same):
         print(f"{record} is there.")
         return
-    folder = arguments.work / "small_objects" / arguments.set / name
-    known = detector(train_row(row, seed, arguments, folder))
-    result = trained.evaluated(known.ssd, find_split(data, "val"), arguments.device, folder / "detections.json")
+    work, val = arguments.work / "small_objects" / arguments.set, find_split(data, "val")
+    known = detector(train_row(row, seed, arguments, work / name))
+    result = trained.evaluated(known.ssd, val, arguments.device, work / name / "detections.json")
     facts = trained.described(known.ssd, known.row.size, result, arguments.device)
-    records.write(record, {"row": row, "seed": seed, "settings": same, **facts})
+    kept = work / file_name(BASE, seed) / "detections.json"
+    base = {} if row == BASE else trained.differences(result, BASE, kept, val)
+    records.write(record, {"row": row, "seed": seed, "settings": same, "differences": base, **facts})
     print(f"{record}: AP {facts['figures']['ap'][0]:.1f}", flush=True)
 
 

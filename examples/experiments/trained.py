@@ -12,7 +12,7 @@ from examples.ssd import counting
 from examples.ssd.annotations import Split, read_annotations
 from examples.ssd.data import Share
 from examples.ssd.evaluate import detect_all
-from examples.ssd.evaluation import Detection, load_truth, write_results
+from examples.ssd.evaluation import load_truth, write_results
 from examples.ssd.model import SSD
 from examples.ssd.processes import Processes
 from examples.ssd.programs import wanted_device
@@ -22,7 +22,6 @@ from examples.ssd.programs import wanted_device
 class Evaluated:
     """A network on a set."""
 
-    detections: list[Detection]
     figures: bootstrap.Figures  # of every resample of the images
     images: int
 
@@ -34,9 +33,13 @@ def evaluated(ssd: SSD, split: Split, device: str, kept: Path, apart: Sequence[s
         found = detect_all(ssd.to(everyone.device), read_annotations(split), everyone)
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_results(kept, found)
-    detections = json.loads(kept.read_text())
-    matches = bootstrap.matches(load_truth(split.annotations), detections)
-    return Evaluated(detections, bootstrap.figures(matches, bootstrap.resamples(matches.images), apart), matches.images)
+    return judged(kept, split, apart)
+
+
+def judged(kept: Path, split: Split, apart: Sequence[str] = ()) -> Evaluated:
+    """The detections of a file, with the figures of every resample."""
+    matches = bootstrap.matches(load_truth(split.annotations), json.loads(kept.read_text()))
+    return Evaluated(bootstrap.figures(matches, bootstrap.resamples(matches.images), apart), matches.images)
 
 
 def described(ssd: SSD, size: int, result: Evaluated, device: str) -> dict[str, Any]:
@@ -48,3 +51,10 @@ def described(ssd: SSD, size: int, result: Evaluated, device: str) -> dict[str, 
         "figures": bootstrap.intervals(result.figures),
         "hardware": hardware(wanted_device(device)),
     }
+
+
+def differences(result: Evaluated, base: str, kept: Path, split: Split) -> dict[str, Any]:
+    """From the row `base`, whose detections are in `kept`; nothing before it was run."""
+    if not kept.is_file():
+        return {}
+    return {base: bootstrap.differences(result.figures, judged(kept, split).figures)}

@@ -76,12 +76,18 @@ def test_the_page_is_written_from_the_records_alone(tmp_path: Path) -> None:
         records.write(results / "training_free" / f"{title}.json", record(title, bases, number))
     dual = {"bounds": [128.0, 192.0], "sweep": {"128.0": [1, 2, 3.0], "192.0": [2, 3, 4.0]}, "difference": 1e-7}
     records.write(results / "training_free" / "S1L0 dual path.json", {**record("", rivals, 9), **dual})
+    settings = {"images": 30, "epochs": 3, "batch": 4, "steps": 21, "rate": 1e-4, "augmented": True}
+    for number, (name, bases) in enumerate((("base", ()), ("S1L0", ("base",)))):
+        trained = {"row": name, "settings": settings, "seed": 0, "evaluated": 9}
+        records.write(results / "fine_tuning" / f"{name}-seed0.json", {**record(name, bases, number), **trained})
     gather.main(["--results", str(results)])
     page = (tmp_path / "results.md").read_text()
     shown = records.read(results / "training_free" / "S1L0 dual path.json")["figures"]["ap_small"][0]
     assert "| S1L0 dual path |" in page and f"{shown:.1f} ± 1.0" in page
     assert "Not run yet: S1L6 by hand" in page and "S1L0 128/192" not in page and "S1L0 dual path 128/192" in page
     assert (results / "training_free.png").read_bytes().startswith(b"\x89PNG")
+    assert "fine_tuning --rows base S1L0 --seeds 0 --epochs 3 --batch 4 --lr 0.0001 --first 30" in page
+    assert "- S1L0-seed0: " in page and "Not run: the rows Size600, S1L6" in page
     assert "Latency" not in page
 
 
@@ -89,6 +95,12 @@ def test_verdicts_follow_the_interval() -> None:
     assert conclusions.verdict(Interval(2.0, 1.0, 3.0), "AP") == "+2.0 AP (95 % interval +1.0 to +3.0)"
     assert "no difference" in conclusions.verdict(Interval(0.5, -0.5, 1.5), "AP")
     assert "not compared" in conclusions.verdict(None, "AP")
+
+
+def test_a_row_is_a_configuration_or_a_backbone() -> None:
+    assert small_objects.named("SSDMnetv1-S1L0") == ["--config", "SSDMnetv1-S1L0"]
+    assert small_objects.named("resnet18") == ["--backbone", "resnet18"]
+    assert small_objects.named("resnet18:S1L0:dual") == ["--backbone", "resnet18", "--surgery", "S1L0", "--dual"]
 
 
 # ---- the size bound, the clock

@@ -6,6 +6,7 @@ from examples.experiments.page.reading import SIZES, Interval, Record, differenc
 from examples.ssd.paper import TABLE_2
 
 GAINED = 2.0  # AP: less than that is no reason for several times the compute
+MEASURES = (("ap", "AP"), ("ap_small", "AP small"), ("ap_medium", "AP medium"), ("ap_large", "AP large"))
 BASE, FINE, DUAL, SPLIT = "SSDMnetv1", "SSDMnetv1-S1L0", "S1L0 dual path", "SSDMnetv1-S1L0-DualPath19-10-S"
 
 
@@ -106,13 +107,23 @@ def by_hand(free: Mapping[str, Record]) -> str:
     )
 
 
+def trained(found: Mapping[str, Record], base: str) -> str:
+    """Each trained row against the base that was trained as long."""
+    told = []
+    for name, record in found.items():
+        if base in record["differences"]:
+            changes = [verdict(difference(record, base, key), what) for key, what in MEASURES]
+            told.append(f"- {name}: {'; '.join(changes)}.")
+    return f"Against {base}, trained as long:\n\n" + "\n".join(told) if told else ""
+
+
 def against_the_paper(free: Mapping[str, Record]) -> list[str]:
     """Where what was measured agrees with Table 2 in direction, and where it does not."""
     if "S1L0" not in free or DUAL not in free:
         return []
     lines = []
     for name, ours, printed in (("S1L0", free["S1L0"], FINE), ("the dual path", free[DUAL], SPLIT)):
-        for key, what in (("ap", "AP"), ("ap_small", "AP small"), ("ap_medium", "AP medium"), ("ap_large", "AP large")):
+        for key, what in MEASURES:
             change = difference(ours, "as is", key)
             theirs = getattr(TABLE_2[printed], key) - getattr(TABLE_2[BASE], key)
             if change is None:

@@ -135,6 +135,8 @@ def tuned(found: Mapping[str, Record]) -> str:
 
 {figures_table(_sorted(found))}
 
+{conclusions.trained(_sorted(found), fine_tuning.BASE)}
+
 Not run: {_not_run(found, list(fine_tuning.ROWS))}."""
 
 
@@ -143,7 +145,8 @@ def small_sets(found: Mapping[str, Mapping[str, Record]]) -> str:
     for name, rows in found.items():
         told = _trained_text(rows, f"small_objects {name}", f"`{name}`, from ImageNet weights")
         table_ = figures_table(_sorted(rows))
-        parts.append(f"{told}\n\n{table_}\n\nNot run: {_not_run(rows, small_objects.ROWS)}.")
+        against = conclusions.trained(_sorted(rows), small_objects.BASE)
+        parts.append(f"{told}\n\n{table_}\n\n{against}\n\nNot run: {_not_run(rows, small_objects.ROWS)}.")
     others = [name for name in small_objects.SETS if name not in found]
     parts.append(f"Not run at all: {', '.join(others)}." if others else "")
     return "## Sets of small objects, from ImageNet weights\n\n" + "\n\n".join(parts)
@@ -154,7 +157,8 @@ def _sorted(rows: Mapping[str, Record]) -> dict[str, Record]:
 
 
 def _trained_text(rows: Mapping[str, Record], command: str, what: str) -> str:
-    trained = [r for r in rows.values() if r["settings"]["steps"]] or list(rows.values())
+    ordered = list(_sorted(rows).values())
+    trained = [r for r in ordered if r["settings"]["steps"]] or ordered
     first = trained[0]
     settings, seeds = first["settings"], sorted({r["seed"] for r in trained})
     names = " ".join(dict.fromkeys(r["row"] for r in trained))
