@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from examples.experiments import bootstrap, records
 from examples.experiments.views import AS_IS, DILATED, LARGE, SURGERIES, View, largest_difference, rows, seen, views
+from examples.ssd.errors import RequestError
 from examples.ssd.evaluation import Detection, load_truth
 from examples.ssd.files import write_atomically
 from examples.ssd.programs import positive, run
@@ -81,7 +82,7 @@ class Swept:
 
 def sweep(original: Sequence[Candidates], finer: Sequence[Candidates], truth: COCO, ids: Sequence[int]) -> Swept:
     halves = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
-    weights = np.resize(halves, (3, 2))[:, np.arange(len(ids)) % 2]
+    weights = halves[:, np.arange(len(ids)) % 2]
     found = {float(bound): detections(joined(original, finer, bound), ids) for bound in TRIED}
     ap = {}
     for bound, each in found.items():
@@ -194,6 +195,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=records.RESULTS, help="(default: docs/results)")
     arguments = parser.parse_args(argv)
     experiment = Experiment(data_folder(), arguments.work, arguments.results, arguments.images)
+    unknown = [title for title in arguments.rows or () if title not in experiment.rows]
+    if unknown:
+        raise RequestError(f"there is no row {unknown[0]!r}. There are: {', '.join(experiment.rows)}.")
     for title in arguments.rows or experiment.rows:
         experiment.record(title)
 
