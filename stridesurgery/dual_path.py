@@ -10,12 +10,12 @@ from torch import fx, nn
 
 from stridesurgery.errors import GridError, RequestError
 from stridesurgery.feature_info import Feature, FeatureInfo
-from stridesurgery.features import feature_of, finished, geometry_of, whole, with_output
+from stridesurgery.features import feature_of, finished, geometry_of, source_of, whole, with_output
 from stridesurgery.finer import first_phase, sample
 from stridesurgery.graph import RewrittenModel, copied
 from stridesurgery.layers import Place
 from stridesurgery.operate import check_alike, operate
-from stridesurgery.paths import Joined, join, split_modules
+from stridesurgery.paths import Joined, after, join, split_modules
 from stridesurgery.phases import rearranged
 from stridesurgery.plan import Plan, plan
 from stridesurgery.report import Analysis, Pair, analyse
@@ -91,7 +91,7 @@ def dual_path(
     fine = operate(model, surgery, analysis=analysis)
     assert isinstance(fine, RewrittenModel)
     small = analyse(fine, analysis.traced.size)
-    outputs = _outputs(asked, analysis, small, planned)
+    outputs = _outputs(asked, analysis, small, planned, sampler)
     training = analyse(model, analysis.traced.size, training=True)
     check_alike(analysis.traced.graph, training.traced.graph, [out.key for out in outputs])
     if surgery.dilate:
@@ -124,6 +124,7 @@ class _Output:
     path: str  # "small" or "large"
     tap: Tap  # with the name, the channels and the place it has in its path
     key: Key
+    network: str = "operated"  # whose map it is, as `Source` says it
 
     @property
     def name(self) -> str:
@@ -143,9 +144,11 @@ def _by_path(taps: Taps | Mapping[str, Taps]) -> dict[str, Taps]:
     return {path: taps[path] for path in PATHS}
 
 
-def _outputs(asked: dict[str, Taps], original: Analysis, fine: Analysis, planned: Plan) -> list[_Output]:
+def _outputs(asked: dict[str, Taps], original: Analysis, fine: Analysis, planned: Plan, sampler: str) -> list[_Output]:
     """The maps that are asked for; without names, of the large path only those that are not the small path's."""
     values = {n.meta["key"]: n for n in fine.traced.graph.nodes}
+    removed = [c.site.node for c in planned.changes if any(w.tap for w in c.operator.windows)]
+    sliced = after(removed if sampler == "slice" else [])
     found = []
     for path in PATHS:
         for tap in find_taps(original, asked[path]):
@@ -153,7 +156,7 @@ def _outputs(asked: dict[str, Taps], original: Analysis, fine: Analysis, planned
             if path == "small":
                 found.append(_Output(path, _on_fine_grid(tap, values.get(key), fine), key))
             elif not shared or asked[path] is not None:
-                found.append(_Output(path, tap, key))
+                found.append(_Output(path, tap, key, "sliced" if tap.node in sliced else "original"))
     return found
 
 
@@ -254,4 +257,5 @@ def _feature_of(group: Sequence[_Output]) -> Feature:
         module="+".join(part.module for part in parts),
         channels=sum(part.channels for part in parts),
         geometry=geometry_of(rows, columns),
+        sources=tuple(replace(source_of(out.tap, out.network), name=out.name, key=out.key) for out in group),
     )

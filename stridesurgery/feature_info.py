@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stridesurgery.trace import Key
+
 Sides = tuple[float, float]  # (rows, columns)
 
 
@@ -54,6 +56,17 @@ class MapGeometry:
 
 
 @dataclass(frozen=True)
+class Source:
+    """Which map of which network a returned map is, or a part of it is where several are concatenated."""
+
+    name: str
+    network: str  #: "operated", "original", or "sliced": the original's later layers on a slice at a removed pool
+    key: Key  #: of the value in a recording of that network
+    channels: int
+    channel_axis: int
+
+
+@dataclass(frozen=True)
 class Feature:
     """One map that a network returns."""
 
@@ -62,6 +75,7 @@ class Feature:
     channels: int
     reduction: Sides  #: nominal input pixels per cell
     geometry: MapGeometry
+    sources: tuple[Source, ...] = ()  #: in the order of their channels
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from torch import fx, nn
 
 from stridesurgery.aliasing import is_overwritten, lasting_memory
 from stridesurgery.errors import GridError
-from stridesurgery.feature_info import Feature, FeatureInfo, MapGeometry
+from stridesurgery.feature_info import Feature, FeatureInfo, MapGeometry, Source
 from stridesurgery.geometry import Geometry
 from stridesurgery.graph import RewrittenModel, copied, rewritten
 from stridesurgery.operate import check_alike, copied_model, holds_sizes
@@ -43,7 +43,7 @@ def features(
     found = find_taps(analysis, taps)
     training = analyse(model, analysis.traced.size, training=True)
     check_alike(analysis.traced.graph, training.traced.graph, [tap.node.meta["key"] for tap in found])
-    graphs = [_tapped(a, found) for a in (training, analysis)]
+    graphs = [tapped(a, found) for a in (training, analysis)]
     fixed = analysis.traced.size if holds_sizes(analysis.traced.model, analysis.traced) else None
     return finished(copied_model(model), graphs[0], graphs[1], fixed, FeatureInfo(tuple(map(feature_of, found))))
 
@@ -51,7 +51,13 @@ def features(
 def feature_of(tap: Tap) -> Feature:
     """What is known of a map that is taken out."""
     rows, columns = (int(r) if r.denominator == 1 else float(r) for r in tap.place.whole.reduction)
-    return Feature(tap.name, tap.module, tap.channels, (rows, columns), geometry_of(*tap.place.whole.geometry))
+    geometry = geometry_of(*tap.place.whole.geometry)
+    return Feature(tap.name, tap.module, tap.channels, (rows, columns), geometry, (source_of(tap, "operated"),))
+
+
+def source_of(tap: Tap, network: str) -> Source:
+    """Where a map that is taken out comes from."""
+    return Source(tap.name, network, tap.node.meta["key"], tap.channels, tap.channel_axis)
 
 
 def geometry_of(rows: Geometry, columns: Geometry) -> MapGeometry:
@@ -63,8 +69,12 @@ def geometry_of(rows: Geometry, columns: Geometry) -> MapGeometry:
     )
 
 
-def _tapped(analysis: Analysis, taps: Sequence[Tap]) -> fx.Graph:
-    """The recorded graph with these maps as its output, by name."""
+def tapped(analysis: Analysis, taps: Sequence[Tap]) -> fx.Graph:
+    """The recorded graph with these maps as its output, by name.
+
+    Raises:
+        GridError: a map that is not in it.
+    """
     keys = {tap.name: tap.node.meta["key"] for tap in taps}
     graph = copied(analysis.traced.graph)
     by_key = {n.meta["key"]: n for n in graph.nodes}

@@ -71,7 +71,7 @@ class _Join:
         self.graph = copied(fine.graphs[original.traced.training])
         self.small: dict[Key, fx.Node] = {n.meta["key"]: n for n in self.graph.nodes}
         self.changes = {c.site.node: c for c in changes_of(original.sites, planned)}
-        self.operated = _after([self.small.get(n.meta["key"]) for n in self.changes])  # of the small path alone
+        self.operated = after([self.small.get(n.meta["key"]) for n in self.changes])  # of the small path alone
         self.beyond: set[fx.Node] = set()  # nodes of the original's graph after the first eliminated operators
         self.large: dict[Key, fx.Node] = {}
         self.lasting = lasting_memory(self.graph)
@@ -224,7 +224,7 @@ def _step(change: Change) -> tuple[Any, ...]:
     return (by, change.operator.last) if change.operator.last != -1 else (by,)
 
 
-def _after(nodes: Sequence[fx.Node | None]) -> set[fx.Node]:
+def after(nodes: Sequence[fx.Node | None]) -> set[fx.Node]:
     """Some nodes and everything that is computed from them."""
     todo, found = [node for node in nodes if node is not None], set[fx.Node]()
     while todo:
