@@ -1,12 +1,18 @@
 """Real photographs, end to end: read, trained on, evaluated, drawn."""
 
 import csv
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
-from examples.ssd import detect, evaluate, train
-from examples.ssd.annotations import find_split, read_annotations
+from examples.ssd import checkpoint, detect, evaluate, model, train
+from examples.ssd.annotations import Split, find_split, read_annotations
+from examples.ssd.configurations import find
+from examples.ssd.evaluation import load_truth
 from examples.ssd.weights import load_backbone
 from tests.ssd.conftest import DATA, needs_data
 
@@ -46,7 +52,7 @@ def cars(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     [weights] = (data / "weights").glob("mobilenet_v1_100_imagenet*")
     recipe = ["--epochs", "1", "--batch", "4", "--max-steps", "4", "--log-every", "1", "--workers", "0"]
     where = ["--data", str(data / "smallobj/aerial_cars"), "--out", str(out), "--weights", str(weights)]
-    train.main(["--config", "SSDMnetv1-S1L6", *where, *recipe])
+    train.main(["--config", "SSDMnetv1-Anchor10", *where, *recipe])
     return out
 
 
@@ -57,10 +63,79 @@ def test_training_on_small_objects_logs_its_curve(cars: Path, capsys: pytest.Cap
     assert all(0 < float(r["loss"]) < 1000 for r in rows)
 
 
-def test_real_images_are_evaluated_and_drawn(data: Path, cars: Path, tmp_path: Path) -> None:
+def test_small_objects_are_evaluated_and_drawn(data: Path, cars: Path, tmp_path: Path) -> None:
     folder = data / "smallobj/aerial_cars/val"
     evaluate.main([str(cars / "last.pt"), "--data", str(folder), "--out", str(tmp_path), "--workers", "0"])
     assert (tmp_path / "summary.json").is_file()
     image = sorted((folder / "images").iterdir())[0]
     detect.main([str(cars / "last.pt"), str(image), "--out", str(tmp_path), "--threshold", "0"])
-    assert (tmp_path / f"{image.stem}.png").is_file()
+    assert (tmp_path / image.name).is_file()
+
+
+# ---- COCO's images
+
+
+@pytest.fixture(scope="module")
+def coco(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Split:
+    """Twenty-four of COCO's images, with all of its categories."""
+    whole = find_split(data / "coco_public", "val")
+    content = json.loads(whole.annotations.read_text())
+    images = content["images"][::19]
+    ids = {image["id"] for image in images}
+    marks = [mark for mark in content["annotations"] if mark["image_id"] in ids]
+    path = tmp_path_factory.mktemp("coco") / "instances.json"
+    path.write_text(json.dumps({**content, "images": images, "annotations": marks}))
+    return Split(path, whole.images)
+
+
+@pytest.fixture(scope="module")
+def untrained(coco: Split, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Checkpoints of the base and of S1L0, for COCO's classes, with the same random weights."""
+    folder, categories = tmp_path_factory.mktemp("untrained"), read_annotations(coco).categories
+    paths, weights = {}, None
+    for name in ("SSDMnetv1", "SSDMnetv1-S1L0"):
+        torch.manual_seed(0)
+        ssd = model.build(find(name), categories.classes)
+        weights = weights or ssd.state_dict()
+        paths[name] = folder / f"{name}.pt"
+        checkpoint.save(paths[name], {**checkpoint.described(find(name), categories), "model": weights})
+    return paths
+
+
+def test_what_coco_says_is_perfect(data: Path) -> None:
+    """The objects themselves as detections, on every image; crowds are not asked for."""
+    split = find_split(data / "coco_public", "val")
+    truth = load_truth(split.annotations)
+    found = [{**a, "score": 1.0} for a in truth.dataset["annotations"] if not a["iscrowd"]]
+    summary = evaluate.evaluated(split, found)
+    assert summary.images == 452 and summary.ap == pytest.approx(100) and summary.ar_small == pytest.approx(100)
+
+
+def test_cocos_images_are_evaluated(coco: Split, untrained: dict[str, Path], tmp_path: Path) -> None:
+    where = ["--json", str(coco.annotations), "--images", str(coco.images), "--out", str(tmp_path), "--workers", "0"]
+    evaluate.main([str(untrained["SSDMnetv1"]), *where])
+    found = json.loads((tmp_path / "detections.json").read_text())
+    sizes = {r.id: (r.width, r.height) for r in read_annotations(coco).records}
+    assert {d["image_id"] for d in found} == sizes.keys() and len(sizes) == 24
+    for x, y, width, height, (right, bottom) in ((*d["bbox"], sizes[d["image_id"]]) for d in found):
+        assert x >= 0 and y >= 0 and x + width <= right + 0.01 and y + height <= bottom + 0.01
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["images"] == 24 and 0 <= summary["ap"] < 5 and round(summary["gmacs"], 2) == 2.54
+
+
+def test_two_networks_are_drawn_side_by_side_on_cocos_images(
+    coco: Split, untrained: dict[str, Path], tmp_path: Path
+) -> None:
+    images = [r.path for r in read_annotations(coco).records[:3]]
+    detect.main([*map(str, untrained.values()), *map(str, images), "--threshold", "0.012", "--out", str(tmp_path)])
+    for path in images:
+        with Image.open(path) as photograph, Image.open(tmp_path / path.name) as drawing:
+            assert drawing.size == (2 * photograph.width, photograph.height)
+            halves = drawing.crop((0, 0, *photograph.size)), drawing.crop((photograph.width, 0, *drawing.size))
+            assert all(changed(half, photograph) > 0.01 for half in halves)
+
+
+def changed(drawing: Image.Image, photograph: Image.Image) -> float:
+    """The share of pixels that differ by more than JPEG would change them."""
+    difference = np.abs(np.asarray(drawing, np.int16) - np.asarray(photograph.convert("RGB"), np.int16))
+    return float((difference.max(axis=2) > 60).mean())
