@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+import stridesurgery as ss
+
 ROOT = Path(__file__).parent.parent
 FENCE = re.compile(r"^```(\S*).*\n([\s\S]*?)^```$", re.M)
 
@@ -41,6 +43,12 @@ def test_blocks_are_code_that_runs_or_its_output(page: Path) -> None:
         allowed = block.language == "python" or block.language.startswith("{")  # a directive of Sphinx
         assert allowed or (block.language == "text" and before == "python"), f"{page.name}, line {block.line}"
         before = block.language
+
+
+@pytest.mark.skipif(not PAGES, reason="an installed copy of the tests has no pages")
+def test_the_reference_has_every_public_name() -> None:
+    reference = (ROOT / "docs" / "api.md").read_text()
+    assert sorted(re.findall(r"^\.\. auto\w+:: (\w+)$", reference, re.M)) == sorted(ss.__all__)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(programs(page))], ids=lambda page: page.name)
