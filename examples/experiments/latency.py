@@ -1,7 +1,7 @@
 """How long one image takes, beside the compute: the paper's Table 4 and the stock detector's views.
 
     python -m examples.experiments.latency                                # 1000 runs of each, as in the paper
-    python -m examples.experiments.latency --runs 20
+    python -m examples.experiments.latency --runs 20 --threads 1 --processor-time    # on a machine with other work
     python -m examples.experiments.latency --device cuda --batch 16 --dtype bf16 --compile
 
 The network alone, without reading, resizing or suppressing. The networks take turns, and each is compared with the
@@ -10,6 +10,7 @@ first one of its group in the same round, so that a machine that slows down slow
 
 import argparse
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from examples.experiments.views import AS_IS, LARGE, views
 from examples.ssd import counting
 from examples.ssd.benchmark import WARMUP, clock
 from examples.ssd.configurations import find
+from examples.ssd.errors import RequestError
 from examples.ssd.model import build
 from examples.ssd.paper import TABLE_4
 from examples.ssd.programs import positive, run, wanted_device
@@ -71,10 +73,19 @@ class How:
     dtype: str
     batch: int
     compiled: bool
+    processor: bool  # the processor's time instead of the clock's
 
     @property
     def name(self) -> str:
         return f"{self.device.type}-{self.dtype}-batch{self.batch}{'-compiled' * self.compiled}"
+
+    def time(self, call: Callable[[], object]) -> float:
+        """Milliseconds of one call."""
+        if not self.processor:
+            return clock(call, self.device)
+        started = time.process_time()
+        call()
+        return (time.process_time() - started) * 1e3
 
     def call(self, candidate: Candidate) -> Callable[[], object]:
         net = candidate.net.eval().to(self.device, DTYPES[self.dtype])
@@ -89,13 +100,13 @@ class How:
         return call
 
 
-def rounds(calls: Mapping[str, Callable[[], object]], device: torch.device, count: int) -> dict[str, list[float]]:
+def rounds(calls: Mapping[str, Callable[[], object]], how: How, count: int) -> dict[str, list[float]]:
     """Milliseconds of each call in every round, after a few rounds that do not count."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     warmup = min(WARMUP, count)
     for number in tqdm(range(warmup + count), desc="rounds", disable=None):
         for name, call in calls.items():
-            taken = clock(call, device)
+            taken = how.time(call)
             if number >= warmup:
                 times[name].append(taken)
     return times
@@ -112,7 +123,7 @@ def quartiles(values: Sequence[float]) -> list[float]:
 def measure(group: str, how: How, runs: int) -> dict[str, Any]:
     candidates = GROUPS[group]()
     compute = {name: counting.compute(c.net, c.size) / 1e9 for name, c in candidates.items()}
-    times = rounds({name: how.call(c) for name, c in candidates.items()}, how.device, runs)
+    times = rounds({name: how.call(c) for name, c in candidates.items()}, how, runs)
     first = next(iter(times))
     return {
         name: {
@@ -133,15 +144,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp32", help="(default: %(default)s)")
     parser.add_argument("--batch", type=positive, default=1, help="images at once (default: %(default)s)")
     parser.add_argument("--compile", action="store_true", help="torch.compile")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="count the processor's time, not the clock's: on one CPU thread"
+    )
     parser.add_argument("--threads", type=positive, help="on a CPU (default: torch's)")
     parser.add_argument("--results", type=Path, default=records.RESULTS, help="(default: docs/results)")
     arguments = parser.parse_args(argv)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
-    how = How(wanted_device(arguments.device), arguments.dtype, arguments.batch, arguments.compile)
+    device, processor = wanted_device(arguments.device), arguments.processor_time
+    if processor and (device.type != "cpu" or torch.get_num_threads() > 1):
+        raise RequestError("--processor-time is how long an image takes on one thread of a CPU only: --threads 1.")
+    how = How(device, arguments.dtype, arguments.batch, arguments.compile, processor)
     for group in arguments.groups:
         path = arguments.results / "latency" / f"{group}-{how.name}.json"
-        settings = {"runs": arguments.runs, "threads": torch.get_num_threads()}
+        settings = {"runs": arguments.runs, "threads": torch.get_num_threads(), "processor time": processor}
         if records.is_done(path, settings):
             print(f"{path} is there.")
             continue

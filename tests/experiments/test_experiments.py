@@ -116,7 +116,7 @@ def test_each_photograph_gets_the_bound_that_the_other_half_chose() -> None:
 def test_networks_are_timed_in_turn() -> None:
     order: list[str] = []
     calls: dict[str, Callable[[], object]] = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
-    times = latency.rounds(calls, torch.device("cpu"), 3)
+    times = latency.rounds(calls, latency.How(torch.device("cpu"), "fp32", 1, compiled=False, processor=True), 3)
     assert order == ["a", "b"] * 6 and len(times["a"]) == len(times["b"]) == 3  # three rounds do not count
     assert latency.quartiles([3.0, 1.0, 2.0]) == [2.0, 1.5, 2.5] and latency.quartiles([4.0]) == [4.0] * 3
 

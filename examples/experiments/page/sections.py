@@ -194,14 +194,16 @@ def latency(found: Mapping[str, Record]) -> str:
         """## Latency beside compute
 
 The network alone. The networks take turns, and each is compared with the first one in the same round; in brackets the
-middle half of the rounds. The machine did other work at the same time: read the ratios, not the milliseconds."""
+middle half of the rounds. Processor time is that of one thread, whatever else the machine did: how long an image takes
+where nothing else runs."""
     ]
     for name, record in found.items():
         group, _, how = name.partition("-")
         settings = record["settings"]
-        command = f"latency --groups {group} --runs {settings['runs']} --threads {settings['threads']}"
+        flag, kind = (" --processor-time", "processor time") if settings["processor time"] else ("", "by the clock")
+        command = f"latency --groups {group} --runs {settings['runs']} --threads {settings['threads']}{flag}"
         title = "The paper's rows (Table 4)" if group == "paper" else "The stock detector"
-        parts.append(f"{title}, {how}, {settings['runs']} runs each; {record['hardware']}; {code(command)}:")
+        parts.append(f"{title}, {how}, {settings['runs']} runs each, {kind}; {record['hardware']}; {code(command)}:")
         parts.append(_latency_table(record["rows"], group == "paper"))
     parts.append("Not run: a GPU, torch.compile, batches of 16, bf16 (options of the same command).")
     return "\n\n".join(parts)
