@@ -1,0 +1,1 @@
+"""The command line: `stridesurgery` and `python -m stridesurgery` alike."""

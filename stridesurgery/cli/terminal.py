@@ -1,0 +1,42 @@
+"""Tables in a terminal that is narrower than they are."""
+
+import re
+import textwrap
+from collections.abc import Sequence
+
+GAP = "  "  # between the columns of a table
+
+
+def fitted(text: str, width: int) -> str:
+    """A text in lines of at most `width`, where that can be: prose is wrapped, a table folded.
+
+    Lines with a gap inside are a table. Folded, it goes on below itself, its first column repeated.
+    """
+    lines = text.splitlines()
+    if max(map(len, lines), default=0) <= width:
+        return text
+    rows = [i for i, line in enumerate(lines) if GAP in line.strip()]
+    out: list[str] = []
+    for i, line in enumerate(lines):
+        if i not in rows:
+            out += textwrap.wrap(line, width, subsequent_indent=GAP, break_long_words=False, break_on_hyphens=False)
+        elif i == rows[0]:
+            out += _folded([lines[row] for row in rows], width)
+    return "\n".join(out)
+
+
+def _folded(table: Sequence[str], width: int) -> list[str]:
+    first, *others = _columns(table)
+    blocks = [first]
+    for column in others:
+        if blocks[-1] is not first and len(blocks[-1][0]) + len(GAP) + len(column[0]) > width:
+            blocks.append(first)
+        blocks[-1] = [line + GAP + cell for line, cell in zip(blocks[-1], column, strict=True)]
+    return [line.rstrip() for i, block in enumerate(blocks) for line in ([""] if i else []) + block]
+
+
+def _columns(table: Sequence[str]) -> list[list[str]]:
+    """The cells of each column, at the width of the widest."""
+    lines = [line.ljust(max(map(len, table))) for line in table]
+    used = "".join(" " if set(column) == {" "} else "x" for column in zip(*lines, strict=True))
+    return [[line[a:b] for line in lines] for a, b in (m.span() for m in re.finditer(r"x+(?: x+)*", used))]

@@ -1,0 +1,10 @@
+"""Pictures of networks and of what surgeries make of them; needs matplotlib (the extra `plot`).
+
+Every function returns a `matplotlib.figure.Figure`. Lines differ in marker and dash as well as in colour.
+"""
+
+from stridesurgery.plot.field import field
+from stridesurgery.plot.front import front
+from stridesurgery.plot.profile import profile
+
+__all__ = ["field", "front", "profile"]

@@ -1,0 +1,133 @@
+"""Where the cells of a map look, over a photograph."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import nn
+
+from stridesurgery.compare import Row, compare
+from stridesurgery.errors import RequestError
+from stridesurgery.feature_info import MapGeometry
+from stridesurgery.plot.marks import COLOURS, STYLE
+from stridesurgery.report import Pair
+from stridesurgery.surgery import Surgery
+from stridesurgery.taps import TapName
+
+PANEL = 3.0  # inches
+
+
+def field(
+    model: nn.Module,
+    tap: TapName,
+    surgeries: str | Surgery | Iterable[str | Surgery] = (),
+    input_size: int | Pair | None = None,
+    *,
+    image: npt.ArrayLike | None = None,
+) -> Figure:
+    """Draw where the cells of a map look, before and after surgeries, over a photograph.
+
+    Args:
+        model: a torchvision or timm model, or any module whose forward takes an image batch (N, C, H, W).
+        tap: the map, as for `features`: a layer number or a module path.
+        surgeries: names such as "S1L0", or `Surgery` values where they need options.
+        input_size: pixels, one number or (h, w); by default those of the image, else what the model was made for.
+        image: what the network would see, (h, w, 3) or (h, w), as `imshow` takes it; None: a drawn scene.
+
+    Returns:
+        A panel for each network. A dot is the centre of what one cell sees; the rectangles are, of the cell in the
+        middle, its receptive field (dashed) and the step to its neighbours (filled).
+
+    Raises:
+        SurgeryError: what `eliminate` and `features` raise.
+        RequestError: the image has another size than the input, or the geometry of the map is not known.
+    """
+    pixels = None if image is None else np.asarray(image)
+    if pixels is not None and pixels.ndim not in (2, 3):
+        raise RequestError(f"image is an array (h, w, 3) or (h, w), got one of shape {pixels.shape}")
+    size = pixels.shape[:2] if input_size is None and pixels is not None else input_size
+    rows = [row for row in compare(model, surgeries, size, taps=[tap]) if row.surgery or row.name == "as is"]
+    h, w = rows[0].input_size
+    if pixels is not None and pixels.shape[:2] != (h, w):
+        raise RequestError(f"the image has {pixels.shape[0]}x{pixels.shape[1]} pixels and the input {h}x{w}")
+    if any(math.isnan(value) for row in rows for value in row.maps[0].geometry.offset):
+        raise RequestError(f"where the cells of {tap!r} look is hidden by an operator that is not understood")
+    top, bottom, left, right = _view(rows)
+    height = PANEL * (bottom - top) / (right - left)
+    with rc_context({**STYLE, "axes.spines.left": False, "axes.spines.bottom": False}):
+        figure = Figure(figsize=(PANEL * len(rows), height + 0.5), layout="constrained")
+        for row, axes in zip(rows, figure.subplots(1, len(rows), squeeze=False)[0], strict=True):
+            axes.imshow(scene(h, w) if pixels is None else pixels, cmap="gray", alpha=0.75)
+            _draw(axes, row, points=PANEL * 72 / (right - left))
+            axes.set(xticks=[], yticks=[], xlim=(left, right), ylim=(bottom, top), title=_title(row))
+    return figure
+
+
+def _view(rows: Sequence[Row]) -> tuple[float, float, float, float]:
+    """Top, bottom, left and right of what is shown: the image, and half as much around it where a field is larger."""
+    edges: list[float] = []
+    for axis, pixels in enumerate(rows[0].input_size):
+        spans = [(_middle(row)[axis], row.maps[0].geometry.receptive_field[axis] / 2) for row in rows]
+        beyond = max(0.0, *(side for at, reach in spans for side in (reach - at, at + reach - pixels)))
+        margin = min(beyond * 1.1, pixels / 2) if math.isfinite(beyond) else 0
+        edges += [-0.5 - margin, pixels - 0.5 + margin]
+    return edges[0], edges[1], edges[2], edges[3]
+
+
+def _middle(row: Row) -> tuple[float, float]:
+    """Where the cell in the middle looks, (row, column) in pixels."""
+    geometry = row.maps[0].geometry
+    y, x = (
+        cells // 2 * step + at for cells, step, at in zip(row.grids[0], geometry.step, geometry.offset, strict=True)
+    )
+    return y, x
+
+
+def _draw(axes: Axes, row: Row, points: float) -> None:
+    """Dots, the step and the receptive field; `points` of the page make a pixel."""
+    geometry, grid = row.maps[0].geometry, row.grids[0]
+    y, x = (np.arange(n) * step + at for n, step, at in zip(grid, geometry.step, geometry.offset, strict=True))
+    dot = min(0.25 * min(geometry.step) * points, 3)
+    x_all, y_all = (a.ravel() for a in np.meshgrid(x, y))
+    axes.scatter(x_all, y_all, s=dot**2, c="white", edgecolors="black", linewidths=dot / 5, zorder=2)
+    _rectangle(axes, _middle(row), geometry.step, facecolor=COLOURS[1], edgecolor="black", linewidth=0.8)
+    if math.isfinite(max(geometry.receptive_field)):
+        seen = geometry.receptive_field
+        _rectangle(axes, _middle(row), seen, facecolor="none", edgecolor="white", linewidth=3.5)
+        _rectangle(axes, _middle(row), seen, facecolor="none", edgecolor=COLOURS[0], linewidth=2, linestyle=(0, (5, 2)))
+
+
+def _rectangle(axes: Axes, centre: tuple[float, float], sides: Any, **style: Any) -> None:
+    corner = centre[1] - sides[1] / 2, centre[0] - sides[0] / 2
+    axes.add_patch(Rectangle(corner, sides[1], sides[0], zorder=3, **style))
+
+
+def _title(row: Row) -> str:
+    grid, geometry = row.grids[0], row.maps[0].geometry
+    return f"{row.name}: {grid[0]}x{grid[1]} cells\n{_words(geometry)}"
+
+
+def _words(geometry: MapGeometry) -> str:
+    def by(sides: tuple[float, float]) -> str:
+        if math.isinf(max(sides)):
+            return "everything"
+        return f"{sides[0]:g}" if sides[0] == sides[1] else f"{sides[0]:g}x{sides[1]:g}"
+
+    return f"{by(geometry.step)} pixels apart, each sees {by(geometry.receptive_field)}"
+
+
+def scene(h: int, w: int) -> npt.NDArray[np.float64]:
+    """Striped discs, large to small, on a gradient: (h, w, 3) in 0..1."""
+    rows, columns = np.mgrid[0:h, 0:w] / min(h, w)
+    drawn = np.stack([0.55 + 0.2 * rows / rows.max(), 0.7 - 0.15 * rows, 0.65 + 0.2 * columns], axis=-1).clip(0, 1)
+    stripes = np.where((columns + rows) * 24 % 1 < 0.5, 0.95, 0.15)[..., None]
+    for row, column, radius in ((0.62, 0.30, 0.24), (0.30, 0.66, 0.12), (0.72, 0.76, 0.06), (0.48, 0.88, 0.03)):
+        inside = np.hypot(rows - row, columns - column * w / min(h, w)) < radius
+        drawn = np.where(inside[..., None], stripes, drawn)
+    return drawn

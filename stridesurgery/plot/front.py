@@ -1,0 +1,102 @@
+"""What a search found."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from stridesurgery.errors import RequestError
+from stridesurgery.plot.marks import GREY, STYLE, marks
+from stridesurgery.search import Candidate, Search
+
+ROW = 0.17  # inches
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Something that surgeries cost, as ratios to the model as it is."""
+
+    name: str
+    ratios: tuple[float | None, ...]  # None: not known
+
+
+def front(found: Search) -> Figure:
+    """Draw the surgeries that no other one beats: the maps that they give, and what they cost.
+
+    Args:
+        found: what `search` returned.
+
+    Returns:
+        A row for each surgery, in the order of `found.front`, with its reductions at the taps on the right; compute,
+        activations and peak memory as ratios to the model as it is. Lines part the reductions of the last map.
+
+    Raises:
+        RequestError: nothing was found.
+    """
+    if not found.front:
+        raise RequestError("there is nothing to draw: no surgery is within the budget")
+    h, w = found.input_size
+    with rc_context({**STYLE, "font.size": 8}):
+        figure = Figure(figsize=(6.4, 1.3 + ROW * max(len(found), 4)), layout="constrained")
+        axes = figure.subplots()
+        axes.set_title(
+            f"{found.model} at {h}x{w}: {len(found)} of {len(found.candidates)} surgeries, beaten by no other"
+        )
+        scales = _scales(found)
+        for scale, mark in zip(scales, marks(len(scales)), strict=True):
+            points = [(ratio, row) for row, ratio in enumerate(scale.ratios) if ratio is not None]
+            axes.plot(
+                [ratio for ratio, _ in points],
+                [row for _, row in points],
+                linestyle="",
+                marker=mark.marker,
+                color=mark.colour,
+                markersize=5,
+                label=scale.name,
+                clip_on=False,
+            )
+        axes.axvline(1, color=GREY, linewidth=1)
+        for edge in _edges(found.front):
+            axes.axhline(edge - 0.5, color=GREY, linewidth=0.6)
+        axes.set_yticks(range(len(found)), [candidate.name for candidate in found])
+        axes.set_ylim(len(found) - 0.5, -0.5)
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda ratio, _: f"{ratio:g}")
+        axes.set_xlabel("ratio to the model as it is")
+        axes.grid(linewidth=0.3)
+        axes.tick_params(left=False)
+        right = axes.secondary_yaxis("right")
+        right.set_yticks(range(len(found)), [_reductions(candidate) for candidate in found])
+        right.tick_params(right=False)
+        right.spines["right"].set_visible(False)
+        right.set_ylabel(f"input pixels per cell at {', '.join(found.taps)}")
+        figure.legend(loc="outside lower center", ncols=len(scales))
+    return figure
+
+
+def _scales(found: Search) -> list[Scale]:
+    base = found.original
+    return [
+        Scale("compute", _ratios((c.macs for c in found), base.macs)),
+        Scale("activations", _ratios((c.activation_bytes for c in found), base.activation_bytes)),
+        Scale("peak memory", _ratios((c.peak_bytes for c in found), base.peak_bytes)),
+    ]
+
+
+def _ratios(values: Iterable[int | None], base: int | None) -> tuple[float | None, ...]:
+    return tuple(value / base if value is not None and base else None for value in values)
+
+
+def _edges(candidates: Iterable[Candidate]) -> list[int]:
+    """The rows at which another reduction of the last map begins."""
+    starts, row = [], 0
+    for _, group in groupby(candidates, key=lambda c: c.reductions[-1][0] * c.reductions[-1][1]):
+        starts.append(row)
+        row += len(list(group))
+    return starts[1:]
+
+
+def _reductions(candidate: Candidate) -> str:
+    return " ".join(f"{r:g}" if r == c else f"{r:g}x{c:g}" for r, c in candidate.reductions)
