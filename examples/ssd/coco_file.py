@@ -3,10 +3,11 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
 from pathlib import Path
 from reprlib import Repr
 from typing import Any
+
+import numpy as np
 
 from examples.ssd.errors import DataError
 
@@ -83,7 +84,7 @@ def check_each(where: str, part: str, entries: Sequence[Entry], check: Callable[
 
 
 def place(part: str, number: int, entry: Any) -> str:
-    known = f" (id {entry['id']})" if isinstance(entry, Mapping) and is_whole(entry.get("id")) else ""
+    known = f" (id {entry['id']})" if isinstance(entry, dict) and is_whole(entry.get("id")) else ""
     return f"{part}[{number}]{known}"
 
 
@@ -103,7 +104,7 @@ def by_own_id(where: str, part: str, entries: Sequence[Entry]) -> dict[int, Entr
 
 
 def check_keys(entry: Any, *keys: str) -> None:
-    if not isinstance(entry, Mapping):
+    if not isinstance(entry, dict):
         raise DataError(f" is a {type(entry).__name__}, not an object")
     missing = [key for key in keys if key not in entry]
     if missing:
@@ -128,12 +129,12 @@ def check_box(box: Any) -> None:
 
 
 def is_whole(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and abs(int(value)) <= LARGEST_ID
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and -LARGEST_ID <= value <= LARGEST_ID
 
 
 def is_length(value: Any) -> bool:
     """A number of pixels; nan and infinity are none."""
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     return is_number and bool(-FARTHEST < value < FARTHEST)
 
 

@@ -178,7 +178,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=positive, default=16, help="images at once (default: %(default)s)")
     parser.add_argument("--workers", type=natural, default=2, help="processes that read images (default: %(default)s)")
     parser.add_argument(
-        "--per-image", type=natural, default=PAPER.per_image, help="most boxes an image; 0: 100 of each class"
+        "--per-image",
+        type=natural,
+        default=PAPER.per_image,
+        help="most boxes an image (default: %(default)s); 0: 100 of each class",
     )
     parser.add_argument("--per-class", action="store_true", help="print the AP of every class")
     parser.add_argument(

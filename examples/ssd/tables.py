@@ -152,8 +152,6 @@ def json_row(m: Measured) -> dict[str, object]:
         "priors": m.priors,
         "paper_params_m": None if paper is None else paper.params,
         "paper_gflops": None if paper is None else paper.compute,
-        "priors_outside": m.outside,
-        "priors_outside_true_geometry": m.outside_true,
     }
 
 

@@ -87,7 +87,7 @@ def test_the_split_paths_add_no_parameter() -> None:
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     tables.main(["--rows", "SSDMnetv1", "--json"])
     [base] = json.loads(capsys.readouterr().out)
-    assert {"row", "params", "gmacs", "feature_maps", "priors", "paper_params_m", "paper_gflops"} <= base.keys()
+    assert list(base) == ["row", "params", "gmacs", "feature_maps", "priors", "paper_params_m", "paper_gflops"]
     assert base["row"] == "SSDMnetv1" and base["feature_maps"][0] == [19, 19] and base["paper_gflops"] == 2.5
     assert base["gmacs"] != round(base["gmacs"], 2) and base["params"] == counting.parameters(built("SSDMnetv1"))
 
