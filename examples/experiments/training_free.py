@@ -22,7 +22,7 @@ from pycocotools.coco import COCO  # type: ignore[import-untyped]
 from tqdm import tqdm
 
 from examples.experiments import bootstrap, records
-from examples.experiments.views import AS_IS, DILATED, LARGE, SURGERIES, View, largest_difference, rows, seen, views
+from examples.experiments.views import AS_IS, LARGE, SURGERIES, View, largest_difference, rows, seen, views
 from examples.ssd.errors import RequestError
 from examples.ssd.evaluation import Detection, load_truth
 from examples.ssd.files import write_atomically
@@ -182,8 +182,6 @@ class Experiment:
             rivals += [other for other in self.rows if other.startswith("pyramid")]
         elif title in SURGERIES:
             rivals += [f"{title} by hand", LARGE]
-        elif title == DILATED:
-            rivals += ["S1L0", LARGE]
         return rivals
 
 

@@ -30,7 +30,7 @@ from examples.ssd.stock_networks import (
 from examples.training_free import DOUBLED, FINER
 
 SURGERIES: Mapping[str, tuple[int, ...]] = {"S1L0": (0,), "S1L4": (4,), "S1L6": (6,), "S2L4-6": (4, 6)}
-AS_IS, LARGE, ENLARGED, DILATED = "as is", "600 pixels", "300 pixels enlarged", "S1L0 dilated"
+AS_IS, LARGE, ENLARGED, DILATED = "as is", "600 pixels", "300 pixels enlarged", "S1L12 dilated"
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def views(net: StockSSD) -> dict[str, View]:
         where_learned = learned_centres(six_layers(operated, INPUT_SIZE), INPUT_SIZE, trained, INPUT_SIZE)
         result[f"{surgery} by hand"] = View(patched, anchors(in_middle, scale), seen_small)
         result[surgery] = View(operated, anchors(where_learned, scale), seen_small)
-    dilated = Dilated(net, "S1L0")
+    dilated = Dilated(net)
     result[DILATED] = View(dilated, dilated_anchors(net, dilated), seen_small)
     return result
 
@@ -89,27 +89,30 @@ def views(net: StockSSD) -> dict[str, View]:
 
 
 class Dilated(nn.Module):
-    """The detector's own maps, the two of the backbone with cells between the cells; the rest is as it was."""
+    """The detector's own maps, the backbone's last one with cells between its cells; the rest is as it was.
 
-    def __init__(self, net: StockSSD, surgery: str) -> None:
+    Only after the last stride do the cells in between look halfway: those of an earlier layer look one cell of that
+    layer aside, however many strides follow.
+    """
+
+    def __init__(self, net: StockSSD) -> None:
         super().__init__()
         self.net = net
-        operated = ss.eliminate(net.backbone, surgery, dilate=True, input_size=INPUT_SIZE)
+        operated = ss.eliminate(net.backbone, "S1L12", dilate=True, input_size=INPUT_SIZE)
         self.features = ss.features(operated, (str(LOW_TAP), str(HIGH_TAP)), input_size=INPUT_SIZE)
 
     def forward(self, images: Tensor) -> Predictions:
         low, high = self.features(images).values()
-        others = self.net.six_maps(low[..., ::2, ::2], high[..., ::2, ::2])[2:]
+        others = self.net.six_maps(low, high[..., ::2, ::2])[2:]
         return self.net.predict_from([low, high, *others])
 
 
 def dilated_anchors(net: StockSSD, dilated: Dilated) -> Tensor:
-    """The detector's own anchors, on the first two maps also halfway between them."""
-    centres = usual_centres(six_layers(net, INPUT_SIZE))
+    """The detector's own anchors, on the second map also halfway between them."""
+    low, high, *others = usual_centres(six_layers(net, INPUT_SIZE))
     with torch.inference_mode():
-        maps = dilated.features(torch.zeros(1, 3, INPUT_SIZE, INPUT_SIZE)).values()
-    closer = [halfway(c, m.shape[-2:]) for c, m in zip(centres, maps, strict=False)]
-    return anchors([*closer, *centres[2:]])
+        _, dense = dilated.features(torch.zeros(1, 3, INPUT_SIZE, INPUT_SIZE)).values()
+    return anchors([low, halfway(high, dense.shape[-2:]), *others])
 
 
 def halfway(centres: Centres, cells: Sequence[int]) -> Centres:

@@ -161,12 +161,12 @@ def test_a_row_of_the_fine_tuning_has_a_box_for_every_prediction(name: str) -> N
 @needs_data
 def test_dilated_maps_hold_the_detectors_own() -> None:
     net = load_stock(Path(DATA or "") / "weights")
-    dilated = views.Dilated(net, "S1L0")
+    dilated = views.Dilated(net)
     image = torch.rand(1, 3, 300, 300, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
-        low = net.backbone[: LOW_TAP + 1](image)
-        fine, _ = dilated.features(image).values()
-        torch.testing.assert_close(fine[..., ::2, ::2], low)
+        low, dense = dilated.features(image).values()
+        torch.testing.assert_close(low, net.backbone[: LOW_TAP + 1](image))
+        torch.testing.assert_close(dense[..., ::2, ::2], net.backbone(image))
         assert dilated(image).boxes.shape[1] == len(views.dilated_anchors(net, dilated))
 
 

@@ -84,9 +84,9 @@ def _where(free: Mapping[str, Record]) -> str:
 
 
 def _dilated(free: Mapping[str, Record]) -> str:
-    if "S1L0 dilated" not in free:
+    if "S1L12 dilated" not in free:
         return ""
-    row = free["S1L0 dilated"]
+    row = free["S1L12 dilated"]
     small = difference(row, "as is", "ap_small")
     return (
         "**Dilation** keeps every cell's features and puts cells between them. As a detector without training, against "

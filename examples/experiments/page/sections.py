@@ -9,7 +9,7 @@ from examples.ssd.paper import TABLE_4
 
 FREE_ROWS = (
     *("as is", "S1L6 by hand", "S1L6", "S1L4 by hand", "S1L4", "S1L0 by hand", "S1L0", "S2L4-6 by hand", "S2L4-6"),
-    *("S1L0 dilated", "600 pixels", "S1L6 dual path", "S1L4 dual path", "S1L0 dual path", "S2L4-6 dual path"),
+    *("S1L12 dilated", "600 pixels", "S1L6 dual path", "S1L4 dual path", "S1L0 dual path", "S2L4-6 dual path"),
     *("pyramid, 300 pixels enlarged", "pyramid, 600 pixels"),
 )
 HEADS = ("AP", "small", "medium", "large", "AR small", "AR medium", "AR large", "GMAC")
