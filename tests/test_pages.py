@@ -1,6 +1,7 @@
-"""The python blocks of the README and of docs/ run, each page as one program, and print the text that stands below."""
+"""The python and console blocks of the README and of docs/ run, each page as one program, and print what is shown."""
 
 import re
+import shlex
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import stridesurgery as ss
+from stridesurgery.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 FENCE = re.compile(r"^```(\S*).*\n([\s\S]*?)^```$", re.M)
@@ -25,11 +27,21 @@ def blocks(page: Path) -> list[Block]:
     return [Block(text.count("\n", 0, found.start(2)), found[1], found[2]) for found in FENCE.finditer(text)]
 
 
-def programs(page: Path) -> Iterator[tuple[Block, str | None]]:
-    """Every python block with the text block that follows it, which is what it prints."""
+def steps(page: Path) -> Iterator[tuple[Block, str | None]]:
+    """What is run, in order, with what it prints: every python block and the text below it, every command likewise."""
     for block, following in pairwise([*blocks(page), Block(0, "", "")]):
         if block.language == "python":
             yield block, following.text if following.language == "text" else None
+        if block.language == "console":
+            for command in re.finditer(r"^\$ (.*\n)([^$]*)", block.text, re.M):
+                line = block.line + block.text.count("\n", 0, command.start())
+                yield Block(line, "console", command[1]), command[2]
+
+
+def command(text: str) -> None:
+    program, *arguments = shlex.split(text)
+    assert program == "stridesurgery"
+    main(arguments)
 
 
 # none of them in an installed copy of the tests
@@ -40,7 +52,7 @@ PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.m
 def test_blocks_are_code_that_runs_or_its_output(page: Path) -> None:
     before = ""
     for block in blocks(page):
-        allowed = block.language == "python" or block.language.startswith("{")  # a directive of Sphinx
+        allowed = block.language in ("python", "console") or block.language.startswith("{")  # a directive of Sphinx
         assert allowed or (block.language == "text" and before == "python"), f"{page.name}, line {block.line}"
         before = block.language
 
@@ -51,14 +63,18 @@ def test_the_reference_has_every_public_name() -> None:
     assert sorted(re.findall(r"^\.\. auto\w+:: (\w+)$", reference, re.M)) == sorted(ss.__all__)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(programs(page))], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [page for page in PAGES if any(steps(page))], ids=lambda page: page.name)
 def test_code_prints_what_is_shown(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)  # what they save stays out of the repository
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # nothing is downloaded
     namespace: dict[str, Any] = {"__name__": page.stem}
-    for block, shown in programs(page):
-        exec(compile("\n" * block.line + block.text, str(page), "exec"), namespace)  # errors name the page's line
-        printed = capsys.readouterr().out
-        assert shown is None or printed == shown, f"{page.name}, line {block.line}"
+    for step, shown in steps(page):
+        if step.language == "console":
+            command(step.text)
+        else:
+            exec(compile("\n" * step.line + step.text, str(page), "exec"), namespace)  # errors name the page's line
+        out, errors = capsys.readouterr()
+        printed = out or errors if step.language == "console" else out
+        assert shown is None or printed == shown, f"{page.name}, line {step.line}"
