@@ -5,14 +5,12 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import torch
 from torch import fx, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from stridesurgery.errors import TraceError
-from stridesurgery.memory import Event, Memory, peak
-from stridesurgery.meter import Meter, Spent
-from stridesurgery.record import image_for
+from stridesurgery.memory import Event, peak
+from stridesurgery.meter import Inference, Meter, Spent
+from stridesurgery.record import one_image
 from stridesurgery.report import Analysis, Pair, analyse
 from stridesurgery.trace import Traced, shape_of
 
@@ -133,7 +131,7 @@ def cost(model: nn.Module, input_size: int | Pair | None = None) -> Cost:
 def count(analysis: Analysis) -> Cost:
     """What the network of an analysis costs."""
     traced = analysis.traced
-    spent = Meter(traced.model, traced.graph).meter(image_for(traced.model, traced.size, 1))
+    spent = Meter(traced.model, traced.graph).meter(one_image(traced))
     events = run_once(traced, sum(s.macs for s in spent.values()))
     uncounted: Counter[str] = Counter()
     for call in spent.values():
@@ -151,18 +149,16 @@ def run_once(traced: Traced, macs: int) -> list[Event]:
     Raises:
         TraceError: it does not: the recording's control flow is that of another batch.
     """
-    memory, counter = Memory(traced.model), FlopCounterMode(display=False)
-    with torch.no_grad(), torch.device("meta"):
-        image = image_for(traced.model, traced.size, 1)
-        memory.note([image])
-        with memory, counter:
-            traced.model(image)
-    if counter.get_total_flops() != 2 * macs:
+    run, image = Inference(traced.model), one_image(traced)
+    run.memory.note([image])
+    with run.followed():
+        traced.model(image)
+    if run.macs != macs:
         raise TraceError(
-            f"the model spends {counter.get_total_flops()} operations on one image, but its recorded graph {2 * macs}: "
+            f"the model spends {run.macs} multiply-accumulates on one image, but its recorded graph {macs}: "
             "it computes one image in another way than a batch, so its cost cannot be told from its graph"
         )
-    return memory.events
+    return run.memory.events
 
 
 def _parts(analysis: Analysis, spent: Mapping[Any, Spent]) -> Iterator[Part]:

@@ -14,7 +14,7 @@ from stridesurgery.operate import operate
 from stridesurgery.operators import FUNCTIONS, MODULES, FunctionRule, Operator
 from stridesurgery.phases import phased
 from stridesurgery.plan import Plan
-from stridesurgery.record import image_for
+from stridesurgery.record import one_image
 from stridesurgery.report import Analysis, analyse
 from stridesurgery.trace import Key
 
@@ -34,7 +34,7 @@ class Forecast:
     def __init__(self, analysis: Analysis) -> None:
         self.analysis = analysis
         traced = analysis.traced
-        self._image = image_for(traced.model, traced.size, 1)
+        self._image = one_image(traced)
         self._meter = Meter(traced.model, traced.graph)
         self._changed: dict[Any, Callable[..., Any]] = {}
         spent = self._meter.meter(self._image)

@@ -15,14 +15,15 @@ Event = tuple[int, int]  # (number of the piece, bytes): bytes taken, or given b
 class Memory(TorchDispatchMode):
     """Follows the memory of every value that operators make, as Python holds and lets go of it.
 
-    Views make none; parameters and buffers of the model are not counted. What a kernel takes and gives back within its
-    own call (reordered weights, columns of an image) is invisible here.
+    Views make none; what the model's modules hold themselves is not counted. What a kernel takes and gives back within
+    its own call (reordered weights, columns of an image) is invisible here.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.events: list[Event] = []
-        self._own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
+        held = tree_leaves([vars(module) for module in model.modules()])  # plain attributes too
+        self._own = {value.untyped_storage()._cdata for value in held if isinstance(value, Tensor)}
         self._alive: dict[int, Any] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

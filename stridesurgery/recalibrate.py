@@ -1,5 +1,6 @@
 """New running statistics for the norms of an operated network, from unlabelled images."""
 
+import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -14,10 +15,12 @@ from stridesurgery.errors import ModelError, RequestError
 
 
 def recalibrate(model: nn.Module, batches: Iterable[Any], *, limit: int | None = 100, seed: int = 0) -> int:
-    """Estimate the running statistics of all batch norms anew, in place, by `torch.optim.swa_utils.update_bn`.
+    """Estimate the running statistics of the batch norms anew, in place, by `torch.optim.swa_utils.update_bn`.
 
-    A network without a stride sees other statistics than it was trained on. Weights, modes, momenta and the global
-    random state are as before; if anything raises, the statistics are, too.
+    A network without a stride sees other statistics than it was trained on. Everything else stays as it was: weights,
+    other buffers, modes, momenta, the random states of torch and Python, and the statistics of norms that take no part:
+    those that the forward pass does not reach, and those that a module keeps in evaluation mode by its own `train`. If
+    anything raises, nothing has changed.
 
     Args:
         model: an operated (or any) network; what `dual_path` gives has one set of statistics for both paths, to which
@@ -31,10 +34,10 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], *, limit: int | None =
         How many batches were taken.
 
     Raises:
-        ModelError: the model has no batch norm with running statistics.
-        RequestError: no batches, something else than images, or statistics that are no numbers.
+        ModelError: no batch norm with running statistics takes part.
+        RequestError: no batches, images that the network does not take, or statistics that are no numbers.
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not norms:
         raise ModelError(
             f"{type(model).__name__} has no batch norm with running statistics (they may be folded into the "
@@ -42,28 +45,36 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], *, limit: int | None =
         )
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise RequestError(f"limit is how many batches to take at most, or None for all; got {limit!r}")
-    device = next(iter(model.parameters())).device
-    taken = _Counted(batches, limit)
-    with _kept(model), torch.random.fork_rng(_devices(device)):
-        torch.manual_seed(seed)
-        update_bn(taken, model, device)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise RequestError(f"seed is an int, got {seed!r}")
+    device = norms[0].running_mean.device
+    if device.type == "meta":
+        raise ModelError(f"{type(model).__name__} has no values (its tensors are on the meta device)")
+    taken = _Taken(batches, limit)
+    with _kept(model, norms), _own_random_numbers(seed):
+        try:
+            update_bn(taken, model, device)
+        except (RuntimeError, ValueError, TypeError) as problem:
+            if isinstance(problem, (RequestError, ModelError)):
+                raise
+            raise RequestError(f"the network does not run on batch {taken.count - 1}: {problem}") from problem
         if taken.count == 0:
             raise RequestError("batches is empty: there are no images to take statistics from")
-        if not all(_finite(norm) for norm in norms):
-            raise RequestError("the statistics are no numbers: an image holds nan or inf, or a map overflows")
     return taken.count
 
 
-class _Counted:
+class _Taken:
     """The batches, up to the limit, and how many were taken."""
 
     def __init__(self, batches: Iterable[Any], limit: int | None) -> None:
+        if not isinstance(batches, Iterable) or isinstance(batches, (str, bytes, Tensor)):
+            raise RequestError(f"batches is an iterable of image batches, got {type(batches).__name__}")
         self.batches, self.limit, self.count = batches, limit, 0
 
     def __iter__(self) -> Iterator[Any]:
         for batch in islice(self.batches, self.limit):
             image = batch[0] if isinstance(batch, (list, tuple)) and batch else batch
-            if not isinstance(image, Tensor) or image.dim() != 4:
+            if not isinstance(image, Tensor) or image.dim() != 4 or not len(image):
                 raise RequestError(
                     f"batch {self.count} is no image batch (N, C, H, W) and no tuple that begins with one: "
                     + (f"a tensor {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__)
@@ -73,19 +84,22 @@ class _Counted:
 
 
 @contextmanager
-def _kept(model: nn.Module) -> Iterator[None]:
-    """Keep the mode of every module; if the block raises, every buffer too."""
+def _kept(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
+    """Keep everything but the statistics of norms that take part; keep those too if the block raises."""
     modes = {module: module.training for module in model.modules()}
     buffers = {buffer: buffer.detach().clone() for buffer in model.buffers()}
     momenta = {m: m.momentum for m in model.modules() if isinstance(m, _BatchNorm)}
+    new: set[Tensor] = set()
     try:
         yield
-    except BaseException:
+        fresh = [norm for norm in norms if _took_part(norm)]
+        _check(model, fresh)
+        new = {b for norm in fresh for b in norm.buffers(recurse=False)}
+    finally:
         with torch.no_grad():
             for buffer, before in buffers.items():
-                buffer.copy_(before)
-        raise
-    finally:
+                if buffer not in new:
+                    buffer.copy_(before)
         for module, mode in modes.items():  # from the outside in; a rewritten graph chooses its mode's graph
             module.train(mode)
             module.training = mode  # also where train() is overridden to keep it
@@ -93,9 +107,26 @@ def _kept(model: nn.Module) -> Iterator[None]:
             norm.momentum = momentum
 
 
-def _devices(device: torch.device) -> list[int]:
-    return [device.index or 0] if device.type == "cuda" else []
+def _took_part(norm: _BatchNorm) -> bool:
+    return norm.num_batches_tracked is not None and bool(norm.num_batches_tracked > 0)
 
 
-def _finite(norm: _BatchNorm) -> bool:
-    return all(s is None or bool(torch.isfinite(s).all()) for s in (norm.running_mean, norm.running_var))
+def _check(model: nn.Module, norms: list[_BatchNorm]) -> None:
+    if not norms:
+        raise ModelError(f"no batch norm of {type(model).__name__} takes part: all are frozen or out of reach")
+    for norm in norms:
+        if not all(bool(torch.isfinite(s).all()) for s in norm.buffers(recurse=False)):
+            raise RequestError("the statistics are no numbers: an image holds nan or inf, or a map overflows")
+
+
+@contextmanager
+def _own_random_numbers(seed: int) -> Iterator[None]:
+    """Seeded random numbers in here, and those that would have come afterwards."""
+    state = random.getstate()
+    with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(state)

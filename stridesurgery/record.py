@@ -42,6 +42,12 @@ def image_for(skeleton: nn.Module, size: tuple[int, int], batch: int) -> torch.T
     return torch.empty(batch, channels, *size, device="meta", dtype=dtype)
 
 
+def one_image(traced: Traced) -> torch.Tensor:
+    """A weightless (1, C, h, w) image as a recorded model took it."""
+    image = next(node for node in traced.graph.nodes if node.op == "placeholder")
+    return torch.empty(1, *image.meta["shape"][1:], device="meta", dtype=number_format(traced.model))
+
+
 class _Replay(fx.Interpreter):
     """Runs a graph node by node and notes the shapes at the nodes."""
 

@@ -71,7 +71,7 @@ def test_no_operator_is_silently_zero():
 
 
 @pytest.mark.parametrize(
-    "name", ["mobilenetv1_100", "densenet121", "convnext_atto", "inception_v3", "swin_tiny_patch4_window7_224"]
+    "name", ["mobilenetv1_100", "densenet121", "convnext_atto", "inception_v3", "swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"]
 )
 def test_peak_is_that_of_a_run(name):
     """Within 5% of what the profiler sees a CPU allocate (the image was there before).

@@ -46,6 +46,25 @@ def test_only_statistics_change(form):
     assert all(torch.equal(value, once[name]) for name, value in given.state_dict().items())
 
 
+class Frozen(nn.BatchNorm2d):
+    def train(self, mode=True):
+        return super().train(False)
+
+
+def test_what_takes_no_part_stays():
+    stem = nn.Sequential(nn.Conv2d(3, 4, 3), nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 4, 3)))
+    net = nn.Sequential(stem, nn.BatchNorm2d(4), Frozen(4), nn.InstanceNorm2d(4, track_running_stats=True))
+    net.add_module("unused", nn.BatchNorm2d(4))
+    net.forward = lambda x: net[3](net[2](net[1](net[0](x))))
+    awake(net).eval()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    ss.recalibrate(net, images())
+    changed = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
+    with pytest.raises(ss.ModelError, match="takes part"):
+        ss.recalibrate(nn.Sequential(nn.Conv2d(3, 4, 3), Frozen(4)), images())
+
+
 def bad_batches():
     yield images(1)[0]
     yield "not an image"
@@ -55,6 +74,10 @@ def bad_batches():
     "batches, said",
     [
         (bad_batches(), "batch 1 is no image batch"),
+        (None, "iterable of image batches"),
+        (torch.zeros(2, 3, 64, 64), "iterable of image batches"),
+        ([torch.zeros(2, 5, 64, 64)], "does not run on batch 0"),
+        ([torch.zeros(0, 3, 64, 64)], "no image batch"),
         ([], "empty"),
         ([torch.full((2, 3, 64, 64), torch.nan)], "no numbers"),
         ([torch.zeros(3, 64, 64)], r"a tensor \(3, 64, 64\)"),
@@ -74,5 +97,8 @@ def test_what_fails_changes_nothing(batches, said):
 def test_a_network_without_statistics_is_refused():
     with pytest.raises(ss.ModelError, match="no batch norm with running statistics"):
         ss.recalibrate(timm.create_model("convnext_atto"), images())
-    with pytest.raises(ss.RequestError, match="limit"):
-        ss.recalibrate(timm.create_model("resnet18"), images(), limit=0)
+    for option, value in (("limit", 0), ("seed", "x")):
+        with pytest.raises(ss.RequestError, match=option):
+            ss.recalibrate(timm.create_model("resnet18"), images(), **{option: value})
+    with pytest.raises(ss.ModelError, match="meta device"):
+        ss.recalibrate(timm.create_model("resnet18").to("meta"), images())
