@@ -63,25 +63,28 @@ def number(value: object, name: str, path: Path) -> float:
 
 def draw_compute(evaluations: Sequence[Evaluation], out: Path) -> None:
     """Figure 6: AP and AR of small, medium and large objects over the compute."""
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
-    for axes, (kind, title) in zip(figure.subplots(1, 2), (("ap", "AP"), ("ar", "AR")), strict=True):
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    both = figure.subplots(1, 2)
+    for axes, (kind, title) in zip(both, (("ap", "AP"), ("ar", "AR")), strict=True):
         draw_against_compute(axes, sorted(evaluations, key=lambda e: e.gmacs), kind, title)
+    figure.legend(*both[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(SIZES))
     figure.savefig(out, dpi=120)
 
 
 def draw_against_compute(axes: Axes, evaluations: Sequence[Evaluation], kind: str, title: str) -> None:
     compute = [e.gmacs for e in evaluations]
     for size, colour in SIZES.items():
-        axes.plot(compute, [e.figures[f"{kind}_{size}"] for e in evaluations], "o-", color=colour, label=size)
+        axes.plot(
+            compute, [e.figures[f"{kind}_{size}"] for e in evaluations], "o-", color=colour, label=f"{size} objects"
+        )
     for evaluation in evaluations:
         drawn = [v for v in (evaluation.figures[f"{kind}_{size}"] for size in SIZES) if not math.isnan(v)]
         where = (evaluation.gmacs, max(drawn, default=0))
-        axes.annotate(evaluation.row, where, xytext=(0, 6), textcoords="offset points", fontsize=7, ha="center")
+        axes.annotate(evaluation.row, where, xytext=(0, 6), textcoords="offset points", fontsize=7, rotation=30)
     axes.set_xlabel("compute (GMACs, the paper's rule)")
     axes.set_ylabel(f"{title} (%)")
-    axes.margins(x=0.25, y=0.15)
+    axes.margins(x=0.25, y=0.35)
     axes.set_ylim(bottom=0)
-    axes.legend(title="objects")
 
 
 def draw_classes(evaluations: Sequence[Evaluation], out: Path, most: int) -> None:
