@@ -12,7 +12,7 @@ from torch import Tensor
 from examples.ssd.annotations import Categories
 from examples.ssd.configurations import Configuration, Recipe
 from examples.ssd.errors import CheckpointError, RequestError
-from examples.ssd.files import write_atomically
+from examples.ssd.files import read_tensors, write_atomically
 from examples.ssd.model import SSD, build
 
 FORMAT = 1
@@ -43,7 +43,7 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
         with write_atomically(path) as part:
             torch.save(dict(content), part)
     except (OSError, RuntimeError) as problem:  # torch's writer turns errors of the disk into RuntimeError
-        raise CheckpointError(f"{path} could not be written ({_first_line(problem)}).") from problem
+        raise CheckpointError(f"{path} could not be written ({first_line(problem)}).") from problem
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -53,30 +53,36 @@ def load(path: Path) -> dict[str, Any]:
         CheckpointError: there is none, it is cut off, or it is of something else.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_tensors(path)
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}.") from None
     except Exception as problem:  # damaged bytes fail wherever they lead: a dozen types of error
         raise CheckpointError(
-            f"{path} cannot be read; it is cut off or no checkpoint ({_first_line(problem)})."
+            f"{path} cannot be read; it is cut off or no checkpoint ({first_line(problem)})."
         ) from problem
     if not isinstance(content, dict) or any(part not in content for part in _PARTS):
         raise CheckpointError(f"{path} is no checkpoint of these programs: it lacks one of {', '.join(_PARTS)}.")
-    if content["format"] != FORMAT:
+    if type(content["format"]) is not int or content["format"] != FORMAT:
         raise CheckpointError(f"{path} has format {content['format']}; this version reads {FORMAT}.")
-    for part in ("model", "average"):
-        if content.get(part) is not None and not is_state(content[part]):
-            raise CheckpointError(f"{path}: its {part} is not a table of tensors by name.")
+    if not is_state(content["model"]) or not is_state(content.get("average") or {}):
+        raise CheckpointError(f"{path} is no checkpoint of these programs: its weights are not tensors by name.")
     return content
 
 
-def _first_line(problem: BaseException) -> str:
+def first_line(problem: BaseException) -> str:
+    """Of its message, for a sentence about a file."""
     return str(problem).strip().splitlines()[0][:120] if str(problem).strip() else type(problem).__name__
 
 
 def is_state(state: object) -> bool:
-    """Whether it is what `state_dict` gives: tensors by name."""
-    return isinstance(state, Mapping) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+    """Whether it is what `state_dict` gives: plain tensors by name."""
+    return isinstance(state, Mapping) and all(isinstance(k, str) and _is_plain(v) for k, v in state.items())
+
+
+def _is_plain(value: object) -> bool:
+    if not isinstance(value, Tensor) or value.layout is not torch.strided:
+        return False
+    return not (value.is_complex() or value.is_quantized)
 
 
 def detector(path: Path, *, averaged: bool = True) -> Detector:

@@ -1,11 +1,14 @@
-"""Reading images and writing files, with errors that name the file."""
+"""Reading images and tensors and writing files, with errors that name the file."""
 
 import glob
 import os
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import torch
 from PIL import Image
 
 from examples.ssd.errors import DataError
@@ -26,6 +29,21 @@ def read_image(path: Path) -> Image.Image:
         raise DataError(f"there is no image {path}.") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
         raise DataError(f"{path} does not decode: {problem}") from problem
+
+
+def read_tensors(path: Path) -> Any:
+    """What torch saved, on the CPU; nothing in it is executed.
+
+    Raises:
+        OSError: it cannot be opened.
+        Exception: of a dozen types, wherever damaged bytes lead.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch writes checksums and does not compare them
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 @contextmanager

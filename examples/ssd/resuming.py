@@ -66,23 +66,27 @@ def differences(
     """
     if any(part not in content for part in ("average", "optimiser", "scaler", "epoch", "step", "run")):
         raise CheckpointError(f"{path} has weights only; start a new run from it with --init-from.")
+    if not all(type(content[k]) is int and content[k] >= 0 for k in ("epoch", "step")):
+        raise CheckpointError(f"{path} does not say how far its run went: epoch {content['epoch']!r}.")
     way_out = f"resume with what it was started with, or start a new run from its weights: --init-from {path}"
-    known = checkpoint.categories_in(content)
-    if known != categories:
-        raise CheckpointError(
-            f"{path} is of {known.classes} classes with the background, the data has {categories.classes}, or others; "
-            f"{way_out}."
-        )
-    before, now = asdict(checkpoint.configuration_in(content)), asdict(row)
-    if before != now:
-        raise CheckpointError(f"{path} is of another detector, with {_told(before, now)}; {way_out}.")
+    another = _another_detector(content, row, categories)
+    if another:
+        raise CheckpointError(f"{path} is of {another}; {way_out}.")
     then = content["run"]
-    if not isinstance(then, dict) or then.keys() != run.keys():
+    plain = isinstance(then, dict) and all(isinstance(v, int | float | str | None) for v in then.values())
+    if not plain or then.keys() != run.keys():
         raise CheckpointError(f"{path} does not say how its run was started; start a new one: --init-from {path}.")
     refused = _told({k: v for k, v in then.items() if k not in MAY_CHANGE}, run)
     if refused:
         raise CheckpointError(f"{path} is of a run with {refused}; {way_out}.")
     return _told(then, run) or None
+
+
+def _another_detector(content: Mapping[str, Any], row: Configuration, categories: Categories) -> str | None:
+    known, before = checkpoint.categories_in(content), checkpoint.configuration_in(content)
+    if known != categories:
+        return f"{known.classes} classes with the background, the data has {categories.classes}, or others"
+    return None if before == row else f"another detector, with {_told(asdict(before), asdict(row))}"
 
 
 def _told(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

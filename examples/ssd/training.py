@@ -198,12 +198,15 @@ class Training:
         differences = resuming.differences(path, content, self.row, self.annotations.categories, self.run)
         checkpoint.restore(self.ssd, content["model"], str(path))
         if self.average is not None:
-            checkpoint.check_weights(self.ssd, content["average"], str(path))
-            self.average.weights = {k: v.to(self.device) for k, v in content["average"].items()}
+            average = content["average"] or {}
+            checkpoint.check_weights(self.ssd, average, str(path))
+            self.average.weights = {k: v.to(self.device) for k, v in average.items()}
         try:
             self.sgd.load_state_dict(content["optimiser"])
             self.scaler.load_state_dict(content["scaler"])
+            if any(state["momentum_buffer"].shape != p.shape for p, state in self.sgd.state.items()):
+                raise ValueError("it is of other parameters")
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as problem:
-            raise CheckpointError(f"{path}: the state of its optimiser does not fit ({problem}).") from problem
+            raise CheckpointError(f"{path}: the state of its optimiser does not fit: {problem}.") from problem
         self.progress = Progress(content["epoch"], content["step"])
         return differences

@@ -12,8 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from examples.ssd import backbones
+from examples.ssd.checkpoint import first_line, is_state
 from examples.ssd.configurations import VGG
 from examples.ssd.errors import CheckpointError, RequestError
+from examples.ssd.files import read_tensors
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 TENSORFLOW = ((128 / 255,) * 3, (128 / 255,) * 3)
@@ -49,7 +51,7 @@ def load_backbone(name: str, weights: str) -> Backbone:
         state = read(path)
         source = path.name
         classifier = next((v for k, v in state.items() if k.endswith(("classifier.bias", "classifier.1.bias"))), None)
-        tensorflow = classifier is not None and len(classifier) == TENSORFLOW_CLASSES
+        tensorflow = classifier is not None and classifier.shape == (TENSORFLOW_CLASSES,)
         mean, std = TENSORFLOW if tensorflow else pixels(name)
     fill(net, vgg_state(state) if name == VGG else state, source)
     return Backbone(net, mean, std, source)
@@ -76,16 +78,22 @@ def downloaded(name: str) -> Mapping[str, Tensor]:
         ) from problem
 
 
-def read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file or a state_dict that torch saved; nothing in it is executed."""
+def read(path: Path) -> Mapping[str, Tensor]:
+    """The tensors of a safetensors file or a state_dict that torch saved; nothing in it is executed.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or holds something else.
+    """
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = load_file(path) if path.suffix == ".safetensors" else read_tensors(path)
     except FileNotFoundError:
         raise CheckpointError(f"there is no weight file {path}.") from None
-    except Exception as problem:
-        raise CheckpointError(f"{path} holds no weights that can be read: {problem}") from problem
+    except Exception as problem:  # damaged bytes fail wherever they lead: a dozen types of error
+        raise CheckpointError(f"{path} holds no weights that can be read: {first_line(problem)}") from problem
+    if not is_state(state):
+        parts = ", ".join(map(str, list(state)[:4])) if isinstance(state, Mapping) else type(state).__name__
+        raise CheckpointError(f"{path} holds no state_dict, tensors by name, but {parts}; save the state_dict alone.")
+    return state
 
 
 def fill(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -97,7 +105,11 @@ def fill(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
         raise CheckpointError(
             f"{source} has no {lacking[0]} of the right shape; {len(lacking)} of {len(own)} tensors fail."
         )
-    net.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
+    taken = {k: v for k, v in state.items() if k in own}
+    broken = next((k for k, v in taken.items() if not torch.isfinite(v).all()), None)
+    if broken is not None:
+        raise CheckpointError(f"{source}: {broken} holds values that are no numbers.")
+    net.load_state_dict(taken, strict=False)
 
 
 def vgg_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -107,10 +119,13 @@ def vgg_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     result = {k: v for k, v in state.items() if not k.startswith("classifier.")}
     if "classifier.0.weight" in state:
-        fc6 = state["classifier.0.weight"].reshape(4096, 512, 7, 7)
-        result["fc6.weight"], result["fc6.bias"] = fc6[::4, :, ::3, ::3], state["classifier.0.bias"][::4]
-        result["fc7.weight"] = state["classifier.3.weight"][::4, ::4, None, None]
-        result["fc7.bias"] = state["classifier.3.bias"][::4]
+        try:
+            fc6 = state["classifier.0.weight"].reshape(4096, 512, 7, 7)
+            result["fc6.weight"], result["fc6.bias"] = fc6[::4, :, ::3, ::3], state["classifier.0.bias"][::4]
+            result["fc7.weight"] = state["classifier.3.weight"][::4, ::4, None, None]
+            result["fc7.bias"] = state["classifier.3.bias"][::4]
+        except (IndexError, KeyError, RuntimeError) as problem:
+            raise CheckpointError(f"the classifier is not VGG-16's: {first_line(problem)}") from problem
     return result
 
 

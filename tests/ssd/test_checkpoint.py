@@ -1,5 +1,6 @@
 """Checkpoints: whole or not at all, told apart, taken over."""
 
+import random
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,53 @@ def test_a_cut_off_checkpoint_is_told(trained: Path, tmp_path: Path, share: floa
     cut.write_bytes(content[: int(share * len(content))])
     with pytest.raises(CheckpointError, match="cut off or no checkpoint"):
         checkpoint.load(cut)
+
+
+def test_one_wrong_bit_is_told_or_does_no_harm(trained: Path, tmp_path: Path) -> None:
+    """Of the bytes between tensors nothing depends."""
+    whole = bytearray((trained / "last.pt").read_bytes())
+    weights, told, chance = checkpoint.load(trained / "last.pt")["model"], 0, random.Random(0)
+    for _ in range(30):
+        damaged = whole.copy()
+        damaged[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+        (tmp_path / "damaged.pt").write_bytes(damaged)
+        try:
+            found = checkpoint.load(tmp_path / "damaged.pt")["model"]
+        except CheckpointError:
+            told += 1
+        else:
+            assert all(torch.equal(v, found[k]) for k, v in weights.items())
+    assert told > 10
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("model", None),
+        ("model", {"weight": 1}),
+        ("average", [torch.zeros(1)]),
+        ("configuration", 3),
+        ("configuration", {"name": "x"}),
+        ("categories", {"ids": (1, 2), "names": ("a",)}),
+        ("categories", None),
+        ("format", torch.zeros(2)),
+    ],
+)
+def test_a_part_of_another_type_is_told(trained: Path, tmp_path: Path, part: str, value: object) -> None:
+    content = checkpoint.load(trained / "last.pt")
+    torch.save({**content, part: value}, tmp_path / "edited.pt")
+    with pytest.raises(CheckpointError):
+        checkpoint.detector(tmp_path / "edited.pt")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("size", "300"), ("small", 11), ("boxes", ("a",) * 6), ("neck", "none"), ("recipe", None), ("dilated", 1)],
+)
+def test_a_configuration_of_another_type_is_told(trained: Path, field: str, value: object) -> None:
+    stored = checkpoint.load(trained / "last.pt")["configuration"]
+    with pytest.raises(CheckpointError, match="configuration is not understood"):
+        checkpoint.configuration_in({"configuration": {**stored, field: value}})
 
 
 def test_other_files_are_told(tmp_path: Path) -> None:
@@ -105,6 +153,26 @@ def test_weights_that_do_not_fit_are_told(tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="holds no weights"):
         read(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ([torch.zeros(1)], "but list"),
+        ({"state_dict": {"weight": torch.zeros(1)}, "epoch": 3}, "but state_dict, epoch; save the state_dict alone"),
+        ({"weight": torch.zeros(1).to_sparse()}, "no state_dict"),
+        ({"weight": torch.zeros(1, 1, 1, 1), "bias": torch.tensor([torch.nan])}, "bias holds values that are no"),
+    ],
+)
+def test_files_without_weights_are_told(tmp_path: Path, content: object, words: str) -> None:
+    torch.save(content, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match=words):
+        fill(torch.nn.Conv2d(1, 1, 1), read(tmp_path / "w.pt"), "w.pt")
+
+
+def test_a_classifier_that_is_not_vggs_is_told() -> None:
+    with pytest.raises(CheckpointError, match="classifier is not VGG-16's"):
+        vgg_state({"classifier.0.weight": torch.zeros(3, 4)})
 
 
 def test_vgg_keeps_every_third_row_and_every_fourth_output() -> None:
