@@ -11,7 +11,7 @@ used on the rest, and the other way round: no photograph has a say in its own bo
 """
 
 import argparse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,11 @@ def detections(found: Iterable[Candidates], ids: Sequence[int]) -> list[list[Det
     return [list(as_results(suppress(c), i)) for c, i in zip(found, ids, strict=True)]
 
 
-def joined(original: Sequence[Candidates], finer: Sequence[Candidates], bound: float) -> list[Candidates]:
-    return [merged(a, below(b, bound)) for a, b in zip(original, finer, strict=True)]
+def joined(
+    original: Sequence[Candidates], finer: Sequence[Candidates], bounds: Sequence[float]
+) -> Iterator[Candidates]:
+    """Of each photograph the original's boxes, and the finer view's below the photograph's bound."""
+    return (merged(a, below(b, bound)) for a, b, bound in zip(original, finer, bounds, strict=True))
 
 
 def flat(parts: Iterable[Sequence[Detection]]) -> list[Detection]:
@@ -63,32 +66,30 @@ def flat(parts: Iterable[Sequence[Detection]]) -> list[Detection]:
 # ---- the size bound
 
 
-@dataclass(frozen=True)
-class Swept:
-    """The finer view's boxes below every bound that was tried."""
-
-    found: Mapping[float, list[list[Detection]]]  # by bound, by photograph
-    ap: Mapping[float, tuple[float, float, float]]  # by bound: on the even photographs, on the odd ones, on all
-
-    def chosen(self, half: int) -> float:
-        """The bound with the best AP on the even photographs (0) or the odd ones (1)."""
-        return max(self.ap, key=lambda bound: self.ap[bound][half])
-
-    def crossed(self) -> list[list[Detection]]:
-        """Each photograph with the bound that the other half chose."""
-        count = len(next(iter(self.found.values())))
-        return [self.found[self.chosen(1 - n % 2)][n] for n in range(count)]
-
-
-def sweep(original: Sequence[Candidates], finer: Sequence[Candidates], truth: COCO, ids: Sequence[int]) -> Swept:
+def sweep(
+    original: Sequence[Candidates], finer: Sequence[Candidates], truth: COCO, ids: Sequence[int]
+) -> dict[float, list[float]]:
+    """AP by the bound on the finer view's boxes: on the even photographs, on the odd ones, on all."""
     halves = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     weights = halves[:, np.arange(len(ids)) % 2]
-    found = {float(bound): detections(joined(original, finer, bound), ids) for bound in TRIED}
-    ap = {}
-    for bound, each in found.items():
-        even, odd, both = bootstrap.figures(bootstrap.matches(truth, flat(each), ids), weights)["ap"]
-        ap[bound] = float(even), float(odd), float(both)
-    return Swept(found, ap)
+    result = {}
+    for bound in TRIED:
+        found = flat(detections(joined(original, finer, [bound] * len(ids)), ids))
+        values = bootstrap.figures(bootstrap.matches(truth, found, ids), weights)["ap"]
+        result[float(bound)] = [float(v) for v in values]
+    return result
+
+
+def crossed(swept: Mapping[float, Sequence[float]], count: int) -> list[float]:
+    """The bound of each photograph: the one that is best on the other half."""
+    even, odd = best(swept)
+    return [even if number % 2 else odd for number in range(count)]
+
+
+def best(swept: Mapping[float, Sequence[float]]) -> tuple[float, float]:
+    """The bounds that the even and the odd photographs choose."""
+    even, odd = (max(swept, key=lambda bound, half=half: swept[bound][half]) for half in (0, 1))  # type: ignore[misc]
+    return even, odd
 
 
 # ---- the experiment
@@ -126,13 +127,15 @@ class Experiment:
         row = self.rows[title]
         if not row.joined:
             return Measured(flat(detections(self.candidates(row.view), self.ids)), {})
-        swept = sweep(self.candidates(AS_IS), self.candidates(row.view), self.truth, self.ids)
-        facts: dict[str, Any] = {"bounds": [swept.chosen(0), swept.chosen(1)], "sweep": swept.ap}
+        original, finer = self.candidates(AS_IS), self.candidates(row.view)
+        swept = sweep(original, finer, self.truth, self.ids)
+        found = flat(detections(joined(original, finer, crossed(swept, len(self.ids))), self.ids))
+        facts: dict[str, Any] = {"bounds": best(swept), "sweep": swept}
         if row.view in SURGERIES:
             photographs = (read(self.truth, self.folder, i) for i in self.ids[:3])
             alone = self.views[row.view].net
             facts["difference"] = largest_difference(self.net, alone, row.view, photographs)
-        return Measured(flat(swept.crossed()), facts)
+        return Measured(found, facts)
 
     def figures(self, found: Sequence[Detection]) -> bootstrap.Figures:
         matches = bootstrap.matches(self.truth, found, self.ids)

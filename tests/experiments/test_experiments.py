@@ -107,10 +107,9 @@ def test_a_row_is_a_configuration_or_a_backbone() -> None:
 
 
 def test_each_photograph_gets_the_bound_that_the_other_half_chose() -> None:
-    found: dict[float, list] = {b: [[{"image_id": n, "score": b}] for n in range(4)] for b in (64.0, 128.0)}
-    swept = free.Swept(found, {64.0: (5.0, 1.0, 3.0), 128.0: (2.0, 4.0, 3.0)})
-    assert (swept.chosen(0), swept.chosen(1)) == (64.0, 128.0)
-    assert [d[0]["score"] for d in swept.crossed()] == [128.0, 64.0, 128.0, 64.0]
+    swept = {64.0: [5.0, 1.0, 3.0], 128.0: [2.0, 4.0, 3.0]}  # AP on the even ones, the odd ones, all
+    assert free.best(swept) == (64.0, 128.0)
+    assert free.crossed(swept, 4) == [128.0, 64.0, 128.0, 64.0]
 
 
 def test_networks_are_timed_in_turn() -> None:
