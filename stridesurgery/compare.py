@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, SupportsIndex
 
 from torch import nn
 
@@ -13,11 +14,14 @@ from stridesurgery.features import feature_of
 from stridesurgery.latency import Timing, in_turn, inference, training_step
 from stridesurgery.layers import Grid
 from stridesurgery.operate import eliminate
+from stridesurgery.record import one_image
 from stridesurgery.report import Analysis, Pair, analyse
 from stridesurgery.request import requested
 from stridesurgery.skeleton import without_weights
 from stridesurgery.surgery import AXES, Surgery
 from stridesurgery.taps import Tap, TapName, find_taps
+
+MENDINGS = 8  # of the size of the equal-cost input, at most
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,8 @@ class Comparison:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, name: int | str) -> Row:
-        if isinstance(name, int):
+    def __getitem__(self, name: SupportsIndex | str) -> Row:
+        if not isinstance(name, str):
             return self.rows[name]
         found = [row for row in self.rows if row.name == name]
         if not found:
@@ -127,23 +131,22 @@ def compare(
         input_size: pixels, one number or (h, w); by default what the model was made for, else 224.
         taps: the maps to compare, as for `features`, of the untouched model; None: the last of every reduction.
         measure: also time inference on one image and a training step on two, in turn on the model's own device.
-        rounds: how often to time each.
+        rounds: how often to time each. The training step trains all parameters.
 
     Returns:
-        A row each: the model as it is, every surgery, and the larger inputs that cost as much, to the nearest size that
-        the total stride divides as well as it divides `input_size`. Nothing is run unless measured.
+        A row each: the model as it is, every surgery, and the larger inputs whose compute comes nearest, of the sizes
+        that the total stride divides as well as it divides `input_size`. Nothing is run unless measured.
 
     Raises:
         SurgeryError: what `eliminate` and `features` raise for a surgery or a tap.
     """
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
         raise RequestError(f"rounds, how often to time each network, is a positive int, got {rounds!r}")
-    asked = [surgeries] if isinstance(surgeries, (str, Surgery)) else list(surgeries)
     skeleton = without_weights(model)
     base = analyse(skeleton, input_size)
     size = base.traced.size
     found = find_taps(base, taps)
-    plans = [requested(skeleton, item, None, size)[0] for item in asked]
+    plans = dict.fromkeys(requested(skeleton, item, None, size)[0] for item in _asked(surgeries))
     rows, networks = [_row("as is", None, base, found)], [model]
     for surgery in plans:
         operated = eliminate(model if measure else skeleton, surgery)
@@ -151,15 +154,24 @@ def compare(
         networks.append(operated)
     notes: list[str] = []
     for row in rows[1:]:
-        larger = _rival_size(row, rows[0], base)
-        if larger == size or any(r.surgery is None and r.input_size == larger for r in rows):
-            continue
         try:
-            rows.append(_row(f"input {_by(larger)}", None, analyse(skeleton, larger), found))
-            networks.append(model)
+            rival = _rival(row, base, found)
         except SurgeryError as refusal:
-            notes.append(f"the untouched model does not run at {_by(larger)}: {refusal}")
-    return Comparison(tuple(_timed_rows(rows, networks, rounds) if measure else rows), tuple(notes))
+            notes.append(f"the untouched model has no larger input to stand beside {row.name}: {refusal}")
+            continue
+        if all(rival.input_size != other.input_size for other in rows):
+            rows.append(rival)
+            networks.append(model)
+    return Comparison(tuple(_timed_rows(rows, networks, base, rounds) if measure else rows), tuple(notes))
+
+
+def _asked(surgeries: Any) -> list[str | Surgery]:
+    asked = [surgeries] if isinstance(surgeries, (str, Surgery)) else surgeries
+    listed = list(asked) if isinstance(asked, Iterable) and not isinstance(asked, bytes) else [asked]
+    for item in listed:
+        if not isinstance(item, (str, Surgery)):
+            raise RequestError(f"surgeries are names such as 'S1L0' or Surgery values, got {item!r}")
+    return listed
 
 
 def said(surgery: Surgery) -> str:
@@ -175,6 +187,8 @@ def said(surgery: Surgery) -> str:
         words.append("dilated")
     if surgery.restore_at is not None:
         words.append(f"restored at {surgery.restore_at}")
+    if surgery.form == "graph":
+        words.append("as a graph")
     return ", ".join(words)
 
 
@@ -189,22 +203,33 @@ def _row(name: str, surgery: Surgery | None, analysis: Analysis, taps: Sequence[
     return Row(name, surgery, analysis.traced.size, tuple(maps), tuple(grids), count(analysis))
 
 
-def _rival_size(row: Row, base: Row, analysis: Analysis) -> Pair:
-    """The input at which the untouched network costs what a surgery costs, enlarged along the same axes."""
+def _rival(row: Row, base: Analysis, taps: Sequence[Tap]) -> Row:
+    """The untouched network on the input at which its compute comes nearest to a surgery's, grown along the same axes.
+
+    Compute grows as the area does, but for attention (faster) and classifiers (not at all); so the size is mended until
+    it stays.
+    """
     assert row.surgery is not None
-    along = AXES[row.surgery.axis]
-    factor = (row.cost.macs / base.cost.macs) ** (1 / sum(along)) if base.cost.macs else 1.0
-    total = [max(int(place.reduction[i]) for place in analysis.places.values()) for i in (0, 1)]
-    sides = []
-    for side, stride, grows in zip(base.input_size, total, along, strict=True):
-        step = math.gcd(side, stride)
-        sides.append(max(side, round(side * factor / step) * step) if grows else side)
-    return sides[0], sides[1]
+    along, start = AXES[row.surgery.axis], base.traced.size
+    total = [max(int(place.reduction[i]) for place in base.places.values()) for i in (0, 1)]
+    steps = [math.gcd(side, stride) for side, stride in zip(start, total, strict=True)]
+    tried: dict[Pair, Row] = {}
+    factor = (row.cost.macs / (count(base).macs or 1)) ** (1 / sum(along))
+    while True:
+        rows, columns = (
+            max(side, round(side * factor / step) * step) if grows else side
+            for side, step, grows in zip(start, steps, along, strict=True)
+        )
+        if (rows, columns) in tried or len(tried) == MENDINGS:
+            return min(tried.values(), key=lambda r: abs(math.log(max(r.cost.macs, 1) / max(row.cost.macs, 1))))
+        analysis = analyse(base.traced.model, (rows, columns))
+        tried[rows, columns] = _row(f"input {_by((rows, columns))}", None, analysis, taps)
+        factor *= (row.cost.macs / (tried[rows, columns].cost.macs or 1)) ** (1 / sum(along))
 
 
-def _timed_rows(rows: Sequence[Row], networks: Sequence[nn.Module], rounds: int) -> list[Row]:
-    timings: list[dict[str, Timing]] = []
-    for make in (inference, training_step):
-        calls = {row.name: make(net, row.input_size) for row, net in zip(rows, networks, strict=True)}
-        timings.append(in_turn(calls, rounds))
-    return [replace(row, latency=timings[0][row.name], training_step=timings[1][row.name]) for row in rows]
+def _timed_rows(rows: Sequence[Row], networks: Sequence[nn.Module], base: Analysis, rounds: int) -> list[Row]:
+    channels = one_image(base.traced).shape[1]
+    pairs = list(zip(rows, networks, strict=True))
+    once = in_turn([inference(net, (1, channels, *row.input_size)) for row, net in pairs], rounds)
+    steps = in_turn([training_step(net, (2, channels, *row.input_size)) for row, net in pairs], rounds)
+    return [replace(r, latency=one, training_step=two) for r, one, two in zip(rows, once, steps, strict=True)]

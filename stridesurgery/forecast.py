@@ -1,12 +1,13 @@
 """What a surgery will cost, added up from calls that are metered once: no candidate is built or traced."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from stridesurgery.cost import count, run_once
+from stridesurgery.errors import SurgeryError
 from stridesurgery.layers import Site
 from stridesurgery.lifetimes import Deaths, deaths_in_a_graph, deaths_in_a_run
 from stridesurgery.meter import Meter, Spent
@@ -56,13 +57,6 @@ class Forecast:
         as_graph = plan.surgery.form == "graph" or any(key[1] != "call_module" for key in changed)
         return self._summed(self._meter.meter(self._image, changed), self._in_graph if as_graph else self._eager)
 
-    def holds_for(self, operated: Analysis) -> bool:
-        """Whether an operated network makes the same calls as the original.
-
-        Forward code that chooses by the size of its maps (the shifted windows of Swin) may make others.
-        """
-        return self.analysis.traced.shapes.keys() == operated.traced.shapes.keys()
-
     def _becomes(self, site: Site, operator: Operator) -> Callable[..., Any]:
         """What runs in place of a site, one for each operator that it can become."""
         node = site.node
@@ -84,17 +78,21 @@ class Forecast:
         return Expense(macs, made, None if deaths is None else self._image.nbytes + _peak(spent, deaths))
 
 
-def expenses(forecast: Forecast, plans: Sequence[Plan]) -> list[Expense]:
-    """What the networks of plans cost: forecast, or counted one by one where the calls depend on the maps' size."""
+def expenses(forecast: Forecast, plans: Sequence[Plan]) -> Iterator[tuple[Plan, Expense]]:
+    """What the networks of plans cost; those that `eliminate` refuses are left out.
+
+    Forward code that compares sizes may do something else on larger maps: then each network is built and counted.
+    """
     analysis = forecast.analysis
-    edited = [p for p in plans if not p.surgery.dilate]
-    if edited and not forecast.holds_for(_built(analysis, max(edited, key=lambda p: len(p.cuts)))):
-        return [forecast.of(p) if p.surgery.dilate else _counted(_built(analysis, p)) for p in plans]
-    return [forecast.of(p) for p in plans]
-
-
-def _built(analysis: Analysis, plan: Plan) -> Analysis:
-    return analyse(operate(analysis.traced.model, plan.surgery, analysis=analysis), analysis.traced.size)
+    for plan in plans:
+        if plan.surgery.dilate or not analysis.traced.compares:
+            yield plan, forecast.of(plan)
+            continue
+        try:
+            operated = operate(analysis.traced.model, plan.surgery, analysis=analysis)
+        except SurgeryError:
+            continue
+        yield plan, _counted(analyse(operated, analysis.traced.size))
 
 
 def _counted(analysis: Analysis) -> Expense:

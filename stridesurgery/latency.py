@@ -1,6 +1,6 @@
 """How long networks take, measured in turn: every round runs each of them, so that a machine's moods meet all alike."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
 
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.benchmark import Timer
 
+from stridesurgery.errors import ModelError
 from stridesurgery.operate import copied_model
-from stridesurgery.report import Pair
-from stridesurgery.skeleton import input_channels, number_format
+from stridesurgery.skeleton import number_format
 
 
 @dataclass(frozen=True)
@@ -38,42 +38,47 @@ class Timing:
         return median(own / other for own, other in zip(self.seconds, base.seconds, strict=True))
 
 
-def in_turn(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
+def in_turn(calls: Sequence[Callable[[], object]], rounds: int) -> list[Timing]:
     """Time calls round by round, after one round that does not count; a GPU is waited for."""
-    timers = {name: Timer("call()", globals={"call": call}) for name, call in calls.items()}
-    for timer in timers.values():
+    timers = [Timer("call()", globals={"call": call}) for call in calls]
+    for timer in timers:
         timer.timeit(1)
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, timer in timers.items():
-            seconds[name].append(timer.timeit(1).mean)
-    return {name: Timing(tuple(values)) for name, values in seconds.items()}
+    seconds = [[timer.timeit(1).mean for timer in timers] for _ in range(rounds)]
+    return [Timing(of_one) for of_one in zip(*seconds, strict=True)]
 
 
-def random_images(model: nn.Module, size: Pair, batch: int) -> Tensor:
-    """Random images as a model takes them, on its device."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    return torch.randn(batch, input_channels(model)[0], *size, dtype=number_format(model), device=device)
+def random_images(model: nn.Module, shape: Sequence[int]) -> Tensor:
+    """Random images (N, C, h, w) in the number format and on the device of a model; the same at every call.
+
+    Raises:
+        ModelError: the model's weights are on the meta device.
+    """
+    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    if device.type == "meta":
+        raise ModelError(f"{type(model).__name__} has no weights to run with (they are on the meta device)")
+    pixels = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    return pixels.to(device, number_format(model))
 
 
-def inference(model: nn.Module, size: Pair) -> Callable[[], object]:
-    """A call that runs a copy of a model on one image."""
-    net, image = copied_model(model).eval(), random_images(model, size, 1)
+def inference(model: nn.Module, shape: Sequence[int]) -> Callable[[], object]:
+    """A call that runs a copy of a model on images (N, C, h, w)."""
+    net, images = copied_model(model).eval(), random_images(model, shape)
 
     def run() -> object:
         with torch.inference_mode():
-            return net(image)
+            return net(images)
 
     return run
 
 
-def training_step(model: nn.Module, size: Pair) -> Callable[[], object]:
-    """A call that runs a copy of a model forward and backward on two images, the optimiser apart."""
-    net, images = copied_model(model).train(), random_images(model, size, 2)
+def training_step(model: nn.Module, shape: Sequence[int]) -> Callable[[], object]:
+    """A call that runs a copy of a model forward and backward on images, all its parameters trained; no optimiser."""
+    net, images = copied_model(model).train().requires_grad_(), random_images(model, shape)
 
     def run() -> None:
         net.zero_grad(set_to_none=True)
-        loss = sum(value.float().sum() for value in tree_leaves(net(images)) if isinstance(value, Tensor))
+        with torch.random.fork_rng(devices=[]):
+            loss = sum(value.float().sum() for value in tree_leaves(net(images)) if isinstance(value, Tensor))
         assert isinstance(loss, Tensor)
         loss.backward()
 

@@ -65,5 +65,5 @@ def _maker(node: fx.Node) -> Piece:
     """The call that makes a value's memory: of a part of several it is the call that gives them all."""
     source = node.args[0] if node.args else None
     if node.op == "call_function" and isinstance(source, fx.Node) and "parts" in source.meta:
-        return source.meta["key"], int(node.args[1])  # type: ignore[call-overload]
+        return source.meta["key"], int(node.args[1])  # type: ignore[arg-type]
     return node.meta["key"], 0

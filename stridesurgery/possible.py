@@ -15,7 +15,7 @@ def possible(analysis: Analysis, kinds: Sequence[Surgery]) -> tuple[tuple[Plan, 
     """Plans for every set of transitions that can be eliminated, and why others cannot.
 
     Each transition is tried by itself on the weightless model, and all of them together; only where that is refused is
-    every set tried.
+    every set tried, and every set with a transition that must not change alone, as it shares a module with another.
 
     Args:
         analysis: of a weightless model.
@@ -25,13 +25,30 @@ def possible(analysis: Analysis, kinds: Sequence[Surgery]) -> tuple[tuple[Plan, 
     refused: list[str] = []
     for kind in kinds:
         for stride in _strides(analysis, kind.axis):
-            found = _one_by_one(analysis, replace(kind, stride=stride), refused)
-            sets = list(chain.from_iterable(combinations(found, n) for n in range(1, len(found) + 1)))
-            together = [_of(replace(kind, stride=stride), layers) for layers in sets]
-            if len(found) > 1 and _refusal(analysis, together[-1]) is not None:
-                together = [surgery for surgery in together if _refusal(analysis, surgery) is None]
+            whole = replace(kind, stride=stride)
+            alone = _one_by_one(analysis, whole, refused)
+            jointly = [layer for layer in _layers(analysis) if layer not in alone and _shares(analysis, layer)]
+            surgeries = [_of(whole, layers) for layers in _sets(sorted([*alone, *jointly]))]
+            safe = len(alone) < 2 or _refusal(analysis, _of(whole, alone)) is None
+            together = [s for s in surgeries if _is_safe(s, alone, safe) or _refusal(analysis, s) is None]
             plans += [plan(analysis, surgery) for surgery in together]
     return tuple(plans), tuple(dict.fromkeys(refused))
+
+
+def _sets(layers: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    return chain.from_iterable(combinations(layers, n) for n in range(1, len(layers) + 1))
+
+
+def _is_safe(surgery: Surgery, alone: Sequence[int], together: bool) -> bool:
+    """Whether a set is known to be possible: a single transition that is, or some of those that are together."""
+    return set(surgery.L) <= set(alone) and (together or surgery.S == 1)
+
+
+def _shares(analysis: Analysis, layer: int) -> bool:
+    """Whether a module of the layer's transition is called at another one too."""
+    own = {analysis.sites[n].node.target for i in analysis.transitions_of(layer) for n in analysis.levels[i].sites}
+    befores = [s.before.reduction for s in analysis.sites if s.node.op == "call_module" and s.node.target in own]
+    return len(set(befores)) > 1
 
 
 def _one_by_one(analysis: Analysis, kind: Surgery, refused: list[str]) -> list[int]:

@@ -47,7 +47,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], *, limit: int | None =
         raise RequestError(f"limit is how many batches to take at most, or None for all; got {limit!r}")
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise RequestError(f"seed is an int, got {seed!r}")
-    device = norms[0].running_mean.device
+    device = next(norms[0].buffers()).device
     if device.type == "meta":
         raise ModelError(f"{type(model).__name__} has no values (its tensors are on the meta device)")
     taken = _Taken(batches, limit)

@@ -4,8 +4,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from numbers import Real
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from stridesurgery.compare import said
@@ -15,6 +17,7 @@ from stridesurgery.latency import Timing, in_turn, inference
 from stridesurgery.operate import eliminate
 from stridesurgery.plan import Plan
 from stridesurgery.possible import possible
+from stridesurgery.record import one_image
 from stridesurgery.report import Analysis, Pair, analyse
 from stridesurgery.skeleton import without_weights
 from stridesurgery.surgery import AXES, Surgery
@@ -35,7 +38,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name, bound in vars(self).items():
-            if bound is not None and (isinstance(bound, bool) or not isinstance(bound, (int, float)) or not bound > 0):
+            if bound is not None and not _is_positive(bound):
                 raise RequestError(f"{name} of a Budget is a positive number or None, got {bound!r}")
 
 
@@ -122,15 +125,18 @@ def search(
 ) -> Search:
     """Find the surgeries of a model that give the maps that are wanted within a budget.
 
-    Every set of transitions is tried, with every stride that can remain. Costs are added up from the calls of the
-    network, each metered once without being run, and equal `cost` of the network that `eliminate` builds. A surgery is
-    beaten by one that is at least as good in everything: reductions at the taps, compute, memory, how early the first
-    stride goes (the paper's best are the earliest), and whether the pretrained features are kept (`dilate`).
+    Every set of transitions is tried, with every stride that can remain. Costs equal `cost` of the network that
+    `eliminate` builds; they are added up from the calls of the network, each metered once without being run. Only where
+    the forward code compares sizes (Swin, MobileViT) each network is built, which takes minutes instead of seconds.
+
+    A surgery is beaten by one that is at least as good in everything: reductions at the taps, compute, memory where it
+    is bounded, how early the first stride goes (the paper's best are the earliest), and whether the pretrained features
+    are kept (`dilate`).
 
     Args:
         model: a torchvision or timm model, or any module whose forward takes an image batch (N, C, H, W).
         budget: the most that may be spent, or a number: so many times the compute of the model as it is.
-        taps: the maps that are wanted finer, as for `features`; None: the last of every reduction.
+        taps: the maps that are wanted finer, as for `features`; None: the last of all.
         reduction: the most input pixels per cell at the taps, one number or one for each tap; None: any.
         input_size: pixels, one number or (h, w); by default what the model was made for, else 224.
         axes: "hw", "h", "w", or several of them.
@@ -148,30 +154,39 @@ def search(
     """
     bounds = budget if isinstance(budget, Budget) else None
     analysis = analyse(without_weights(model), input_size)
-    found = find_taps(analysis, taps)
+    found = find_taps(analysis, taps) if taps is not None else find_taps(analysis, None)[-1:]
     wanted = _wanted(reduction, len(found))
     forecast = Forecast(analysis)
-    if bounds is None:
-        bounds = Budget(macs=_times(budget) * forecast.original.macs)
+    if bounds is None and not forecast.original.macs:
+        raise RequestError("the model has no multiply-accumulates to take a multiple of: give a Budget of bytes")
+    bounds = bounds or Budget(macs=_times(budget) * forecast.original.macs)
     if bounds.peak_bytes is not None and forecast.original.peak_bytes is None:
         raise RequestError("peak_bytes cannot be told for this model without building each surgery; leave it out")
     blank = Surgery(0, (), input_size=analysis.traced.size)
-    kinds = [replace(blank, axis=axis, dilate=kept) for kept in {False, dilate} for axis in _axes(axes)]
+    kinds = [
+        replace(blank, axis=axis, dilate=kept)
+        for kept in ((False, True) if dilate else (False,))
+        for axis in _axes(axes)
+    ]
     plans, refused = possible(analysis, kinds)
-    everything = (_candidate(p, e, found, analysis) for p, e in zip(plans, expenses(forecast, plans), strict=True))
+    everything = (_candidate(p, e, found, analysis) for p, e in expenses(forecast, plans))
     within = sorted((c for c in everything if _fits(c, bounds) and _fine_enough(c, wanted)), key=_order)
-    front = tuple(c for c in within if not any(_beats(other, c) for other in within))
+    front = _unbeaten(within, bounds)
     if bounds.seconds is not None:
-        front = _timed(model, front, bounds.seconds)
+        front = _timed(model, front, bounds.seconds, one_image(analysis.traced).shape)
     original = _candidate(Plan(blank, (), ()), forecast.original, found, analysis)
     name = type(model).__name__
     return Search(name, analysis.traced.size, tuple(t.name for t in found), original, tuple(within), front, refused)
 
 
 def _times(budget: Any) -> float:
-    if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not budget > 0:
+    if not _is_positive(budget):
         raise RequestError(f"budget is a Budget, or how many times the model's compute may be spent, got {budget!r}")
-    return budget
+    return float(budget)
+
+
+def _is_positive(number: Any) -> bool:
+    return isinstance(number, Real) and not isinstance(number, bool) and float(number) > 0
 
 
 def _wanted(reduction: Any, taps: int) -> tuple[float, ...]:
@@ -179,16 +194,16 @@ def _wanted(reduction: Any, taps: int) -> tuple[float, ...]:
     many = list(reduction) if isinstance(reduction, Sequence) else [reduction] * taps
     if len(many) != taps:
         raise RequestError(f"reduction names {len(many)} maps, but there are {taps} taps")
-    if any(r is not None and (isinstance(r, bool) or not isinstance(r, (int, float)) or not r > 0) for r in many):
+    if not all(r is None or _is_positive(r) for r in many):
         raise RequestError(f"a reduction is a positive number of pixels per cell, got {reduction!r}")
     return tuple(math.inf if r is None else r for r in many)
 
 
 def _axes(axes: str | Sequence[str]) -> tuple[str, ...]:
-    many = (axes,) if isinstance(axes, str) else tuple(axes)
-    if not many or any(axis not in AXES for axis in many):
+    many = (axes,) if isinstance(axes, str) or not isinstance(axes, Sequence) else tuple(axes)
+    if not many or any(not isinstance(axis, str) or axis not in AXES for axis in many):
         raise RequestError(f"axes are 'hw', 'h' and 'w', got {axes!r}")
-    return many
+    return tuple(dict.fromkeys(many))
 
 
 def _candidate(plan: Plan, spent: Expense, taps: Sequence[Tap], analysis: Analysis) -> Candidate:
@@ -222,27 +237,31 @@ def _order(candidate: Candidate) -> Any:
     return finest, candidate.first, candidate.surgery.L, candidate.macs
 
 
-def _beats(one: Candidate, other: Candidate) -> bool:
-    """Whether one is at least as good in everything, and better in something."""
-    a, b = _merits(one), _merits(other)
-    return all(x <= y for x, y in zip(a, b, strict=True)) and a != b
+def _unbeaten(candidates: Sequence[Candidate], bounds: Budget) -> tuple[Candidate, ...]:
+    """Those that no other one equals in everything and betters in something."""
+    if not candidates:
+        return ()
+    merits = np.array([_merits(candidate, bounds) for candidate in candidates], dtype=float)
+    beaten = [bool(((merits <= own).all(1) & (merits < own).any(1)).any()) for own in merits]
+    return tuple(c for c, is_beaten in zip(candidates, beaten, strict=True) if not is_beaten)
 
 
-def _merits(candidate: Candidate) -> tuple[float, ...]:
+def _merits(candidate: Candidate, bounds: Budget) -> tuple[float, ...]:
     """What counts, the less the better."""
     sides = [side for reduction in candidate.reductions for side in reduction]
-    spent = candidate.macs, candidate.activation_bytes, candidate.peak_bytes or 0
-    return (*sides, *spent, candidate.first, not candidate.surgery.dilate)
+    bounded = [
+        value or 0
+        for value, bound in (
+            (candidate.activation_bytes, bounds.activation_bytes),
+            (candidate.peak_bytes, bounds.peak_bytes),
+        )
+        if bound is not None
+    ]
+    return (*sides, candidate.macs, *bounded, candidate.first, not candidate.surgery.dilate)
 
 
-def _timed(model: nn.Module, front: Sequence[Candidate], most: float) -> tuple[Candidate, ...]:
-    """Those that run within so many seconds, measured; in the order of the front."""
-    found = []
-    for candidate in front:
-        built = eliminate(model, candidate.surgery)
-        size = candidate.surgery.input_size
-        assert size is not None
-        timing = in_turn({"": inference(built, size)}, ROUNDS)[""]
-        if timing.median <= most:
-            found.append(replace(candidate, latency=timing))
-    return tuple(found)
+def _timed(model: nn.Module, front: Sequence[Candidate], most: float, image: Sequence[int]) -> tuple[Candidate, ...]:
+    """Those that run within so many seconds, measured."""
+    timings = (in_turn([inference(eliminate(model, c.surgery), image)], ROUNDS)[0] for c in front)
+    timed = (replace(c, latency=timing) for c, timing in zip(front, timings, strict=True))
+    return tuple(c for c in timed if c.latency is not None and c.latency.median <= most)

@@ -15,6 +15,9 @@ from torch import fx
 class Emitter(Protocol):
     """Whatever writes nodes into a graph."""
 
+    def note_comparison(self) -> None:
+        """Hear that the forward code compares a number: at another size it may do something else."""
+
     def emit(self, op: str, target: Any, args: Any, kwargs: dict[str, Any]) -> fx.Node:
         """Append a node."""
 
@@ -36,6 +39,16 @@ class Number:
             return NotImplemented
         value = function(*(plain(a) for a in args))
         return with_origin(value, self.emitter, lambda: self.emitter.emit("call_function", function, args, {}))
+
+    def _compare(self, function: Callable[..., bool], *others: Any) -> bool:
+        self.emitter.note_comparison()
+        return function(plain(self), *map(plain, others))
+
+    def __bool__(self) -> bool:
+        return self._compare(bool)
+
+    def __hash__(self) -> int:
+        return hash(plain(self))
 
 
 class Size(Number, int):
@@ -69,6 +82,12 @@ def _remembering(function: Callable[..., Any], reflected: bool = False) -> Calla
     return compute
 
 
+def _comparing(function: Callable[..., bool]) -> Callable[..., bool]:
+    return lambda number, other: number._compare(function, other)
+
+
+for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
+    setattr(Number, f"__{_name}__", _comparing(getattr(operator, _name)))
 for _name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow"):
     setattr(Number, f"__{_name}__", _remembering(getattr(operator, _name)))
     setattr(Number, f"__r{_name}__", _remembering(getattr(operator, _name), reflected=True))

@@ -12,7 +12,7 @@ import traceback
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -41,16 +41,22 @@ class Traced:
     model: nn.Module  # the weightless copy that ran
     size: tuple[int, int]  # input (rows, columns)
     training: bool
+    compares: bool = False  # the forward code compares sizes: at another input size it may do something else
 
-    @property
+    @cached_property
     def shapes(self) -> dict[Key, Shape]:
         """The shape of every tensor that is computed (parameters apart), by the node's key."""
         values = (n for n in self.graph.nodes if n.op not in ("get_attr", "output"))
         return {n.meta["key"]: shape for n in values if (shape := shape_of(n)) is not None}
 
+    @cached_property
+    def modules(self) -> dict[str, nn.Module]:
+        """The model's modules by their paths; one that has several stands under each."""
+        return dict(self.model.named_modules(remove_duplicate=False))
+
     def module(self, node: fx.Node) -> nn.Module:
         """The leaf module that a call_module node runs."""
-        return self.model.get_submodule(str(node.target))
+        return self.modules[str(node.target)]
 
 
 def shape_of(node: Any) -> Shape | None:
@@ -84,7 +90,8 @@ def trace(
         recorder = _Recorder(skeleton, leaf)
         image = torch.empty(batch, channels, *size, device="meta", dtype=number_format(skeleton))
         try:
-            return Traced(recorder.record(image), skeleton, size, training)
+            graph = recorder.record(image)
+            return Traced(graph, skeleton, size, training, recorder.compares)
         except Exception as problem:
             failures.append(_explain(problem, recorder, size))
             failures[-1].__cause__ = problem
@@ -134,22 +141,39 @@ _PLAIN = {
 
 
 _MAY_PASS = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.Flatten, nn.Unflatten)
-_SHAPELESS = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Dropout)
+_SHAPELESS = {nn.BatchNorm2d, BatchNormAct2d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU} | {
+    nn.Hardswish,
+    nn.Hardsigmoid,
+    nn.Sigmoid,
+    nn.Dropout,
+}
 
 
 def known_result(module: nn.Module, x: Tensor) -> Tensor | None:
     """A module's output where its shape is plain: running these would take half of a recording's time."""
-    if type(module) is BatchNormAct2d:
-        return torch.empty_like(x)
     if type(module) in _SHAPELESS:
-        return x if getattr(module, "inplace", False) else torch.empty_like(x)
+        return x if getattr(module, "inplace", False) else x.clone()
     if type(module) is nn.LayerNorm and tuple(x.shape[-len(module.normalized_shape) :]) == module.normalized_shape:
-        return torch.empty_like(x)
+        return x.clone()
     if type(module) is nn.Linear and x.shape[-1] == module.in_features:
         return x.new_empty((*x.shape[:-1], module.out_features))
     if type(module) is nn.AdaptiveAvgPool2d and module.output_size in (1, (1, 1)):
         return x.new_empty((*x.shape[:-2], 1, 1))
     return None
+
+
+def _known_sum(name: str, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
+    """What adding or multiplying plain tensors gives: without numbers torch takes long to tell their shape."""
+    if name not in _SUMS or len(args) != 2 or kwargs or not all(isinstance(a, Tensor) for a in args):
+        return None
+    a, b = args
+    if a.dtype != b.dtype or a.dim() != b.dim() or not (a.is_contiguous() and b.is_contiguous()):
+        return None
+    sides = list(zip(a.shape, b.shape, strict=True))
+    return a.new_empty([max(side) for side in sides]) if all(n == m or min(n, m) == 1 for n, m in sides) else None
+
+
+_SUMS = {"add", "__add__", "mul", "__mul__"}
 
 
 class _Recorder(TorchFunctionMode):
@@ -163,6 +187,7 @@ class _Recorder(TorchFunctionMode):
         self.innermost: tuple[str, str] | None = None  # where the first exception rose
         self.fixed: list[str] = []  # parameters and buffers that took part in the call that raised it
         self._paused = 0
+        self.compares = False
         self._nodes: dict[int, fx.Node] = {}
         self._alive: list[Any] = []  # ids stay unique only while their objects live
         self._device: fx.Node | None = None
@@ -176,7 +201,7 @@ class _Recorder(TorchFunctionMode):
             wrapper = self._leaf_forward if path and leaf(module) else self._inner_forward
             # the copy is ours: its forward is shadowed on the instance, nothing global is patched
             self._own_forwards[module] = vars(module).get("forward")  # some models set one themselves
-            module.forward = wrapper(path, module, module.forward)  # type: ignore[method-assign]
+            vars(module)["forward"] = wrapper(path, module, module.forward)
 
     def record(self, image: Tensor) -> fx.Graph:
         state = random.getstate()  # a forward pass may draw from it
@@ -204,6 +229,10 @@ class _Recorder(TorchFunctionMode):
         node.meta.update(shape=None, path=self.scope[-1][0] if self.scope else "", writes=())
         return node
 
+    def note_comparison(self) -> None:
+        if not self._paused:
+            self.compares = True
+
     # modules
 
     def _inner_forward(self, path: str, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -224,18 +253,18 @@ class _Recorder(TorchFunctionMode):
             if self._paused:
                 return forward(*args, **kwargs)
             self._paused += 1
-            versions = self._versions(args, kwargs)
             try:
-                result = known_result(module, args[0]) if len(args) == 1 else None
+                result, writes = known_result(module, args[0]) if len(args) == 1 else None, tuple[int, ...]()
                 if result is None:
+                    versions = self._versions(args, kwargs)
                     result = forward(*args, **kwargs)
-                writes = self._written(versions)
+                    writes = self._written(versions)
                 same = args and isinstance(args[0], Tensor) and (result is args[0] or isinstance(module, _MAY_PASS))
                 memory = self._memory(args[0]) if same else None
                 if getattr(module, "inplace", False):
                     writes = tuple({*writes, *([memory] if memory else [])})
                 elif args and result is args[0]:
-                    result = torch.empty_like(result)  # an identity: what else reads its input reads that, not this
+                    result = result.clone()  # an identity: what else reads its input reads that, not this
             except Exception:
                 self.innermost = self.innermost or (path, type(module).__name__)
                 self.fixed = self.fixed or [f"{path}.{name}" for name, _ in module.named_parameters(recurse=False)]
@@ -280,7 +309,9 @@ class _Recorder(TorchFunctionMode):
         self._paused += 1
         versions = self._versions(args, kwargs)
         try:
-            result = func(*args, **kwargs)
+            result = _known_sum(name, args, kwargs)
+            if result is None:
+                result = func(*args, **kwargs)
             writes = self._written(versions)
         except Exception:
             self.fixed = self.fixed or self._constants(args, kwargs)

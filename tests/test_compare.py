@@ -43,11 +43,27 @@ def test_each_surgery_has_an_equal_cost_rival():
     assert columns[-1].input_size[0] == 256 < columns[-1].input_size[1]
 
 
+def test_the_rival_is_the_nearest_where_compute_grows_faster_than_the_area():
+    told = ss.compare(timm.create_model("pvt_v2_b0"), ss.Surgery(1, (0,), stride=2), 224)
+    row, rival = told[1:]
+    assert row.cost.macs / 1.15 < rival.cost.macs < row.cost.macs * 1.15
+
+
+def test_frozen_weightless_and_repeated():
+    frozen = timm.create_model("mobilenetv3_small_050").requires_grad_(False)
+    told = ss.compare(frozen, ["S1L0", "S1L0", ss.Surgery(1, (0,), form="graph")], 64, measure=True, rounds=1)
+    assert [row.name for row in told][:3] == ["as is", "S1L0", "S1L0, as a graph"]
+    assert all(row.training_step is not None for row in told)
+    assert not any(p.requires_grad or p.grad is not None for p in frozen.parameters())
+    with pytest.raises(ss.ModelError, match="meta device"):
+        ss.compare(frozen.to("meta"), "S1L0", 64, measure=True)
+
+
 def test_a_model_of_one_size_has_no_rival_and_the_table_says_so():
     net = timm.create_model("vit_tiny_patch16_224").eval()
     told = ss.compare(net, ss.Surgery(1, (0,), stride=8, dilate=True))
     assert [row.name for row in told] == ["as is", "S1L0, to stride 8, dilated"]
-    assert "does not run at 448x448" in str(told)
+    assert "no larger input to stand beside S1L0" in str(told)
 
 
 def test_measured_in_turn_on_copies():
@@ -71,6 +87,9 @@ def test_bad_requests_are_told():
         ss.compare(net, "S1L3")
     with pytest.raises(ss.RequestError, match="inside a residual"):
         ss.compare(net, "S1L0", taps=11)
+    for nonsense in (None, 3, b"S1L0", [3]):
+        with pytest.raises(ss.RequestError, match="surgeries are names"):
+            ss.compare(net, nonsense)
     with pytest.raises(ss.RequestError, match="rounds"):
         ss.compare(net, "S1L0", 64, measure=True, rounds=0)
     with pytest.raises(KeyError, match="the rows are as is, S1L0"):

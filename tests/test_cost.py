@@ -1,5 +1,7 @@
 """What `cost` tells: torch's own count, hand counts, and the memory that a real run takes."""
 
+import random
+
 import pytest
 import timm
 import torch
@@ -64,6 +66,26 @@ def test_hand_counts():
     assert ss.cost(net, 32).macs == cells * 8 * 3 * 16 + cells * 8 * 24 + 2 * cells * cells * 8 + cells * 8 * 8
 
 
+class Keeps(nn.Module):
+    """Its first convolution does not take the image; it keeps a table that is no buffer, and draws a number."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.open = nn.Conv2d(12, 4, 3, padding=1), nn.Conv2d(3, 12, 2, stride=2)
+        self.table = torch.zeros(1000, 16, 16)
+
+    def forward(self, x):
+        return self.conv(self.open(x)) * (1 + 0 * random.random()) + self.table[:4]
+
+
+def test_what_a_module_holds_is_no_activation():
+    state = random.getstate()
+    told = ss.cost(Keeps(), 32)
+    assert random.getstate() == state
+    assert told.macs == 256 * 4 * 12 * 9 + 256 * 12 * 3 * 4
+    assert told.peak_bytes < 5 * 3 * 32 * 32 * 4
+
+
 def test_no_operator_is_silently_zero():
     told = ss.cost(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)), 16)
     assert sum(told.uncounted.values()) == 3
@@ -71,7 +93,15 @@ def test_no_operator_is_silently_zero():
 
 
 @pytest.mark.parametrize(
-    "name", ["mobilenetv1_100", "densenet121", "convnext_atto", "inception_v3", "swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"]
+    "name",
+    [
+        "mobilenetv1_100",
+        "densenet121",
+        "convnext_atto",
+        "inception_v3",
+        "swin_tiny_patch4_window7_224",
+        "vit_tiny_patch16_224",
+    ],
 )
 def test_peak_is_that_of_a_run(name):
     """Within 5% of what the profiler sees a CPU allocate (the image was there before).
