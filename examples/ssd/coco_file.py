@@ -129,13 +129,14 @@ def check_box(box: Any) -> None:
 
 
 def is_whole(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and -LARGEST_ID <= value <= LARGEST_ID
+    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    return bool(is_integer and -LARGEST_ID <= value <= LARGEST_ID)
 
 
 def is_length(value: Any) -> bool:
     """A number of pixels; nan and infinity are none."""
     is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    return is_number and bool(-FARTHEST < value < FARTHEST)
+    return bool(is_number and -FARTHEST < value < FARTHEST)
 
 
 def _check_image(image: Entry) -> None:
