@@ -128,7 +128,7 @@ def against_the_paper(free: Mapping[str, Record]) -> list[str]:
             theirs = getattr(TABLE_2[printed], key) - getattr(TABLE_2[BASE], key)
             if change is None:
                 continue
-            same = "agrees in sign" if change.value * theirs > 0 else "**contradicts it**"
-            same = same if change.clear else "is not clear here"
+            same = "the same sign" if change.value * theirs > 0 else "**the other sign**"
+            same = same if change.clear else "not clear here"
             lines.append(f"{name}, {what}: paper {theirs:+.1f} (trained), here {change.signed} (untrained): {same}")
     return lines

@@ -8,7 +8,9 @@ from matplotlib.figure import Figure
 
 from examples.experiments.page.reading import SIZES, Record, figure
 
-COLOURS = {"dual path": "#d55e00", "eliminated": "#0072b2", "by hand": "#999999", "larger input": "#009e73"}
+COLOURS = {"by hand": "#999999", "eliminated": "#0072b2", "dual path": "#d55e00", "larger input": "#009e73"}
+MARKERS = {"S1L0": "o", "S1L4": "s", "S1L6": "^", "S2L4-6": "D", "S1L12": "v", "pyramid": "P", "600": "X"}
+TICKS = (0.75, 1, 1.5, 2, 3, 4, 6, 9)  # GMAC
 
 
 def kind(title: str) -> str:
@@ -22,7 +24,7 @@ def kind(title: str) -> str:
 
 def against_compute(rows: Mapping[str, Record], out: Path) -> None:
     """The paper's Figure 6: one point a row, with its interval."""
-    panels = Figure(figsize=(12, 7.5), layout="constrained")
+    panels = Figure(figsize=(13, 7), layout="constrained")
     axes = panels.subplots(2, 3, sharex=True)
     for line, (measure, name) in zip(axes, (("ap", "AP"), ("ar", "AR")), strict=True):
         for panel, size in zip(line, SIZES, strict=True):
@@ -30,30 +32,34 @@ def against_compute(rows: Mapping[str, Record], out: Path) -> None:
             panel.set_title(f"{name}, {size} objects", fontsize="medium")
     for panel in axes[1]:
         panel.set_xlabel("compute (GMAC)")
-    for colour in COLOURS.items():
-        axes[0][0].plot([], [], "o", color=colour[1], label=colour[0] if colour[0] != "by hand" else "as is, by hand")
-    axes[0][0].legend(fontsize="small")
+    panels.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     panels.savefig(out, dpi=80)
 
 
 def draw_panel(panel: Axes, rows: Mapping[str, Record], name: str) -> None:
-    for number, (title, record) in enumerate(sorted(rows.items(), key=lambda item: item[1]["gmacs"])):
+    for title, record in rows.items():
         value = figure(record, name)
         if value is None:
             continue
-        colour = COLOURS[kind(title)]
+        family = kind(title)
+        aside = 1 + 0.02 * list(COLOURS).index(family)  # rows of equal compute stand side by side
+        marker = next((m for start, m in MARKERS.items() if title.startswith(start)), "*")
+        hollow = "enlarged" in title
         panel.errorbar(
-            record["gmacs"], value.value, [[value.value - value.low], [value.high - value.value]], fmt="o", ms=4,
-            color=colour, elinewidth=0.8,
-        )  # fmt: skip
-        label = title.replace(" dual path", "").replace(" by hand", "")
-        aside = (5, 4) if number % 2 else (5, -9)
-        panel.annotate(
-            label, (record["gmacs"], value.value), aside, textcoords="offset points", fontsize=6, color=colour
+            aside * record["gmacs"],
+            value.value,
+            (value.high - value.low) / 2,
+            fmt=marker,
+            ms=6,
+            color=COLOURS[family],
+            mfc="white" if hollow else COLOURS[family],
+            elinewidth=0.7,
+            label=title,
         )
     panel.set_xscale("log")
+    panel.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
+    panel.minorticks_off()
     panel.set_ylim(bottom=0)
-    panel.margins(x=0.12)
 
 
 def sweeps(rows: Mapping[str, Record], out: Path) -> None:
