@@ -97,7 +97,10 @@ def find_split(folder: Path, name: str) -> Split:
         if split.annotations.is_file():
             return split
     looked = ", ".join(str(split.annotations.relative_to(folder)) for split in candidates)
-    raise DataError(f"{folder} holds no annotations for {name}; looked for {looked}. Name the file with --{name}-json.")
+    raise DataError(
+        f"{folder} holds no annotations for {name}; looked for {looked}. Files elsewhere are named with "
+        f"--{name}-json and --{name}-images (train) or --json and --images (evaluate)."
+    )
 
 
 def find_beside(folder: Path, name: str) -> Split | None:

@@ -33,12 +33,12 @@ class SSD(nn.Module):
     std: Tensor
 
     def __init__(
-        self, features: nn.Module, neck: nn.Module, heads: Heads, size: int, channels_last: Collection[str] = ()
+        self, features: nn.Module, neck: nn.Module, heads: Heads, size: int, turned: Collection[str] = ()
     ) -> None:
-        """channels_last: the keys of the maps that `features` gives as (N, H, W, C)."""
+        """turned: the keys of the maps that `features` gives as (N, H, W, C)."""
         super().__init__()
         self.features, self.neck, self.heads, self.size = features, neck, heads, size
-        self.channels_last = frozenset(channels_last)
+        self.turned = frozenset(turned)
         self.register_buffer("mean", 255 * torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))
         self.register_buffer("priors", torch.zeros(0, 4), persistent=False)  # follows from the configuration
@@ -57,7 +57,7 @@ class SSD(nn.Module):
         maps = self.features(images)
         return cast(
             list[Tensor],
-            self.neck({key: x.permute(0, 3, 1, 2) if key in self.channels_last else x for key, x in maps.items()}),
+            self.neck({key: x.permute(0, 3, 1, 2) if key in self.turned else x for key, x in maps.items()}),
         )
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,7 +71,7 @@ def build(row: Configuration, classes: int = COCO_CLASSES, backbone: nn.Module |
     classes: with the background.
     """
     features = backbones.maps_of(backbones.create(row.backbone) if backbone is None else backbone, row)
-    layout = channels_last(features, row.size)
+    layout = have_channels_last(features, row.size)
     neck = NECKS[row.neck](row, list(layout), backbones.info(features).channels())
     heads = Heads(neck.out_channels, row.boxes, classes, row.head_kernel)
     ssd = SSD(features, neck, heads, row.size, [key for key, last in layout.items() if last])
@@ -130,7 +130,7 @@ def map_sizes(ssd: SSD) -> list[tuple[int, int]]:
     return [(x.shape[2], x.shape[3]) for x in maps]
 
 
-def channels_last(features: nn.Module, size: int) -> dict[str, bool]:
+def have_channels_last(features: nn.Module, size: int) -> dict[str, bool]:
     """For each map that a feature module gives, in its order, whether it is (N, H, W, C) instead of (N, C, H, W).
 
     Raises:

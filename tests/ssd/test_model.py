@@ -112,7 +112,7 @@ def test_backbones_with_their_channels_last_are_read_all_the_same() -> None:
     image = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         torch.testing.assert_close(last(image), first(image))
-    assert torch.equal(first.priors, last.priors) and len(last.channels_last) == 2
+    assert torch.equal(first.priors, last.priors) and len(last.turned) == 2 and not first.turned
     with pytest.raises(RequestError, match="map first has as many channels as rows"):
         model.build(replace(row, size=32), 4, PatchesLast(turned=False))
 
