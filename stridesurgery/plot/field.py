@@ -21,6 +21,7 @@ from stridesurgery.surgery import Surgery
 from stridesurgery.taps import TapName
 
 PANEL = 3.0  # inches
+KEY = "dots: where cells look; dashed: what the middle one\nsees; filled: the step from it to its neighbours"
 
 
 def field(
@@ -61,11 +62,12 @@ def field(
     top, bottom, left, right = _view(rows)
     height = PANEL * (bottom - top) / (right - left)
     with rc_context({**STYLE, "axes.spines.left": False, "axes.spines.bottom": False}):
-        figure = Figure(figsize=(PANEL * len(rows), height + 0.5), layout="constrained")
+        figure = Figure(figsize=(PANEL * len(rows), height + 0.8), layout="compressed")
         for row, axes in zip(rows, figure.subplots(1, len(rows), squeeze=False)[0], strict=True):
             axes.imshow(scene(h, w) if pixels is None else pixels, cmap="gray", alpha=0.75)
             _draw(axes, row, points=PANEL * 72 / (right - left))
             axes.set(xticks=[], yticks=[], xlim=(left, right), ylim=(bottom, top), title=_title(row))
+        figure.supxlabel(KEY, fontsize=8)
     return figure
 
 
