@@ -29,7 +29,7 @@ def page(results: Path) -> str:
         rows = in_order(free, sections.FREE_ROWS)
         plots.against_compute(rows, results / "training_free.png")
         plots.sweeps(rows, results / "size_bound.png")
-        parts += [conclusion(free), sections.training_free(free)]
+        parts += [conclusion(free, times), sections.training_free(free)]
     if norms:
         parts.append(sections.recalibrated(norms))
     if tuned:
@@ -66,8 +66,8 @@ fine path finds, and with most that the detector finds and the fine path alone l
 the photographs have their own licences."""
 
 
-def conclusion(free: dict) -> str:
-    lines = "\n".join(f"- {line}" for line in conclusions.choices(free))
+def conclusion(free: dict, times: dict) -> str:
+    lines = "\n".join(f"- {line}" for line in (*conclusions.choices(free), *conclusions.cost(times)))
     paper = "\n".join(f"- {line}." for line in conclusions.against_the_paper(free))
     return f"""## What to choose
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from examples.experiments.page.reading import SIZES, Interval, Record, difference, figure
-from examples.ssd.paper import TABLE_2
+from examples.ssd.paper import TABLE_2, TABLE_4
 
 GAINED = 2.0  # AP: less than that is no reason for several times the compute
 MEASURES = (("ap", "AP"), ("ap_small", "AP small"), ("ap_medium", "AP medium"), ("ap_large", "AP large"))
@@ -95,6 +95,20 @@ def _dilated(free: Mapping[str, Record]) -> str:
         + " What is small stays small to the network."
         * (small is not None and small.high < GAINED)
     )
+
+
+def cost(times: Mapping[str, Record]) -> list[str]:
+    """What S1L0 costs in time, beside what the paper measured."""
+    told = []
+    for name, record in times.items():
+        row, how = record["rows"].get(FINE), name.partition("-")[2]
+        if row is not None:
+            told.append(
+                f"**The cost.** {FINE} takes {row['ratio'][0]:.1f} times as long as {BASE} ({how}; compute: "
+                f"{row['gmacs'] / record['rows'][BASE]['gmacs']:.1f} times; the paper, on a GTX 1080 Ti: "
+                f"{TABLE_4[FINE] / TABLE_4[BASE]:.1f} times)."
+            )
+    return told
 
 
 def by_hand(free: Mapping[str, Record]) -> str:
