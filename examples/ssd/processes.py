@@ -72,10 +72,6 @@ class Processes:
             for value in values:
                 dist.broadcast(value, 0)
 
-    def wait(self) -> None:
-        if self.several:
-            dist.barrier()
-
 
 @contextmanager
 def processes(device: torch.device) -> Iterator[Processes]:

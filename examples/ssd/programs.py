@@ -15,10 +15,13 @@ from examples.ssd.errors import DetectionError, RequestError
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a program; what it cannot do it says in one sentence, with exit code 1."""
+    """Run a program; what it cannot do it says in one sentence, with exit code 1.
+
+    Errors of the operating system name the file and the fact: a full disk, a folder that may not be written.
+    """
     try:
         main()
-    except (DetectionError, ss.SurgeryError) as problem:
+    except (DetectionError, ss.SurgeryError, OSError) as problem:
         sys.exit(f"{type(problem).__name__}: {sentence(problem)}")
 
 
