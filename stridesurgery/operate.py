@@ -18,7 +18,7 @@ from stridesurgery.plan import Change, Plan, changes_of, plan
 from stridesurgery.record import record
 from stridesurgery.report import Analysis, Pair, analyse
 from stridesurgery.request import requested
-from stridesurgery.skeleton import without_weights
+from stridesurgery.skeleton import duplicate, without_weights
 from stridesurgery.surgery import Surgery
 from stridesurgery.trace import BATCH, Key, Shape, Traced
 
@@ -48,7 +48,8 @@ def eliminate(
         pool: whether a pool whose stride goes is removed ("remove", as in the paper) or runs at stride 1 ("keep").
         dilate: keep the pretrained features: the finer map's phases go through the unchanged later layers, so that
             every later map sampled `[::k, ::k]` is the original's, and so is the answer. Returns a rewritten graph;
-            `features` takes its finer maps out. Pools run at stride 1.
+            `features` takes its finer maps out. Pools run at stride 1. The cells are evenly spaced up to the next
+            stride that stays: dilate the last strides before the maps that are wanted.
         restore_at: a later strided layer whose transition takes the eliminated strides on (a convolution its stride, a
             pool its stride and window), so that the maps after it keep their sizes.
         form: "module" returns a copy of the model with its modules edited (a rewritten graph where the stride is
@@ -112,7 +113,7 @@ def copied_model(model: nn.Module) -> nn.Module:
         ModelError: the model cannot be copied.
     """
     try:
-        return copy.deepcopy(model)
+        return duplicate(model, {})
     except Exception as problem:
         raise ModelError(
             f"{type(model).__name__} cannot be copied ({problem}); make copy.deepcopy(model) work (for old-style "

@@ -2,6 +2,7 @@
 
 import copy
 import types
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -29,48 +30,62 @@ def without_weights(model: nn.Module) -> nn.Module:
         if isinstance(module, torch.jit.ScriptModule):
             place = f"submodule {path!r}" if path else "the model"
             raise ModelError(f"{place} is a ScriptModule, whose code cannot be read; pass the original module")
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(_meta(parameter), requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = _meta(buffer)
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if name.endswith("_hooks") or name.endswith("_hooks_with_kwargs"):
+                memo[id(value)] = type(value)()
     try:
         with _MetaCopy():
-            return _copied(model)
+            return duplicate(model, memo)
     except Exception as problem:
         raise ModelError(
             f"{type(model).__name__} cannot be copied ({problem}); copy.deepcopy(model) must work"
         ) from problem
 
 
-def _copied(model: nn.Module) -> nn.Module:
-    """What deepcopy gives with meta tensors and without hooks, several times faster: plain attributes are shared."""
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(_meta(parameter), requires_grad=parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = _meta(buffer)
+def duplicate(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """What `copy.deepcopy(model, memo)` gives, several times faster: it walks through every setting of every module."""
     modules = list(model.modules())
-    for module in modules:
-        for name, value in vars(module).items():
-            if name.endswith("_hooks") or name.endswith("_hooks_with_kwargs"):
-                memo[id(value)] = type(value)()
-    if any(hasattr(type(module), "__deepcopy__") for module in modules):
+    if not all(map(_is_copied_by_its_attributes, {type(module) for module in modules})):
         return copy.deepcopy(model, memo)
     for module in modules:
         memo[id(module)] = object.__new__(type(module))
     for module in modules:
-        memo[id(module)].__dict__.update({name: _copied_value(name, v, memo) for name, v in vars(module).items()})
+        settings = {name: _copied(v, memo) for name, v in vars(module).items() if name != "_compiled_call_impl"}
+        memo[id(module)].__dict__.update(settings)  # of model.compile() nothing stays: the copy runs as written
     return memo[id(model)]
 
 
-_SHARED = (type(None), bool, int, float, str, types.FunctionType, types.BuiltinFunctionType, type)
-_TENSORS = ("_parameters", "_buffers", "_modules")
+def _is_copied_by_its_attributes(kind: type[nn.Module]) -> bool:
+    """Whether a class leaves it to torch how its instances are copied."""
+    if hasattr(kind, "__deepcopy__") or kind.__reduce_ex__ is not object.__reduce_ex__:
+        return False
+    own = (getattr(kind, name, None) for name in ("__getstate__", "__setstate__", "__reduce__"))
+    return all(f is None or getattr(f, "__module__", "torch.nn").startswith("torch.nn") for f in own)
 
 
-def _copied_value(name: str, value: Any, memo: dict[int, Any]) -> Any:
-    if name == "_compiled_call_impl":  # of model.compile(): the copy runs as written
-        return None
-    if type(value) in _SHARED or (type(value) is tuple and all(type(v) in _SHARED for v in value)):
+_SHARED = frozenset({type(None), bool, int, float, str, types.FunctionType, types.BuiltinFunctionType, type})
+_CONTAINERS = frozenset({dict, OrderedDict, set, list})
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    kind = type(value)
+    if kind in _SHARED or (kind is tuple and all(type(v) in _SHARED for v in value)):
         return value
-    if name in _TENSORS:
-        return {key: None if v is None else memo[id(v)] for key, v in value.items()}
-    return memo[id(value)] if id(value) in memo else copy.deepcopy(value, memo)
+    if id(value) in memo:
+        return memo[id(value)]
+    if kind in _CONTAINERS and not value:
+        return memo.setdefault(id(value), kind())
+    if kind is dict and all(type(key) is str for key in value):  # parameters, buffers, modules
+        memo[id(value)] = found = {}
+        found.update({key: _copied(v, memo) for key, v in value.items()})
+        return found
+    return copy.deepcopy(value, memo)
 
 
 def _meta(tensor: Tensor) -> Tensor:
