@@ -13,6 +13,7 @@ from stridesurgery.graph import RewrittenModel, copied, rewritten
 from stridesurgery.operate import check_alike, copied_model, holds_sizes
 from stridesurgery.phases import whole_map
 from stridesurgery.report import Analysis, Pair, analyse
+from stridesurgery.request import check_one_path
 from stridesurgery.taps import Tap, TapName, find_taps
 
 
@@ -35,11 +36,12 @@ def features(
         needs are kept, with requires_grad False.
 
     Raises:
-        RequestError: a tap that is no layer and no module, is not one map, or is inside a block.
+        RequestError: a tap that is no layer and no module, is not one map, or is inside a block; a dual path.
         ModelError: not a plain module: wrapped, compiled, scripted.
         TraceError: the forward pass cannot be recorded at this size.
     """
     analysis = analyse(model, input_size)
+    check_one_path(analysis, "choose its maps by the `taps` of dual_path")
     found = find_taps(analysis, taps)
     training = analyse(model, analysis.traced.size, training=True)
     check_alike(analysis.traced.graph, training.traced.graph, [tap.node.meta["key"] for tap in found])

@@ -7,6 +7,7 @@ from typing import Any, SupportsIndex
 
 from torch import nn
 
+from stridesurgery import finer
 from stridesurgery.errors import RequestError
 from stridesurgery.report import Analysis, Pair, analyse
 from stridesurgery.surgery import Surgery
@@ -54,9 +55,20 @@ def requested(
     analysis = analyse(model, input_size)
     if any(place.phases for place in analysis.places.values()):
         raise RequestError("the model is dilated already; operate on the original, with all layers in one request")
+    check_one_path(analysis, "operate on the original")
     if options["restore_at"] is not None:
         options["restore_at"] = layer_number(analysis, options["restore_at"])
     return replace(request(analysis, S, L, options), input_size=analysis.traced.size), analysis
+
+
+def check_one_path(analysis: Analysis, way_out: str) -> None:
+    """Refuse what `dual_path` made: modules that run twice, at two reductions, mean no one layer and no one map.
+
+    Raises:
+        RequestError: with the way out.
+    """
+    if any(node.target is finer.sample for node in analysis.traced.graph.nodes):
+        raise RequestError(f"the model has two paths already; {way_out}")
 
 
 def request(

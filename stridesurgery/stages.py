@@ -50,8 +50,9 @@ def _last(values: Values, maps: Sequence[fx.Node], refined: set[fx.Node]) -> fx.
     if merged:
         return outermost(merged)
     closed = [n for n in maps if n in values.closed]
-    if not closed:
-        return None
+    if not closed:  # several values lead on from every map: what a module returns beside others
+        ends = [n for n in maps if ends_of(n)]
+        return outermost(ends) if ends else None
     return _given_to_the_next(values, closed[-1], closed) or outermost(straight_back(values, closed))
 
 
@@ -67,9 +68,19 @@ def _given_to_the_next(values: Values, last: fx.Node, closed: Sequence[fx.Node])
         row = path.rpartition(".")[0]
         if given is None or row not in [end.rpartition(".")[0] for end in ends_of(given, own=True)]:
             continue
-        if _begins_the_next(values, last, path):
-            return given if _is_row(values, row) or not _ends_a_block(values, last) else last
+        if not _begins_the_next(values, last, path):
+            continue
+        if _is_row(values, row):
+            return given
+        if _ends_a_block(values, last):
+            return last
+        if not any(len(values.sources[n]) > 1 for n in _between(values, given, last)):
+            return given  # else whole blocks lie between, which are a stage of their own
     return None
+
+
+def _between(values: Values, first: fx.Node, last: fx.Node) -> Sequence[fx.Node]:
+    return values.order[values.position[first] + 1 : values.position[last] + 1]
 
 
 def _around(path: str) -> list[str]:

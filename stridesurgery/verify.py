@@ -84,7 +84,7 @@ def verify(original: nn.Module, operated: nn.Module, input_size: int | Pair | No
     planned, size = plan(analysis, surgery), analysis.traced.size
     _check_untouched(original, operated, {str(c.site.node.target) for c in planned.changes})
     fine, maps = operated, tuple[MapCheck, ...]()
-    if isinstance(operated, RewrittenModel) and isinstance(operated.feature_info, FeatureInfo):
+    if isinstance(operated, RewrittenModel) and isinstance(getattr(operated, "feature_info", None), FeatureInfo):
         fine = operate(original, surgery, analysis=analysis)
         maps = check_maps(original, fine, operated, size, dilated=surgery.dilate)
     grid = rehearse(analysis, planned, without_weights(fine).eval())

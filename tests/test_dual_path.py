@@ -253,6 +253,16 @@ def test_bad_requests(options: dict[str, Any], words: str) -> None:
     assert not unchanged(before, net)
 
 
+def test_two_paths_are_not_operated_again() -> None:
+    net = create("mobilenetv3_small_050")
+    both = ss.dual_path(net, "S1L0", input_size=64)
+    for again in (ss.eliminate, ss.dual_path):
+        with pytest.raises(ss.RequestError, match="two paths already; operate on the original"):
+            again(both, S=1, input_size=64)
+    with pytest.raises(ss.RequestError, match="two paths already; choose its maps"):
+        ss.features(both, input_size=64)
+
+
 def test_maps_of_different_size_are_not_concatenated() -> None:
     """At 100 pixels the small path has 25 cells where the large path has 25, but 13 and 12 behind an uneven pool."""
     torch.manual_seed(0)
