@@ -1,5 +1,6 @@
 """What a detector must know of the maps it is given: channels, reductions, names, and where their cells look."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stridesurgery.errors import GridError
 from stridesurgery.trace import Key
 
 Sides = tuple[float, float]  # (rows, columns)
@@ -17,7 +19,8 @@ class MapGeometry:
     """Where the cells of a map look, in input pixels; every pair is (rows, columns).
 
     Cell i looks at pixel `step * i + offset`, where pixel 0 has its centre at 0, through `receptive_field` pixels.
-    An offset is nan where the network hides it (after an operator that is not understood).
+    An offset is nan where the network hides it (after an operator that is not understood). A step is nan where the
+    cells are not evenly spaced: in a dilated network, behind a stride that is later than the eliminated one.
     """
 
     step: Sides
@@ -29,7 +32,15 @@ class MapGeometry:
 
         Returns:
             The (h,) rows and the (w,) columns in pixels; anchors stand at every pair of them.
+
+        Raises:
+            GridError: the cells are not evenly spaced, or the network hides where they look.
         """
+        if any(math.isnan(v) for v in (*self.step, *self.offset)):
+            raise GridError(
+                "the cells of this map are not evenly spaced, or the network hides where they look: a dilated network "
+                "has even maps up to the next stride; dilate the last stride before the map"
+            )
         rows, columns = (
             torch.arange(cells, dtype=torch.float32) * step + (offset + 0.5)
             for cells, step, offset in zip(grid, self.step, self.offset, strict=True)

@@ -32,6 +32,7 @@ class Place:
     pooled: bool = False  # made from whole maps (squeeze-excite): what it holds has no grid any more
     resampled: bool = False  # interpolated from a coarser map, so that its cells look where those of that map do
     phases: tuple[tuple[int, int], ...] = ()  # of a dilated network: its batch holds the phases of a finer map
+    apart: tuple[tuple[float, float], ...] = ()  # pixels from each of the phases to the next one
 
     @property
     def finer(self) -> tuple[int, int]:
@@ -41,14 +42,23 @@ class Place:
     @property
     def whole(self) -> "Place":
         """Where the map stands when its phases are put together."""
-        (down, right), (rows, columns) = self.finer, self.geometry
+        down, right = self.finer
         return replace(
             self,
             reduction=(self.reduction[0] / down, self.reduction[1] / right),
             grid=self.whole_grid(self.grid) if self.grid is not None else None,
-            geometry=(replace(rows, step=rows.step / down), replace(columns, step=columns.step / right)),
+            geometry=(self._whole_geometry(0), self._whole_geometry(1)),
             phases=(),
+            apart=(),
         )
+
+    def _whole_geometry(self, axis: int) -> Geometry:
+        """Along one axis; behind a later stride phases are no farther apart than before it: cells stand in groups."""
+        own, step = self.geometry[axis], self.geometry[axis].step
+        phases = [(px[axis], k[axis]) for k, px in zip(self.phases, self.apart, strict=True) if k[axis] > 1]
+        for apart, count in sorted(phases, reverse=True):
+            step = step / count if math.isclose(apart * count, step) else math.nan
+        return replace(own, step=step)
 
     def whole_grid(self, grid: Grid) -> Grid:
         """The cells of all phases together, as `from_phases` puts them."""
@@ -136,21 +146,24 @@ REARRANGING = {finer.to_phases, finer.from_phases, finer.first_phase, finer.each
 
 def _rearranged(node: fx.Node, before: Place) -> Place:
     """Where a value stands after its phases are moved into the batch, or out of it."""
-    if node.target in (finer.first_phase, finer.each_phase):
-        return replace(before, phases=node.meta["phases"])
     arguments: Any = node.args
+    shape = shape_of(node) or ()
+    if node.target in (finer.first_phase, finer.each_phase):
+        phases = node.meta["phases"]
+        none = ((0.0, 0.0),) * len(phases)  # copies of one map look where it looks
+        return replace(before, phases=phases, apart=(*before.apart, *none)[: len(phases)])
     if node.target is finer.from_phases:
-        by, phases, last = [Fraction(1, k) for k in before.finer], (), arguments[4:] or (-1,)
-    else:
-        by, phases, last = [Fraction(k) for k in arguments[1]], (*before.phases, arguments[1]), arguments[2:] or (-1,)
-    (down, right), shape = by, shape_of(node) or ()
-    rows, columns = (replace(g, step=float(g.step * k)) for g, k in zip(before.geometry, by, strict=True))
+        (last,) = arguments[4:] or (-1,)
+        return replace(before.whole, grid=(shape[last - 1], shape[last]))
+    (down, right), (last,) = arguments[1], arguments[2:] or (-1,)
+    rows, columns = before.geometry
     return replace(
         before,
         reduction=(before.reduction[0] * down, before.reduction[1] * right),
-        grid=(shape[last[0] - 1], shape[last[0]]),
-        geometry=(rows, columns),
-        phases=phases,
+        grid=(shape[last - 1], shape[last]),
+        geometry=(replace(rows, step=rows.step * down), replace(columns, step=columns.step * right)),
+        phases=(*before.phases, (down, right)),
+        apart=(*before.apart, (rows.step, columns.step)),
     )
 
 
@@ -317,7 +330,7 @@ def _join(node: fx.Node, places: list[Place]) -> Place:
         rows, columns = (replace(g, receptive_field=math.inf) for g in (rows, columns))
     grid = next((p.grid for p in alike if p.grid is not None), None)
     pooled = all(p.pooled for p in places) or (grid != (1, 1) and _is_pooled(shape_of(node), batch))
-    return Place(first.reduction, None if pooled else grid, (rows, columns), first.image, pooled, not own, first.phases)
+    return replace(first, grid=None if pooled else grid, geometry=(rows, columns), pooled=pooled, resampled=not own)
 
 
 def _seen_by(places: list[Place]) -> tuple[Geometry, Geometry]:

@@ -2,6 +2,8 @@
 
 import copy
 import io
+import itertools
+import math
 
 import pytest
 import timm
@@ -98,7 +100,11 @@ def test_reports_and_records_follow() -> None:
     ours, theirs = ss.inspect(fine, 64), ss.inspect(plain, 64)
     for dilated, finer in zip(ours, theirs, strict=True):
         assert (dilated.name, dilated.reduction, dilated.out_grid) == (finer.name, finer.reduction, finer.out_grid)
-        assert (dilated.step, dilated.channels) == (finer.step, finer.channels)
+        assert dilated.channels == finer.channels
+        if dilated.index == 0:
+            assert dilated.step == finer.step
+        else:  # a stride stays behind it
+            assert all(math.isnan(step) for step in dilated.step)
     assert ours[20].receptive_field == ss.inspect(net, 64)[20].receptive_field  # the features are the original's
     assert [entry["reduction"] for entry in fine.feature_info] == [1, 2, 4, 8, 16]
     assert "dilate" in fine.surgery.to_json() and ss.Surgery.from_json(fine.surgery.to_json()) == fine.surgery
@@ -106,6 +112,32 @@ def test_reports_and_records_follow() -> None:
     again = fine.surgery.apply(create("resnet18"))
     with torch.no_grad():
         assert torch.equal(again(image(64)), fine(image(64)))
+
+
+@pytest.mark.parametrize(
+    "name, even",
+    [("S1L0", False), ("S1L1", False), ("S1L2", True), ("S2L0-1", False), ("S2L1-2", True), ("S3L0-1-2", True)],
+)
+def test_cells_look_where_the_geometry_says(name: str, even: bool) -> None:
+    """Where a cell looks is the centre of its gradient, as all weights are ones."""
+    net = torch.nn.Sequential(*(torch.nn.Conv2d(1, 1, 3, stride=2, padding=1, bias=False) for _ in range(3)))
+    for p in net.parameters():
+        torch.nn.init.ones_(p)
+    maps = ss.features(ss.eliminate(net, name, dilate=True, input_size=64), 2, input_size=64)
+    x = torch.rand(1, 1, 64, 64, requires_grad=True)
+    (y,) = maps(x).values()
+    middle, looks = y.shape[-1] // 2, []
+    for j in range(middle, middle + 6):
+        (gradient,) = torch.autograd.grad(y[0, 0, middle, j], x, retain_graph=True)
+        weights = gradient[0, 0].sum(0)
+        looks.append(float((weights * torch.arange(64)).sum() / weights.sum()))
+    geometry = maps.feature_info.geometry(0)
+    if even:
+        torch.testing.assert_close(geometry.centres(y.shape[-2:])[1][middle : middle + 6] - 0.5, torch.tensor(looks))
+    else:
+        assert len({b - a for a, b in itertools.pairwise(looks)}) > 1
+        with pytest.raises(ss.GridError, match="not evenly spaced"):
+            geometry.centres(y.shape[-2:])
 
 
 def test_training_and_saving() -> None:

@@ -84,10 +84,7 @@ def _view(rows: Sequence[Row]) -> tuple[float, float, float, float]:
 
 def _middle(row: Row) -> tuple[float, float]:
     """Where the cell in the middle looks, (row, column) in pixels."""
-    geometry = row.maps[0].geometry
-    y, x = (
-        cells // 2 * step + at for cells, step, at in zip(row.grids[0], geometry.step, geometry.offset, strict=True)
-    )
+    y, x = (float(at[len(at) // 2]) - 0.5 for at in row.maps[0].geometry.centres(row.grids[0]))
     return y, x
 
 
