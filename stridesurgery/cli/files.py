@@ -19,8 +19,11 @@ def check_writable(path: Path, suffixes: tuple[str, ...]) -> None:
         raise CommandError(f"{path}: the name must end in {' or '.join(suffixes)}")
     if path.exists() and not path.is_file():
         raise CommandError(f"{path} is there and is not a file")
-    if not path.resolve().parent.is_dir():
-        raise CommandError(f"{path} cannot be written: there is no folder {path.resolve().parent}")
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise CommandError(f"{path} cannot be written: there is no folder {folder}")
+    if not os.access(folder, os.W_OK):
+        raise CommandError(f"{path} cannot be written: {folder} takes no files of yours")
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -62,14 +63,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(make_parser().parse_args(argv))
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python's own flush finds an end
-        return PIPE_CLOSED
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:  # whoever read the output has seen enough
+        code = PIPE_CLOSED
+    except OSError as problem:
+        print(f"stridesurgery: the output cannot be written: {problem.strerror}", file=sys.stderr)
+        code = FAILED
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+    return code
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    """Carry out a command and print its answer; only printing raises."""
     try:
         with warnings.catch_warnings():
             if not sys.warnoptions:
@@ -77,7 +83,7 @@ def _run(arguments: argparse.Namespace) -> int:
             answer = arguments.run(arguments)
     except Exception as problem:
         if arguments.debug:
-            raise
+            traceback.print_exc()
         known = isinstance(problem, (SurgeryError, CommandError))
         what = str(problem) if known else f"{type(problem).__name__}: {problem} (--debug shows where)"
         print(f"{arguments.prog}: {' '.join(what.split())}", file=sys.stderr)
