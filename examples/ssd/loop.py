@@ -60,5 +60,7 @@ def _told_to_stop(training: Training) -> bool:
 
 
 def _unreadable(problem: Exception, training: Training) -> TrainingError:
-    said, where = sentence(problem).rstrip("."), training.checkpoint
-    return TrainingError(f"{said}. {where} holds the run up to step {training.steps_done}: mend it, then --resume.")
+    said, where = sentence(problem).rstrip(". "), training.checkpoint
+    return TrainingError(
+        f"{said}. {where} holds the run up to step {training.steps_done}: once this is mended, --resume goes on."
+    )

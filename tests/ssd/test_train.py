@@ -145,7 +145,7 @@ def test_an_image_that_does_not_decode_costs_no_step(
     victim = data / "train2017/000003.jpg"
     whole = victim.read_bytes()
     victim.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(TrainingError, match=r"000003\.jpg does not decode: .* holds the run up to step \d: mend it"):
+    with pytest.raises(TrainingError, match=r"000003\.jpg does not decode: .* holds the run up to step \d: once this"):
         train.main(arguments(data, out, "--ema", "0.9", "--resume", "--workers", workers))
     reached = checkpoint.load(out / "last.pt")
     assert 4 * reached["epoch"] + reached["step"] == len(rows(out)) - 1 >= 5
