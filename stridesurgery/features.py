@@ -25,8 +25,8 @@ def features(
     Args:
         model: a torchvision or timm model, any module whose forward takes an image batch, or one that was operated.
         taps: which maps: layer numbers (the last map before the next layer, so with the pointwise operators that
-            follow), module paths (what the module returns), or both; None: one map per reduction, the last before
-            each transition and the last of all.
+            follow), module paths (what the module returns), or both; None: one map per reduction, which is what the
+            last stage or block before each transition returns, and the last map of all. Tokens (N, L, C) are no maps.
         input_size: pixels at which the model is recorded, one number or (h, w); by default the model's own.
 
     Returns:

@@ -12,6 +12,7 @@ import stridesurgery as ss
 from tests.conftest import Case
 from tests.models import create, image
 from tests.watch import outputs_of
+from tests.zoo.maps import differences, weightless
 
 
 @pytest.mark.two_thirds
@@ -69,6 +70,36 @@ def test_maps_are_those_that_timm_lists(name: str) -> None:
     theirs = timm.create_model(name, features_only=True).feature_info
     assert info.channels() == theirs.channels()
     assert info.reduction() == theirs.reduction()
+
+
+@pytest.mark.parametrize("name", ["nest_tiny", "mixnet_s", "efficientnet_blur_b0", "repvit_m1", "levit_conv_128s"])
+def test_maps_are_not_inside_the_block_that_leads_on(name: str) -> None:
+    """Which widens, norms, mixes or blurs its map before it strides."""
+    assert not differences(name)
+
+
+@pytest.mark.parametrize("name", ["mvitv2_tiny", "levit_128s"])
+def test_stages_of_tokens_have_no_maps(name: str) -> None:
+    """Not those that attention makes of tokens for itself."""
+    assert not [m for m in ss.features(weightless(name)).feature_info.module_name() if m.startswith("stages")]
+
+
+class Stages(nn.Module):
+    """Stages that end with a pool, as they are written by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = (
+            nn.Sequential(nn.Conv2d(i, 4, 3, 1, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2))
+            for i in (3, 4)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.two(self.one(x))
+
+
+def test_stages_that_end_with_a_pool_keep_their_last_map() -> None:
+    assert ss.features(Stages(), input_size=16).feature_info.module_name() == ["one.3", "two.3", "two"]
 
 
 def test_layers_modules_and_their_names() -> None:

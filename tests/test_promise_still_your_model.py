@@ -149,6 +149,40 @@ def test_train_mode_result_stays_in_train_mode(name: str) -> None:
         assert all(m.training for m in fine.modules())
 
 
+class Wired(nn.Module):
+    """Refers to its parts in every way that Python has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.two = (nn.Conv2d(i, 4, 3, 2, 1) for i in (3, 4, 4))
+        self.two.weight = self.one.weight
+        self.register_buffer("scale", torch.ones(4, 1, 1), persistent=False)
+        self.view, self.mean = self.scale[:2], torch.zeros(1)
+        self.row, self.call, self.settings = [self.one, self.two], self.run, {"sizes": [1, 2], (0, 1): self.stem}
+
+    def run(self, x: Tensor) -> Tensor:
+        for conv in self.row:
+            x = conv(x)
+        return x * self.scale + self.mean
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.call(self.settings[0, 1](x))
+
+
+def test_a_copy_is_as_deep_as_deepcopy_makes_it() -> None:
+    net = Wired().eval()
+    fine = ss.eliminate(net, "S1L0", input_size=32)
+    assert fine.row == [fine.one, fine.two] and fine.call.__self__ is fine and fine.settings[0, 1] is fine.stem
+    assert fine.two.weight is fine.one.weight is not net.one.weight
+    assert fine.settings["sizes"] == [1, 2] and fine.settings["sizes"] is not net.settings["sizes"]
+    assert fine.mean is not net.mean and list(fine.state_dict()) == list(net.state_dict())
+    with torch.no_grad():
+        assert error(fine.stem(image(32))[..., ::2, ::2], net.stem(image(32))) < 1e-5
+        for parameter in fine.parameters():
+            parameter.zero_()
+        assert net(image(32)).abs().max() > 0 == fine(image(32)).abs().max()
+
+
 class Levels(nn.Module):
     """Returns its maps as torchvision's pyramids do."""
 

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.zoo.coverage import failures, standing
+from tests.zoo.maps import differences, reason
 from tests.zoo.models import names
 from tests.zoo.sweep import sweep, write_page
 
@@ -37,3 +38,8 @@ def test_no_operated_network_is_silently_off_the_grid(rows):
 
 def test_the_witness_sees_the_strides_that_inspect_lists(rows):
     assert not [(row["name"], row["witness"]["open"]) for row in rows if row["witness"]["open"]]
+
+
+def test_maps_are_those_that_timm_lists_or_the_reason_is_known():
+    listed = [name.removeprefix("timm/") for name in names() if name.startswith("timm/")]
+    assert not [(name, found) for name in listed if bool(found := differences(name)) != bool(reason(name))]
