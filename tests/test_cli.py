@@ -111,7 +111,7 @@ def test_json_has_what_the_text_has(cli: Cli) -> None:
     assert [m["grid"] for m in rows[1]["maps"]] == [list(grid) for grid in expected[1].grids]
     assert data("compare", "S1L0", "--measure", "--rounds=2")["rows"][1]["latency"]["rounds"] == 2
     front = data("search", "--budget=9")["front"]
-    assert [c["macs"] for c in front] == [c.macs for c in ss.search(net(), 9.0, input_size=64)]
+    assert [(c["name"], c["macs"]) for c in front] == [(c.name, c.macs) for c in ss.search(net(), 9.0, input_size=64)]
     spent, counted = data("inspect", "--cost"), ss.cost(net(), 64)
     assert spent["peak_bytes"] == counted.peak_bytes
     assert sum(part["macs"] for part in spent["per_layer"]) == spent["macs"] == counted.macs

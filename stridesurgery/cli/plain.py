@@ -9,6 +9,7 @@ from typing import Any
 from stridesurgery.compare import Row
 from stridesurgery.cost import Cost
 from stridesurgery.latency import Timing
+from stridesurgery.search import Candidate
 
 
 @singledispatch
@@ -38,6 +39,11 @@ def _(value: Cost) -> Any:
         "per_layer": [_part(part, "layer") for part in value.per_layer().values()],
         "per_reduction": [_part(part, "reduction") for part in value.per_reduction().values()],
     }
+
+
+@plain.register
+def _(value: Candidate) -> Any:
+    return {"name": value.name, **{field.name: plain(getattr(value, field.name)) for field in fields(value)}}
 
 
 @plain.register

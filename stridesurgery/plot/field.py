@@ -47,7 +47,8 @@ def field(
 
     Raises:
         SurgeryError: what `eliminate` and `features` raise.
-        RequestError: the image has another size than the input, or the geometry of the map is not known.
+        RequestError: the image has another size than the input.
+        GridError: the cells are not evenly spaced, or the network hides where they look.
     """
     pixels = None if image is None else np.asarray(image)
     if pixels is not None and pixels.ndim not in (2, 3):
@@ -57,8 +58,6 @@ def field(
     h, w = rows[0].input_size
     if pixels is not None and pixels.shape[:2] != (h, w):
         raise RequestError(f"the image has {pixels.shape[0]}x{pixels.shape[1]} pixels and the input {h}x{w}")
-    if any(math.isnan(value) for row in rows for value in row.maps[0].geometry.offset):
-        raise RequestError(f"where the cells of {tap!r} look is hidden by an operator that is not understood")
     top, bottom, left, right = _view(rows)
     height = PANEL * (bottom - top) / (right - left)
     with rc_context({**STYLE, "axes.spines.left": False, "axes.spines.bottom": False}):
@@ -82,16 +81,20 @@ def _view(rows: Sequence[Row]) -> tuple[float, float, float, float]:
     return edges[0], edges[1], edges[2], edges[3]
 
 
+def _centres(row: Row) -> list[npt.NDArray[np.floating]]:
+    """Where the cells look, rows and columns, as `imshow` counts: the first pixel has its centre at 0."""
+    return [centres.numpy() - 0.5 for centres in row.maps[0].geometry.centres(row.grids[0])]
+
+
 def _middle(row: Row) -> tuple[float, float]:
     """Where the cell in the middle looks, (row, column) in pixels."""
-    y, x = (float(at[len(at) // 2]) - 0.5 for at in row.maps[0].geometry.centres(row.grids[0]))
+    y, x = (float(centres[len(centres) // 2]) for centres in _centres(row))
     return y, x
 
 
 def _draw(axes: Axes, row: Row, points: float) -> None:
     """Dots, the step and the receptive field; `points` of the page make a pixel."""
-    geometry, grid = row.maps[0].geometry, row.grids[0]
-    y, x = (np.arange(n) * step + at for n, step, at in zip(grid, geometry.step, geometry.offset, strict=True))
+    geometry, (y, x) = row.maps[0].geometry, _centres(row)
     dot = min(0.25 * min(geometry.step) * points, 3)
     x_all, y_all = (a.ravel() for a in np.meshgrid(x, y))
     axes.scatter(x_all, y_all, s=dot**2, c="white", edgecolors="black", linewidths=dot / 5, zorder=2)
