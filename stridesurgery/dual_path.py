@@ -9,8 +9,8 @@ import torch
 from torch import fx, nn
 
 from stridesurgery.errors import GridError, RequestError
-from stridesurgery.feature_info import Feature, FeatureInfo
-from stridesurgery.features import feature_of, finished, geometry_of, source_of, whole, with_output
+from stridesurgery.feature_info import Feature, FeatureInfo, geometry_of
+from stridesurgery.features import feature_of, finished, source_of, whole, with_output
 from stridesurgery.finer import first_phase, sample
 from stridesurgery.graph import RewrittenModel, copied
 from stridesurgery.layers import Place

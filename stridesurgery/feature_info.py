@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from stridesurgery.errors import GridError
+from stridesurgery.geometry import Geometry
+from stridesurgery.layers import Place
 from stridesurgery.trace import Key
 
 Sides = tuple[float, float]  # (rows, columns)
@@ -64,6 +66,21 @@ class MapGeometry:
             )
         )
         return rows, columns
+
+
+def geometry_of(rows: Geometry, columns: Geometry) -> MapGeometry:
+    """The geometry of a map from that of its axes."""
+    return MapGeometry(
+        step=(rows.step, columns.step),
+        offset=(rows.offset, columns.offset),
+        receptive_field=(rows.receptive_field, columns.receptive_field),
+    )
+
+
+def reduction_of(place: Place) -> Sides:
+    """Nominal input pixels per cell of a map, whole numbers as such."""
+    rows, columns = (int(r) if r.denominator == 1 else float(r) for r in place.whole.reduction)
+    return rows, columns
 
 
 @dataclass(frozen=True)

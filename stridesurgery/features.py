@@ -7,8 +7,7 @@ from torch import fx, nn
 
 from stridesurgery.aliasing import is_overwritten, lasting_memory
 from stridesurgery.errors import GridError
-from stridesurgery.feature_info import Feature, FeatureInfo, MapGeometry, Source
-from stridesurgery.geometry import Geometry
+from stridesurgery.feature_info import Feature, FeatureInfo, Source, geometry_of, reduction_of
 from stridesurgery.graph import RewrittenModel, copied, rewritten
 from stridesurgery.operate import check_alike, copied_model, holds_sizes
 from stridesurgery.phases import whole_map
@@ -52,23 +51,13 @@ def features(
 
 def feature_of(tap: Tap) -> Feature:
     """What is known of a map that is taken out."""
-    rows, columns = (int(r) if r.denominator == 1 else float(r) for r in tap.place.whole.reduction)
-    geometry = geometry_of(*tap.place.whole.geometry)
-    return Feature(tap.name, tap.module, tap.channels, (rows, columns), geometry, (source_of(tap, "operated"),))
+    reduction, geometry = reduction_of(tap.place), geometry_of(*tap.place.whole.geometry)
+    return Feature(tap.name, tap.module, tap.channels, reduction, geometry, (source_of(tap, "operated"),))
 
 
 def source_of(tap: Tap, network: str) -> Source:
     """Where a map that is taken out comes from."""
     return Source(tap.name, network, tap.node.meta["key"], tap.channels, tap.channel_axis)
-
-
-def geometry_of(rows: Geometry, columns: Geometry) -> MapGeometry:
-    """The geometry of a map from that of its axes."""
-    return MapGeometry(
-        step=(rows.step, columns.step),
-        offset=(rows.offset, columns.offset),
-        receptive_field=(rows.receptive_field, columns.receptive_field),
-    )
 
 
 def tapped(analysis: Analysis, taps: Sequence[Tap]) -> fx.Graph:

@@ -4,6 +4,7 @@ A value is *closed* if everything computed after it is computed from it alone: n
 of a layer is a closed one, so inside a residual or parallel block there is none.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -125,8 +126,9 @@ def ends_of(node: fx.Node, own: bool = False) -> list[str]:
 
 
 def depth(path: str) -> int:
-    """How many modules a path leads through."""
-    return path.count(".") + path.count("[")
+    """How many modules a path leads through; a key of what one returns (`body[layer1.0]`) is one step."""
+    plain = re.sub(r"\[[^]]*]", "[", path)
+    return plain.count(".") + plain.count("[")
 
 
 def outermost(candidates: Sequence[fx.Node]) -> fx.Node:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import fx, nn
 
 from stridesurgery.errors import GridError, ModelError, OperatorError, RequestError, TraceError
+from stridesurgery.feature_info import FeatureInfo, geometry_of, reduction_of
 from stridesurgery.graph import RewrittenModel, copied, rewritten
 from stridesurgery.grid import GridCheck, check_grid
 from stridesurgery.operators import FUNCTIONS, MODULES, Operator, arguments
@@ -20,7 +21,7 @@ from stridesurgery.report import Analysis, Pair, analyse
 from stridesurgery.request import requested
 from stridesurgery.skeleton import duplicate, without_weights
 from stridesurgery.surgery import Surgery
-from stridesurgery.trace import BATCH, Key, Shape, Traced
+from stridesurgery.trace import BATCH, Key, Shape, Traced, returned
 
 
 def eliminate(
@@ -102,6 +103,8 @@ def operate(
     if isinstance(trial, RewrittenModel) and as_graph:
         operated = rewritten(operated, trial.graphs[True], trial.graphs[False], trial.only_at)
     update_records(operated, planned)
+    if isinstance(info := getattr(operated, "feature_info", None), FeatureInfo):
+        operated.feature_info = _refreshed(info, operated, analysis.traced.size)  # type: ignore[assignment]
     operated.surgery = replace(surgery, after=before)  # type: ignore[assignment]
     return operated
 
@@ -296,6 +299,19 @@ def update_records(model: nn.Module, planned: Plan) -> None:
         stride = vars(module).get("output_stride")
         if isinstance(stride, int) and not isinstance(stride, bool):
             module.output_stride = _new_reduction(stride, planned)
+
+
+def _refreshed(info: FeatureInfo, operated: nn.Module, size: Pair) -> FeatureInfo:
+    """What there is to know of the maps of an operated model that returns them."""
+    analysis = analyse(operated, size)
+    maps: Any = returned(analysis.traced.graph)[0].args[0]
+    places = {feature: analysis.places[maps[feature.name]] for feature in info.features}
+    return FeatureInfo(
+        tuple(
+            replace(feature, reduction=reduction_of(place), geometry=geometry_of(*place.whole.geometry))
+            for feature, place in places.items()
+        )
+    )
 
 
 def _new_reduction(old: Any, planned: Plan) -> Any:

@@ -2,6 +2,7 @@
 
 import copy
 import io
+from typing import Any
 
 import pytest
 import timm
@@ -11,7 +12,7 @@ from torch import nn
 import stridesurgery as ss
 from tests.conftest import Case
 from tests.models import create, image
-from tests.watch import outputs_of
+from tests.watch import error, outputs_of
 from tests.zoo.maps import differences, weightless
 
 
@@ -166,6 +167,34 @@ def test_operated_models_give_their_finer_maps(form: str) -> None:
     with torch.no_grad():
         found = maps(image(64))
     assert [tuple(m.shape[2:]) for m in found.values()] == [(32, 32), (4, 4)]
+
+
+@pytest.mark.parametrize("options", [{}, {"form": "graph"}, {"dilate": True}, {"axis": "w"}])
+def test_a_model_of_maps_that_is_operated_tells_what_its_maps_are(options: dict[str, Any]) -> None:
+    net = create("resnet18")
+    later = ss.eliminate(ss.features(net, ("layer1", "layer3"), input_size=64), S=1, input_size=64, **options)
+    sooner = ss.features(ss.eliminate(net, S=1, input_size=64, **options), ("layer1", "layer3"), input_size=64)
+    assert repr(later.feature_info) == repr(sooner.feature_info)  # a step may be nan
+    with torch.no_grad():
+        for name, found in later(image(64)).items():
+            assert error(found, sooner(image(64))[name]) < 1e-5
+
+
+class Detector(nn.Module):
+    """A head on a model that returns maps."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body, self.head = body, nn.Conv2d(48, 4, 3, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x)["blocks.4"])
+
+
+def test_maps_of_a_body_have_the_bodys_names() -> None:
+    net = Detector(ss.features(create("mobilenetv2_050"), input_size=64)).eval()
+    names = ss.features(net, input_size=64).feature_info.module_name()
+    assert names == ["body[blocks.0]", "body[blocks.1]", "body[blocks.2]", "body[blocks.4]", "head"]
 
 
 def test_saved_and_copied() -> None:
