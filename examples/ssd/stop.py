@@ -1,5 +1,6 @@
 """A run that is told to stop ends in order."""
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ class Stop:
         self.signal: int | None = None
         self.told_at = 0.0
         self.nothing_to_save = False
+        self.process = os.getpid()
 
     @property
     def code(self) -> int:
@@ -46,6 +48,8 @@ class Stop:
             self.nothing_to_save = False
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self.process:
+            return  # a worker, just forked: what it means is for the process that trains to say
         again = self.signal is not None
         if again and time.monotonic() - self.told_at < SAME:
             return
@@ -55,5 +59,5 @@ class Stop:
 
 
 def left_to_parent(worker: int) -> None:
-    """For workers that read images: Ctrl-C reaches them too, but what it means is for the training process to say."""
+    """For workers that read images: Ctrl-C reaches them too, but is for the process that trains."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
