@@ -384,16 +384,20 @@ def test_a_detector_on_the_pyramid_of_any_model(name: str) -> None:
     check_losses(model)
 
 
-def test_a_dilated_pyramid_keeps_the_features() -> None:
+@pytest.mark.parametrize("layer, even", [(6, True), (0, False)])
+def test_a_dilated_pyramid_keeps_the_features(layer: int, even: bool) -> None:
     net = awake(timm.create_model("resnet18")).eval()
-    taps = ["layer2", "layer3"]
-    plain = pyramid(net, None, 16, taps=taps)
-    fine = pyramid(net, ss.Surgery(1, (0,), dilate=True), 16, taps=taps)
+    plain = pyramid(net, None, 16, taps=["layer2"])
+    fine = pyramid(net, ss.Surgery(1, (layer,), dilate=True), 16, taps=["layer2"])
     x = torch.rand(1, 3, 64, 96)
     with torch.inference_mode():
         for old, new in zip(plain.eval().body(x).values(), fine.eval().body(x).values(), strict=True):
             torch.testing.assert_close(new[..., ::2, ::2], old, rtol=1e-4, atol=1e-5)
-    assert [la.looks.step for la in fine.levels((64, 96))] == [(4, 4), (8, 8), (16, 16)]
+    if even:
+        assert [la.looks.step for la in fine.levels((64, 96))] == [(4, 4), (8, 8)]
+    else:
+        with pytest.raises(ValueError, match="not evenly spaced"):
+            faster_rcnn(fine, num_classes=4, **RESIZED)
 
 
 # ---- segmentation

@@ -76,6 +76,11 @@ def check_looks(levels: Sequence[Level]) -> None:
                 raise ValueError(
                     f"map {level.name} hides where its cells look; tap a map before the operator that does"
                 )
+            if math.isnan(step):
+                raise ValueError(
+                    f"the cells of map {level.name} are not evenly spaced: dilate the last strides before it, not one "
+                    "that a later stride follows"
+                )
             if offset + 0.5 < -step / 2:
                 raise ValueError(
                     f"the first cell of map {level.name} looks at pixel {offset:g}, outside the image, because coarser "
