@@ -43,8 +43,9 @@ def _rows(path: Path) -> list[list[str]]:
     """The rows under the header; one that was cut off while being written is none."""
     if not path.is_file():
         return []
-    with path.open(newline="") as table:
-        rows = list(csv.reader(line for line in table if line.endswith("\n")))
+    with path.open(newline="", errors="replace") as table:
+        # A power cut may leave a line without its end, or zeros.
+        rows = list(csv.reader(line for line in table if line.endswith("\n") and "\0" not in line))
     return [row for row in rows[1:] if row and len(row) == len(rows[0]) and row[0].isdigit()]
 
 

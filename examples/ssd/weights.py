@@ -92,7 +92,10 @@ def read(path: Path) -> Mapping[str, Tensor]:
         raise CheckpointError(f"{path} holds no weights that can be read: {first_line(problem)}") from problem
     if not is_state(state):
         parts = ", ".join(map(str, list(state)[:4])) if isinstance(state, Mapping) else type(state).__name__
-        raise CheckpointError(f"{path} holds no state_dict, tensors by name, but {parts}; save the state_dict alone.")
+        raise CheckpointError(
+            f"{path} holds no state_dict, tensors by name, but {parts}; save the state_dict alone. (A detector's "
+            "checkpoint goes with --init-from.)"
+        )
     return state
 
 

@@ -93,7 +93,7 @@ def test_a_new_run_in_the_folder_of_an_old_one_starts_its_tables_anew(tmp_path: 
 
 
 def test_a_row_that_was_cut_off_is_no_row(tmp_path: Path) -> None:
-    (tmp_path / "training.csv").write_text("step,loss\n0,1.5\n1,2.5\n2,3")  # of 3.5
+    (tmp_path / "training.csv").write_bytes(b"step,loss\n0,1.5\n\0\0\n\xff,1\n1,2.5\n2,3")  # of 3.5
     journal = Journal(tmp_path, 3, tensorboard=False)
     assert journal.has("training", 1) and not journal.has("training", 2)
     journal.write("training", 3, {"loss": 4.5})
