@@ -139,8 +139,8 @@ def _one_of_each_reduction(values: Values) -> tuple[Tap, ...]:
     taps = [_tap(values, module_of(node), node) for node in stage_ends(values)]
     if not taps:
         raise RequestError(
-            "no stage of the model returns a map: it has no layers, or works on tokens or on several maps at once. Name "
-            "modules as taps"
+            "no stage of the model returns a map: it has no layers, or works on tokens or on several maps at once. "
+            "Name modules as taps"
         )
     names = [tap.name for tap in taps]
     return tuple(replace(t, name=_call_name(values, t)) if names.count(t.name) > 1 else t for t in taps)
