@@ -14,11 +14,12 @@ from pathlib import Path
 from examples.ssd import counting, synthetic, train
 from examples.ssd.annotations import find_split, read_annotations
 from examples.ssd.checkpoint import detector
+from examples.ssd.custom import configuration_for
 from examples.ssd.data import Share
 from examples.ssd.evaluate import TITLES, as_row, detect_all, evaluated
 from examples.ssd.formatting import as_table
 from examples.ssd.processes import Processes
-from examples.ssd.programs import positive, run, wanted_device
+from examples.ssd.programs import new_folder, positive, run, wanted_device
 
 SIZE = 160  # pixels; the shapes are drawn on 320
 
@@ -59,9 +60,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=positive, default=12, help="(default: %(default)s)")
     parser.add_argument("--images", type=positive, default=600, help="to train on (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="(default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("demonstration"), help="folder (default: %(default)s)")
+    parser.add_argument("--out", type=new_folder, default=Path("demonstration"), help="folder (default: %(default)s)")
     arguments = parser.parse_args(argv)
     everyone = Processes(Share(), wanted_device(arguments.device))
+    for surgery in arguments.surgeries:
+        configuration_for(arguments.backbone, surgery, SIZE)  # what cannot be built is told before minutes of training
     data = shapes(arguments.out / "shapes", arguments.images, max(1, arguments.images // 6))
     rows = []
     for name, surgery in [("base", None), *((s, s) for s in arguments.surgeries)]:
