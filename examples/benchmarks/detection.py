@@ -124,7 +124,10 @@ def suppression_calls(theirs: TorchvisionSSD, priors: Tensor, batch: int, size: 
         heads = {"bbox_regression": offsets, "cls_logits": logits}
         return theirs.postprocess_detections(heads, anchors, [(size, size)] * batch)
 
-    return inference(lambda: detections(offsets, logits, priors, limits)), inference(their_call)
+    def our_call() -> object:
+        return detections(offsets, logits.softmax(dim=2)[..., 1:], priors, limits)
+
+    return inference(our_call), inference(their_call)
 
 
 def evaluation_calls(ours: model.SSD, theirs: TorchvisionSSD, images: Tensor) -> tuple[Call, Call]:

@@ -21,7 +21,7 @@ from examples.ssd.configurations import Configuration, Recipe, find
 from examples.ssd.data import Share
 from examples.ssd.loop import run_epoch
 from examples.ssd.model import SSD
-from examples.ssd.options import Options
+from examples.ssd.options import AMP, Options
 from examples.ssd.processes import Processes
 from examples.ssd.programs import positive, run, wanted_device
 from examples.ssd.stock import load_stock
@@ -41,6 +41,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=20, help="(default: %(default)s)")
     parser.add_argument("--batch", type=positive, default=32, help="images a step (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=1e-3, help="(default: %(default)s)")
+    parser.add_argument("--amp", choices=tuple(AMP), default="off", help="mixed precision (default: off)")
     parser.add_argument("--first", type=positive, help="train on so many images only")
     parser.add_argument("--device", default="cpu", help="(default: %(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="processes that read images (default: %(default)s)")
@@ -58,6 +59,7 @@ def settings(arguments: argparse.Namespace, images: int) -> dict[str, Any]:
         "steps": arguments.epochs * (images // min(arguments.batch, images)),
         "rate": arguments.lr,
         "augmented": True,
+        "amp": arguments.amp,
     }
 
 
@@ -72,7 +74,7 @@ def train_row(
     """The network after the last step; a run that was stopped goes on."""
     everyone, stop = Processes(Share(), wanted_device(arguments.device)), Stop()
     recipe = Recipe(learning_rate=arguments.lr, epochs=arguments.epochs, batch=arguments.batch)
-    options = Options(seed=seed, workers=arguments.workers, channels_last=True)
+    options = Options(seed=seed, workers=arguments.workers, channels_last=True, amp=arguments.amp)
     training = Training(ssd, described(row), recipe, annotations, everyone, options, folder, stop)
     if training.checkpoint.is_file():
         training.resume()

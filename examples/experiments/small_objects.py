@@ -17,6 +17,7 @@ from examples.ssd import train
 from examples.ssd.annotations import find_split, read_annotations
 from examples.ssd.checkpoint import detector
 from examples.ssd.configurations import ROWS as CONFIGURATIONS
+from examples.ssd.options import AMP
 from examples.ssd.programs import existing_file, positive, run
 from examples.training_free import data_folder
 
@@ -35,6 +36,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=positive, default=32, help="images a step, of every row (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=1e-3, help="(default: %(default)s)")
     parser.add_argument("--warmup", type=int, default=0, help="epochs (default: %(default)s)")
+    parser.add_argument("--amp", choices=tuple(AMP), default="off", help="mixed precision (default: off)")
     parser.add_argument("--no-augment", action="store_true", help="resize only")
     parser.add_argument("--first", type=positive, help="train on so many images only")
     parser.add_argument("--weights", type=existing_file, help=f"of the backbone (default: {WEIGHTS})")
@@ -56,6 +58,7 @@ def settings(arguments: argparse.Namespace, images: int) -> dict[str, Any]:
         "rate": arguments.lr,
         "warmup": arguments.warmup,
         "augmented": not arguments.no_augment,
+        "amp": arguments.amp,
     }
 
 
@@ -72,7 +75,7 @@ def train_row(row: str, seed: int, arguments: argparse.Namespace, folder: Path) 
     data = arguments.data / "smallobj" / arguments.set
     weights = arguments.weights or arguments.data / "weights" / WEIGHTS
     recipe = ["--epochs", arguments.epochs, "--batch", arguments.batch, "--lr", arguments.lr]
-    recipe += ["--warmup", arguments.warmup]
+    recipe += ["--warmup", arguments.warmup, "--amp", arguments.amp]
     how = ["--seed", seed, "--device", arguments.device, "--workers", arguments.workers, "--eval-every", 0]
     flags = ["--channels-last"] + ["--no-augment"] * arguments.no_augment
     flags += ["--first", arguments.first] * (arguments.first is not None)

@@ -11,14 +11,18 @@ from itertools import accumulate
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
+from torchvision.ops import sigmoid_focal_loss
 
 import stridesurgery as ss
+from examples.ssd.boxes import encode
 from examples.ssd.heads import Heads
+from examples.ssd.loss import Losses, match
 from examples.ssd.model import SSD
 from examples.ssd.stock import HIGH_TAP, INPUT_SIZE, LOW_TAP, StockSSD
-from examples.ssd.stock_boxes import SCALES, anchor_sizes, anchors, learned_centres, six_layers
+from examples.ssd.stock_boxes import SCALES, anchor_sizes, anchors, learned_centres, six_layers, usual_centres
 
 FINE = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)  # the paper's rule: a map of a step has the boxes of that step
 SPLIT = (0.1, 0.2, 0.5, 0.65, 0.8, 0.95, 1.0)  # the maps after the second are those of the original
@@ -69,10 +73,7 @@ class Extras(nn.Module):
 
 
 class StockHeads(nn.Module):
-    """The heads as `examples.ssd` reads them: a softmax over the background, which scores 0, and 80 categories.
-
-    Trained for a sigmoid each, the scores are nearly the same as long as one category is likely.
-    """
+    """The heads as `examples.ssd` reads them, for the categories that are asked for."""
 
     def __init__(self, heads: nn.ModuleList, category_ids: Sequence[int]) -> None:
         super().__init__()
@@ -80,12 +81,35 @@ class StockHeads(nn.Module):
         self.classes = 1 + len(category_ids)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """maps: (N, C, H, W). Returns offsets (N, P, 4) and logits (N, P, classes)."""
+        """maps: (N, C, H, W). Returns offsets (N, P, 4) and logits (N, P, classes - 1): the background has none."""
         pairs = list(zip(self.heads, maps, strict=True))
         offsets = torch.cat([_by_anchor(head.get_submodule("box")(m), 4) for head, m in pairs], dim=1)
         scores = torch.cat([_by_anchor(head.get_submodule("cls")(m), 91) for head, m in pairs], dim=1)
-        background = torch.zeros_like(scores[..., :1])
-        return offsets[..., _TO_SSD], torch.cat([background, scores[..., self.category_ids]], dim=2)
+        return offsets[..., _TO_SSD], scores[..., self.category_ids]
+
+
+class StockDetector(SSD):
+    """A detector of one sigmoid a category, trained as it was trained before.
+
+    The focal loss (Lin et al. 2017, alpha 0.75, gamma 2) over all priors, and offsets that count a quarter, are those
+    of TensorFlow's `ssd_mobilenet_v1_0.75_depth_300x300_coco14_sync.config`.
+    """
+
+    def scores(self, logits: Tensor) -> Tensor:
+        return logits.float().sigmoid()
+
+    def losses(self, offsets: Tensor, logits: Tensor, boxes: Tensor, labels: Tensor, counts: Sequence[int]) -> Losses:
+        matched = match(self.priors, boxes, counts)
+        positive = matched >= 0
+        rows = matched[positive]
+        targets = torch.zeros_like(logits, dtype=torch.float)
+        targets[positive] = F.one_hot(labels[rows] - 1, logits.shape[2]).float()
+        wanted = encode(boxes[rows], self.priors.expand(len(matched), -1, -1)[positive])
+        return Losses(
+            boxes=F.smooth_l1_loss(offsets.float()[positive], wanted, reduction="sum") / 4,
+            classes=sigmoid_focal_loss(logits.float(), targets, alpha=0.75, gamma=2, reduction="sum"),
+            positives=positive.sum(),
+        )
 
 
 def _by_anchor(x: Tensor, values: int) -> Tensor:
@@ -93,7 +117,7 @@ def _by_anchor(x: Tensor, values: int) -> Tensor:
     return x.permute(0, 2, 3, 1).reshape(len(x), -1, values)
 
 
-def build(row: Row, stock: StockSSD, category_ids: Sequence[int]) -> SSD:
+def build(row: Row, stock: StockSSD, category_ids: Sequence[int]) -> StockDetector:
     """The network of a row with the stock detector's weights; `stock` is left alone."""
     net = copy.deepcopy(stock).requires_grad_(True)
     places = _places(row, net)
@@ -108,7 +132,7 @@ def build(row: Row, stock: StockSSD, category_ids: Sequence[int]) -> SSD:
         _rebase(cast(nn.Conv2d, head.get_submodule("box")), level, row)
     root = f"large.{HIGH_TAP}" if row.combine == "split" else None
     heads = cast(Heads, StockHeads(net.heads, category_ids))
-    ssd = SSD(features, Extras(net.extras, root), heads, row.size)
+    ssd = StockDetector(features, Extras(net.extras, root), heads, row.size)
     ssd.mean.fill_(128)
     ssd.std.fill_(128)
     ssd.priors = places[:, _TO_SSD]  # not clipped: the detector was trained so
@@ -135,7 +159,7 @@ def _inputs(head: nn.Module) -> int:
 
 
 def _places(row: Row, net: StockSSD) -> Tensor:
-    """The anchors (P, 4), where the predictors have learned them to be: see `stock_boxes.learned_centres`."""
+    """The anchors (P, 4): on the finer maps where `stock_boxes.learned_centres` puts them, else the predictors' own."""
     trained = six_layers(net, INPUT_SIZE)
     finer = copy.copy(net)
     if row.surgery is not None:
@@ -144,8 +168,8 @@ def _places(row: Row, net: StockSSD) -> Tensor:
     if not row.padded:
         _unpad(cast(nn.Conv2d, finer.extras[-1].get_submodule("conv")), finer.extras[-1])
     layers = six_layers(finer, row.size)
-    mixed = (*layers[: row.finer_maps], *trained[row.finer_maps :])
-    return anchors(learned_centres(mixed, row.size, trained, INPUT_SIZE), scales=row.scales)
+    learned = learned_centres(layers, row.size, trained, INPUT_SIZE)[: row.finer_maps]
+    return anchors([*learned, *usual_centres(trained)[row.finer_maps :]], scales=row.scales)
 
 
 def _rebase(box: nn.Conv2d, level: int, row: Row) -> None:

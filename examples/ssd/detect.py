@@ -34,7 +34,7 @@ def detect(known: Detector, picture: Image.Image, device: torch.device) -> Detec
     """What a detector finds in one image; boxes are shares of the image."""
     pixels = augment.for_testing(known.row.size)(VF.pil_to_tensor(picture))
     offsets, logits = known.ssd(known.ssd.prepare(pixels[None].to(device)))
-    return detections(offsets, logits, known.ssd.priors)[0]
+    return detections(offsets, known.ssd.scores(logits), known.ssd.priors)[0]
 
 
 def drawn(picture: Image.Image, found: Detections, names: Sequence[str], threshold: float) -> Tensor:

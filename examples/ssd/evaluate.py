@@ -46,7 +46,8 @@ def predict(
     found = []
     for batch in batches:
         offsets, logits = ssd(ssd.prepare(batch.images.to(device, non_blocking=True)))
-        for position, of_image in zip(batch.positions, detections(offsets, logits, ssd.priors, limits), strict=True):
+        of_images = detections(offsets, ssd.scores(logits), ssd.priors, limits)
+        for position, of_image in zip(batch.positions, of_images, strict=True):
             record = annotations.records[position]
             scale = torch.tensor([record.width, record.height, record.width, record.height])
             corners = (of_image.boxes.cpu() * scale).tolist()

@@ -11,6 +11,7 @@ from examples.ssd import backbones, geometry, pelee, priors, rfb
 from examples.ssd.configurations import Configuration
 from examples.ssd.errors import RequestError
 from examples.ssd.heads import Heads
+from examples.ssd.loss import Losses, losses
 from examples.ssd.neck import neck_for
 from examples.ssd.priors import Cells
 
@@ -63,6 +64,14 @@ class SSD(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """images: as `prepare` returns them. Returns offsets (N, P, 4) and logits (N, P, classes)."""
         return cast(tuple[Tensor, Tensor], self.heads(self.maps(images)))
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """How sure the detector is of each class but the background, (N, P, classes - 1)."""
+        return logits.float().softmax(dim=2)[..., 1:]
+
+    def losses(self, offsets: Tensor, logits: Tensor, boxes: Tensor, labels: Tensor, counts: Sequence[int]) -> Losses:
+        """What `forward` returned beside the objects of the images, as `loss.losses` has it."""
+        return losses(offsets, logits, self.priors, boxes, labels, counts)
 
 
 def build(row: Configuration, classes: int = COCO_CLASSES, backbone: nn.Module | None = None) -> SSD:

@@ -32,9 +32,11 @@ class Detections:
 PAPER = Limits()
 
 
-def detections(offsets: Tensor, logits: Tensor, priors: Tensor, limits: Limits = PAPER) -> list[Detections]:
-    """offsets: (N, P, 4); logits: (N, P, C); priors: (P, 4) centre and size. Returns one for each image."""
-    scores = logits.float().softmax(dim=2)[..., 1:]
+def detections(offsets: Tensor, scores: Tensor, priors: Tensor, limits: Limits = PAPER) -> list[Detections]:
+    """offsets: (N, P, 4); scores: (N, P, C - 1), the background left out; priors: (P, 4) centre and size.
+
+    Returns one for each image.
+    """
     boxes = decode(offsets.float(), priors).clamp(0, 1)
     return [_of_image(b, s, limits) for b, s in zip(boxes, scores, strict=True)]
 

@@ -17,7 +17,6 @@ from examples.ssd.average import Average
 from examples.ssd.configurations import Configuration, Recipe
 from examples.ssd.data import Batch, Epoch, Images
 from examples.ssd.errors import CheckpointError, RequestError, TrainingError
-from examples.ssd.loss import losses
 from examples.ssd.model import SSD
 from examples.ssd.options import AMP, Options, norms, prepared, wrapped
 from examples.ssd.processes import Processes
@@ -116,7 +115,7 @@ class Training:
             images = images.contiguous(memory_format=torch.channels_last)
         with self.norms, torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
             offsets, logits = self.net(images)
-        own = losses(offsets, logits, self.ssd.priors, batch.boxes, batch.labels, batch.counts)
+        own = self.ssd.losses(offsets, logits, batch.boxes, batch.labels, batch.counts)
         sums = torch.stack([v.detach().float() for v in (own.boxes, own.classes, own.positives)])
         boxes, classes, positives = self.everyone.summed(sums.cpu().double()).tolist()
         positives = max(1.0, positives)

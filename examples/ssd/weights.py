@@ -136,13 +136,13 @@ def vgg_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def wake_norms(net: nn.Module, images: Tensor) -> int:
-    """Give batch norms that do nothing the statistics of what they see, and the scale that undoes them.
+    """Give batch norms that only add a bias the statistics of what they see, and the scale that undoes them.
 
-    Converted weights often have their norms folded into the convolutions; in train mode such a norm would shift and
-    scale a finished network. Afterwards it computes what it did before, in either mode. images: (N, 3, H, W), as the
-    network takes them. Returns how many were woken.
+    Converted weights often have their norms folded into the convolutions, all but the bias; in train mode such a norm
+    would shift and scale a finished network. Afterwards it computes what it did before, in either mode.
+    images: (N, 3, H, W), as the network takes them. Returns how many were woken.
     """
-    asleep = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d) and _does_nothing(m)]
+    asleep = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d) and _is_folded(m)]
     was_training = net.training
     with _statistics(asleep) as seen, torch.inference_mode():
         net.eval()(images)
@@ -154,17 +154,17 @@ def wake_norms(net: nn.Module, images: Tensor) -> int:
                 "running_mean": mean,
                 "running_var": variance,
                 "weight": (variance + norm.eps).sqrt(),
-                "bias": mean,
+                "bias": mean + norm.bias,
             }
         )
     return len(seen)
 
 
-def _does_nothing(norm: nn.BatchNorm2d) -> bool:
+def _is_folded(norm: nn.BatchNorm2d) -> bool:
+    """Whether it takes nothing away and scales by 1."""
     if norm.running_mean is None or norm.running_var is None or norm.weight is None:
         return False
-    still = (norm.running_mean == 0).all() and (norm.bias == 0).all()
-    return bool(still and torch.allclose(norm.running_var, norm.weight**2, atol=2e-3))
+    return bool((norm.running_mean == 0).all() and torch.allclose(norm.running_var, norm.weight**2, atol=2e-3))
 
 
 @contextmanager

@@ -194,7 +194,8 @@ def test_vgg_keeps_every_third_row_and_every_fourth_output() -> None:
 
 def test_folded_norms_wake_and_change_nothing() -> None:
     torch.manual_seed(0)
-    conv, norm = torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8)
+    conv, norm = torch.nn.Conv2d(3, 8, 3, bias=False), torch.nn.BatchNorm2d(8)
+    norm.bias.data.normal_()  # what is left of a folded norm
     net = torch.nn.Sequential(conv, norm, torch.nn.ReLU()).eval()
     images = torch.randn(16, 3, 20, 20) + 0.5
     before = net(images)
