@@ -4,7 +4,8 @@
     python -m examples.experiments.fine_tuning --work runs --rows base S1L0 --seeds 0 --first 300 --epochs 3 --batch 4
 
 Trains on `coco_train`, evaluates on `coco_public`. A run that was stopped goes on with the same command; a row whose
-result is there is skipped. With --epochs 0 nothing is trained: where every row starts.
+result is there is skipped. With --epochs 0 nothing is trained: where every row starts; run before the rest, the rest is
+compared with it.
 """
 
 import argparse
@@ -31,7 +32,8 @@ from examples.training_free import data_folder
 
 APART = ("person", "car")
 SETS = ("coco_train", "coco_public")
-BASE = "base"
+UNTRAINED = "untrained"
+RIVALS = ("base", "Size600")  # what the others are compared with: the base, and what costs as much as S1L0
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -80,7 +82,7 @@ def train_row(
         training.resume()
     with stop.on_signals():
         while not training.finished:
-            if not run_epoch(training, None):
+            if not run_epoch(training, None, shown=True):
                 sys.exit(f"Stopped; {training.checkpoint} holds the run, the same command goes on with it.")
     return training.ssd
 
@@ -91,24 +93,27 @@ def measure(row: Row, seed: int, arguments: argparse.Namespace) -> None:
     annotations = read_annotations(train).with_objects()
     annotations = replace(annotations, records=annotations.records[: arguments.first])
     same = settings(arguments, len(annotations.records))
-    kind = f"seed{seed}" if arguments.epochs else "untrained"
+    kind = f"seed{seed}" if arguments.epochs else UNTRAINED
     name = f"{row.name}-{kind}"
     record = arguments.results / "fine_tuning" / f"{name}.json"
     if records.is_done(record, same):
         print(f"{record} is there.")
         return
 
-    def kept(of: str) -> Path:
-        return arguments.work / "fine_tuning" / f"{of}-{kind}" / "detections.json"
+    def kept(of: str, how: str = kind) -> Path:
+        return arguments.work / "fine_tuning" / f"{of}-{how}" / "detections.json"
 
     folder = kept(row.name).parent
-    ssd = build(row, load_stock(arguments.data / "weights"), annotations.categories.ids)
+    ssd: SSD = build(row, load_stock(arguments.data / "weights"), annotations.categories.ids)
     if arguments.epochs:
         ssd = train_row(ssd, row, seed, annotations, arguments, folder)
     result = trained.evaluated(ssd, val, arguments.device, kept(row.name), APART)
     facts = trained.described(ssd, row.size, result, arguments.device)
-    base = {} if row.name == BASE else trained.differences(result, BASE, kept(BASE), val)
-    records.write(record, {"row": row.name, "seed": seed, "settings": same, "differences": base, **facts})
+    rivals = {other: kept(other) for other in RIVALS if other != row.name}
+    if arguments.epochs:
+        rivals["itself before training"] = kept(row.name, UNTRAINED)
+    compared = trained.differences(result, rivals, val)
+    records.write(record, {"row": row.name, "seed": seed, "settings": same, "differences": compared, **facts})
     print(f"{record}: AP {facts['figures']['ap'][0]:.1f}", flush=True)
 
 

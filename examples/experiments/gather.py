@@ -1,4 +1,4 @@
-"""Write docs/results.md and its plots from the records in docs/results.
+"""Write docs/results.md, its plots and the README's figures from the records in docs/results.
 
     python -m examples.experiments.gather
 
@@ -8,10 +8,12 @@ Nothing is measured here, and nothing on the page is typed by hand: rows that we
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from examples.experiments import bootstrap, records
-from examples.experiments.page import conclusions, plots, sections
+from examples.experiments.page import conclusions, headline, plots, sections
 from examples.experiments.page.reading import all_in, code, in_order
+from examples.experiments.pictures import PAIRS, file_name
 from examples.ssd.files import write_atomically
 from examples.ssd.programs import run
 
@@ -29,7 +31,7 @@ def page(results: Path) -> str:
         rows = in_order(free, sections.FREE_ROWS)
         plots.against_compute(rows, results / "training_free.png")
         plots.sweeps(rows, results / "size_bound.png")
-        parts += [conclusion(free, times), sections.training_free(free)]
+        parts += [conclusion(free, tuned, sets, times), sections.training_free(free)]
     if norms:
         parts.append(sections.recalibrated(norms))
     if tuned:
@@ -44,7 +46,7 @@ def page(results: Path) -> str:
         parts.append(sections.latency(times))
     if checks:
         parts.append(sections.checked(checks))
-    parts.append(PICTURES)
+    parts.append(pictures_of(results))
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
@@ -59,16 +61,28 @@ deviations of {{resamples}} bootstrap resamples); differences are of the same re
 in common cancels. Compute is counted as the paper counts it (`examples.ssd.counting`), in 10^9 multiply-accumulates
 an image."""
 
-PICTURES = f"""## Pictures
+
+def pictures_of(results: Path) -> str:
+    shown = [f"![{title}](results/{file_name(title)})" for title in PAIRS if (results / file_name(title)).is_file()]
+    return "\n\n".join(
+        [
+            f"""## Pictures
 
 {code("pictures --work runs")} draws the photographs with most objects that only the
-fine path finds, and with most that the detector finds and the fine path alone loses. They are no part of this page:
-the photographs have their own licences."""
+fine path finds, and with most that the detector finds and the fine path alone loses. The photographs have their own
+licences and are no part of this page: below, annotated boxes stand for them.""",
+            *shown,
+        ]
+    )
 
 
-def conclusion(free: dict, times: dict) -> str:
-    lines = "\n".join(f"- {line}" for line in (*conclusions.choices(free), *conclusions.cost(times)))
-    paper = "\n".join(f"- {line}." for line in conclusions.against_the_paper(free))
+def conclusion(
+    free: dict[str, Any], tuned: dict[str, Any], sets: dict[str, dict[str, Any]], times: dict[str, Any]
+) -> str:
+    said = (*conclusions.choices(free), *conclusions.tuned(tuned), *conclusions.small_sets(sets))
+    lines = "\n".join(f"- {line}" for line in (*said, *conclusions.cost(times)))
+    beside = [*conclusions.untrained_beside_paper(free), *conclusions.tuned_beside_paper(tuned)]
+    paper = "\n".join(f"- {line}." for line in beside)
     return f"""## What to choose
 
 {lines}
@@ -87,6 +101,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with write_atomically(out) as part:
         part.write_text(text)
     print(out)
+    if arguments.results == records.RESULTS:
+        headline.rewrite(headline.README, headline.headline(all_in(arguments.results / "training_free")))
+        print(headline.README)
 
 
 if __name__ == "__main__":

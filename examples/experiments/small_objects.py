@@ -17,13 +17,14 @@ from examples.ssd import train
 from examples.ssd.annotations import find_split, read_annotations
 from examples.ssd.checkpoint import detector
 from examples.ssd.configurations import ROWS as CONFIGURATIONS
+from examples.ssd.configurations import find
 from examples.ssd.options import AMP
 from examples.ssd.programs import existing_file, positive, run
 from examples.training_free import data_folder
 
 SETS = ("aerial_cars", "bccd", "deeppcb")
 ROWS = ("SSDMnetv1", "SSDMnetv1-Size600", "SSDMnetv1-S1L0", "SSDMnetv1-S1L0-DualPath19-10-S")
-BASE = ROWS[0]
+RIVALS = ROWS[:2]  # what the others are compared with: the base, and what costs as much as S1L0
 WEIGHTS = "mobilenet_v1_100_imagenet1001_timm_dequant.safetensors"
 
 
@@ -62,18 +63,22 @@ def settings(arguments: argparse.Namespace, images: int) -> dict[str, Any]:
     }
 
 
+def weights(arguments: argparse.Namespace) -> Path:
+    """Of the backbone."""
+    return Path(arguments.weights or arguments.data / "weights" / WEIGHTS)
+
+
 def named(row: str) -> list[str]:
     """The arguments of `train` for a configuration, or for BACKBONE, BACKBONE:SURGERY, BACKBONE:SURGERY:dual."""
     if row in CONFIGURATIONS:
         return ["--config", row]
-    backbone, surgery, dual = (*row.split(":"), "", "")[:3]
-    return ["--backbone", backbone, *(["--surgery", surgery] if surgery else []), *(["--dual"] if dual else [])]
+    name, surgery, dual = (*row.split(":"), "", "")[:3]
+    return ["--backbone", name, *(["--surgery", surgery] if surgery else []), *(["--dual"] if dual else [])]
 
 
 def train_row(row: str, seed: int, arguments: argparse.Namespace, folder: Path) -> Path:
     """The checkpoint of a finished run; one that was stopped goes on."""
     data = arguments.data / "smallobj" / arguments.set
-    weights = arguments.weights or arguments.data / "weights" / WEIGHTS
     recipe = ["--epochs", arguments.epochs, "--batch", arguments.batch, "--lr", arguments.lr]
     recipe += ["--warmup", arguments.warmup, "--amp", arguments.amp]
     how = ["--seed", seed, "--device", arguments.device, "--workers", arguments.workers, "--eval-every", 0]
@@ -81,9 +86,21 @@ def train_row(row: str, seed: int, arguments: argparse.Namespace, folder: Path) 
     flags += ["--first", arguments.first] * (arguments.first is not None)
     flags += ["--resume"] * (folder / "last.pt").is_file()
     split = find_split(data, "train")
-    images = ["--train-json", split.annotations, "--train-images", split.images, "--weights", weights, "--out", folder]
+    images = ["--train-json", split.annotations, "--train-images", split.images, "--weights", weights(arguments)]
+    images += ["--out", folder]
     train.main([str(word) for word in (*named(row), *recipe, *how, *flags, *images)])
     return folder / "last.pt"
+
+
+def backbone(row: str) -> str:
+    """Whose weights a row starts from."""
+    return find(row).backbone if row in CONFIGURATIONS else row.partition(":")[0]
+
+
+def rivals(row: str) -> list[str]:
+    """What a row is compared with: of another backbone, that backbone as it is."""
+    others = RIVALS if row in CONFIGURATIONS else (backbone(row),)
+    return [other for other in others if other != row]
 
 
 def file_name(row: str, seed: int) -> str:
@@ -109,9 +126,10 @@ def measure(row: str, seed: int, arguments: argparse.Namespace) -> None:
     known = detector(train_row(row, seed, arguments, work / name))
     result = trained.evaluated(known.ssd, val, arguments.device, work / name / "detections.json")
     facts = trained.described(known.ssd, known.row.size, result, arguments.device)
-    kept = work / file_name(BASE, seed) / "detections.json"
-    base = {} if row == BASE else trained.differences(result, BASE, kept, val)
-    records.write(record, {"row": row, "seed": seed, "settings": same, "differences": base, **facts})
+    kept = {other: work / file_name(other, seed) / "detections.json" for other in rivals(row)}
+    compared = trained.differences(result, kept, val)
+    about = {"row": row, "backbone": backbone(row), "weights": weights(arguments).name, "seed": seed}
+    records.write(record, {**about, "settings": same, "differences": compared, **facts})
     print(f"{record}: AP {facts['figures']['ap'][0]:.1f}", flush=True)
 
 

@@ -1,7 +1,7 @@
 """What every experiment that trains has in common: one network, trained, evaluated with intervals, recorded."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,8 +53,7 @@ def described(ssd: SSD, size: int, result: Evaluated, device: str) -> dict[str, 
     }
 
 
-def differences(result: Evaluated, base: str, kept: Path, split: Split) -> dict[str, Any]:
-    """From the row `base`, whose detections are in `kept`; nothing before it was run."""
-    if not kept.is_file():
-        return {}
-    return {base: bootstrap.differences(result.figures, judged(kept, split).figures)}
+def differences(result: Evaluated, rivals: Mapping[str, Path], split: Split) -> dict[str, Any]:
+    """From the other rows whose detections are there, on the same resamples. rivals: where each one keeps them."""
+    there = {name: judged(kept, split) for name, kept in rivals.items() if kept.is_file()}
+    return {name: bootstrap.differences(result.figures, other.figures) for name, other in there.items()}

@@ -23,6 +23,7 @@ SHOWN_SCORE = (
 _FOUND_OVERLAP = 0.5  # IoU with the annotated box
 _SHAREABLE = frozenset({4, 5, 7, 8})  # COCO's licence numbers: CC BY, CC BY-SA, no known restrictions, US government
 _BOTH, _GAINED, _UNMATCHED = "#3ddc84", "#ff9f1c", "#d0d0d0"
+_GROUND = 40  # a dark grey, where there is no photograph
 
 
 @dataclass(frozen=True)
@@ -61,17 +62,18 @@ def choose(truth: COCO, base: Sequence[Detection], other: Sequence[Detection]) -
     return max(comparisons, key=lambda c: (len(c.gained), -len(c.other.unmatched)), default=None)
 
 
-def draw(comparison: Comparison, truth: COCO, folder: Path, titles: tuple[str, str], out: Path) -> None:
-    """Both detectors' shown boxes, side by side; what only the second one finds stands out. titles: of the two."""
+def draw(comparison: Comparison, truth: COCO, folder: Path | None, titles: tuple[str, str], out: Path) -> None:
+    """Both detectors' shown boxes, side by side; what only the second one finds stands out.
+
+    folder: of the photographs; None draws the annotated boxes in the photograph's place. titles: of the two.
+    """
     image = comparison.image
-    with Image.open(folder / image["file_name"]) as photograph:
-        pixels = np.asarray(photograph.convert("RGB"))
     figure = Figure(figsize=(14, 14 * image["height"] / image["width"] / 2 + 0.8), layout="constrained")
     for axes, found, title in zip(figure.subplots(1, 2), (comparison.base, comparison.other), titles, strict=True):
-        axes.imshow(pixels)
+        _draw_ground(axes, image, truth, folder)
         _draw_found(axes, found, comparison.gained, truth)
         axes.set_title(f"{title}: {len(found.objects)} found, {len(found.unmatched)} unmatched")
-        axes.axis("off")
+        axes.set(xticks=(), yticks=())
     figure.supxlabel(
         f"Orange: annotated objects that only the right one finds ({len(comparison.gained)}). Green: others that are "
         "found. Dashed: boxes that match no annotation.\n"
@@ -110,6 +112,17 @@ def _match(truth: COCO, image_id: int, detections: Sequence[Detection]) -> Found
 def _corners(entries: Sequence[Mapping[str, Any]]) -> torch.Tensor:
     """COCO's boxes to (len, 4): left, top, right, bottom."""
     return box_convert(torch.tensor([e["bbox"] for e in entries]).reshape(-1, 4).float(), "xywh", "xyxy")
+
+
+def _draw_ground(axes: Axes, image: Mapping[str, Any], truth: COCO, folder: Path | None) -> None:
+    if folder is not None:
+        with Image.open(folder / image["file_name"]) as photograph:
+            axes.imshow(np.asarray(photograph.convert("RGB")))
+        return
+    axes.imshow(np.full((image["height"], image["width"], 3), _GROUND, dtype=np.uint8))
+    for annotation in truth.imgToAnns[image["id"]]:
+        left, top, width, height = annotation["bbox"]
+        axes.add_patch(Rectangle((left, top), width, height, fc="white", alpha=0.15, ec="none"))
 
 
 def _draw_found(axes: Axes, found: Found, gained: frozenset[int], truth: COCO) -> None:

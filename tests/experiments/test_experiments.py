@@ -1,6 +1,7 @@
 """Records are written once, experiments go on where they stopped, and the page says what is there and what is not."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import torch
 
 from examples.experiments import fastestdet, gather, latency, records, small_objects, stock_training, views
 from examples.experiments import training_free as free
-from examples.experiments.page import conclusions
-from examples.experiments.page.reading import Interval
+from examples.experiments.page import conclusions, headline
+from examples.experiments.page.reading import Interval, all_in
 from examples.ssd import boxes
 from examples.ssd.errors import RequestError
 from examples.ssd.stock import LOW_TAP, load_stock, prepare
@@ -76,19 +77,37 @@ def test_the_page_is_written_from_the_records_alone(tmp_path: Path) -> None:
         records.write(results / "training_free" / f"{title}.json", record(title, bases, number))
     dual = {"bounds": [128.0, 192.0], "sweep": {"128.0": [1, 2, 3.0], "192.0": [2, 3, 4.0]}, "difference": 1e-7}
     records.write(results / "training_free" / "S1L0 dual path.json", {**record("", rivals, 9), **dual})
-    settings = {"images": 30, "epochs": 3, "batch": 4, "steps": 21, "rate": 1e-4, "augmented": True}
+    settings = {"images": 30, "epochs": 3, "batch": 4, "steps": 21, "rate": 1e-4, "augmented": True, "amp": "bf16"}
     for number, (name, bases) in enumerate((("base", ()), ("S1L0", ("base",)))):
         trained = {"row": name, "settings": settings, "seed": 0, "evaluated": 9}
         records.write(results / "fine_tuning" / f"{name}-seed0.json", {**record(name, bases, number), **trained})
+    started = {"row": "S1L0", "settings": {**settings, "steps": 0}, "seed": 0, "evaluated": 9}
+    records.write(results / "fine_tuning" / "S1L0-untrained.json", {**record("S1L0", (), 5), **started})
+    for number, (name, bases) in enumerate(
+        (("SSDMnetv1", ()), ("mobilenet_v2", ()), ("mobilenet_v2:S1L0", ("mobilenet_v2",)))
+    ):
+        known = {"row": name, "backbone": small_objects.backbone(name), "weights": "some.safetensors"}
+        path = results / "small_objects" / "bccd" / f"{small_objects.file_name(name, 0)}.json"
+        about = {"settings": settings, "seed": 0, "evaluated": 9}
+        records.write(path, {**record(name, bases, number), **known, **about})
     gather.main(["--results", str(results)])
     page = (tmp_path / "results.md").read_text()
     shown = records.read(results / "training_free" / "S1L0 dual path.json")["figures"]["ap_small"][0]
     assert "| S1L0 dual path |" in page and f"{shown:.1f} ± 1.0" in page
     assert "Not run yet: S1L6 by hand" in page and "S1L0 128/192" not in page and "S1L0 dual path 128/192" in page
     assert (results / "training_free.png").read_bytes().startswith(b"\x89PNG")
-    assert "fine_tuning --rows base S1L0 --seeds 0 --epochs 3 --batch 4 --lr 0.0001 --first 30" in page
-    assert "- S1L0-seed0: " in page and "Not run: the rows Size600, S1L6" in page
+    assert "fine_tuning --rows base S1L0 --seeds 0 --epochs 3 --batch 4 --lr 0.0001 --amp bf16 --first 30" in page
+    assert "| S1L0, against base |" in page and "Not run: the rows Size600, S1L6" in page
+    assert "| S1L0, before training |" in page
+    assert "small_objects bccd --weights some.safetensors --rows mobilenet_v2 mobilenet_v2:S1L0" in page
     assert "Latency" not in page
+
+
+def test_the_page_and_the_readme_say_what_the_records_say(tmp_path: Path) -> None:
+    results = shutil.copytree(records.RESULTS, tmp_path / "results")
+    gather.main(["--results", str(results)])
+    assert (tmp_path / "results.md").read_text() == records.RESULTS.with_suffix(".md").read_text()
+    assert headline.headline(all_in(results / "training_free")) in headline.README.read_text()
 
 
 def test_verdicts_follow_the_interval() -> None:
@@ -142,6 +161,24 @@ def test_a_row_starts_as_what_is_found_without_training() -> None:
         said, wanted = boxes.decode(offsets, ssd.priors).clamp(0, 1), decode(alone.boxes, places)[..., [1, 0, 3, 2]]
         torch.testing.assert_close(said, wanted, rtol=0, atol=1e-5)
         torch.testing.assert_close(ssd.scores(logits), alone.scores[..., [i - 1 for i in ids]])
+
+
+@pytest.mark.data
+@needs_data
+def test_the_stock_detector_is_trained_by_the_focal_loss() -> None:
+    """Lin et al. 2017, equations 4 and 5, over all priors; one object that a prior covers exactly."""
+    ssd = stock_training.build(stock_training.ROWS["base"], load_stock(Path(DATA or "") / "weights"), range(1, 81))
+    ssd.priors = torch.tensor([(0.3, 0.3, 0.2, 0.2), (0.7, 0.7, 0.2, 0.2)])
+    box, offsets = torch.tensor([(0.2, 0.2, 0.4, 0.4)]), torch.zeros(1, 2, 4)
+    offsets[0, 0, 2] = 0.5  # smooth L1: half its square; what the other prior says of its box does not count
+    offsets[0, 1] = 9.0
+    logits = torch.randn(1, 2, 80, generator=torch.Generator().manual_seed(0))
+    found = ssd.losses(offsets, logits, box, torch.tensor([7]), [1])
+    sure = logits.sigmoid().flatten()
+    right = torch.arange(160) == 6
+    wanted = torch.where(right, -0.75 * (1 - sure) ** 2 * sure.log(), -0.25 * sure**2 * (1 - sure).log())
+    torch.testing.assert_close(found.classes, wanted.sum())
+    assert found.boxes == pytest.approx(0.125 / 4) and found.positives == 1
 
 
 @pytest.mark.data

@@ -9,10 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from examples.ssd import checkpoint, detect, evaluate, model, train
+import stridesurgery as ss
+from examples.ssd import augment, checkpoint, detect, evaluate, model, train
 from examples.ssd.annotations import Split, find_split, read_annotations
 from examples.ssd.configurations import find
+from examples.ssd.data import Images
 from examples.ssd.evaluation import load_truth
+from examples.ssd.starting import WAKING_IMAGES, on_backbone
 from examples.ssd.weights import load_backbone
 from tests.ssd.conftest import DATA, needs_data
 
@@ -43,6 +46,25 @@ def test_imagenet_weights_load_into_the_papers_backbone(data: Path) -> None:
     [path] = (data / "weights").glob("mobilenet_v1_100_imagenet*")
     backbone = load_backbone("mobilenetv1_100", str(path))
     assert tuple(backbone.mean) == (128 / 255,) * 3 and "imagenet" in backbone.source
+
+
+def test_the_papers_backbone_starts_training_as_what_it_was(data: Path) -> None:
+    """The norms of these weights are folded, all but the biases; asleep, train mode would undo the pretraining."""
+    [path] = (data / "weights").glob("mobilenet_v1_100_imagenet*")
+    annotations = read_annotations(find_split(data / "smallobj/bccd", "train"))
+    row = find("SSDMnetv1")
+    ssd, said = on_backbone(row, annotations, str(path))
+    assert said.endswith("27 folded batch norms woken")
+    image = Images(annotations, augment.for_testing(row.size))
+    batch = ssd.prepare(torch.stack([image[i].image for i in range(WAKING_IMAGES)]))
+    backbone = load_backbone(row.backbone, str(path)).net.eval()
+    with torch.no_grad():
+        before = ss.features(backbone, row.small, input_size=row.size)(batch)
+        for mode in (True, False):
+            after = ssd.train(mode).features(batch)
+            for key, expected in before.items():
+                difference = (after[key] - expected).norm() / expected.norm()
+                assert difference < 0.02, (mode, key)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """What the figures say, in sentences: every number and every verdict comes from the records."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from examples.experiments.page.reading import SIZES, Interval, Record, difference, figure
 from examples.ssd.paper import TABLE_2, TABLE_4
@@ -8,6 +8,8 @@ from examples.ssd.paper import TABLE_2, TABLE_4
 GAINED = 2.0  # AP: less than that is no reason for several times the compute
 MEASURES = (("ap", "AP"), ("ap_small", "AP small"), ("ap_medium", "AP medium"), ("ap_large", "AP large"))
 BASE, FINE, DUAL, SPLIT = "SSDMnetv1", "SSDMnetv1-S1L0", "S1L0 dual path", "SSDMnetv1-S1L0-DualPath19-10-S"
+LARGER = "SSDMnetv1-Size600"
+SHORT = {FINE: "S1L0", SPLIT: "the dual path", LARGER: "600 pixels"}
 
 
 def verdict(change: Interval | None, what: str) -> str:
@@ -121,28 +123,77 @@ def by_hand(free: Mapping[str, Record]) -> str:
     )
 
 
-def trained(found: Mapping[str, Record], base: str) -> str:
-    """Each trained row against the base that was trained as long."""
-    told = []
-    for name, record in found.items():
-        if base in record["differences"]:
-            changes = [verdict(difference(record, base, key), what) for key, what in MEASURES]
-            told.append(f"- {name}: {'; '.join(changes)}.")
-    return f"Against {base}, trained as long:\n\n" + "\n".join(told) if told else ""
+# ---- trained
 
 
-def against_the_paper(free: Mapping[str, Record]) -> list[str]:
-    """Where what was measured agrees with Table 2 in direction, and where it does not."""
-    if "S1L0" not in free or DUAL not in free:
+def tuned(found: Mapping[str, Record]) -> list[str]:
+    """When the detector can be trained further on photographs of the same kind."""
+    rows = {r["row"]: r for r in found.values() if r["settings"]["steps"]}
+    told = [f"{row} {_beside(rows[row], 'base')}" for row in ("S1L0", "S1L0-Split", "Size600") if row in rows]
+    if not told:
         return []
+    steps, batch = (next(iter(rows.values()))["settings"][k] for k in ("steps", "batch"))
+    equal = [f"{row} {_in_all(rows[row], 'Size600')}" for row in ("S1L0", "S1L0-Split") if row in rows]
+    return [
+        f"**Fine-tuned for a while** ({steps} steps of {batch} photographs), against the detector trained as long: "
+        f"{'; '.join(told)}. Against the photograph at 600 pixels, trained as long: {'; '.join(equal)}."
+    ]
+
+
+def small_sets(sets: Mapping[str, Mapping[str, Record]]) -> list[str]:
+    """When a detector is trained on a set of its own, from ImageNet weights."""
     lines = []
-    for name, ours, printed in (("S1L0", free["S1L0"], FINE), ("the dual path", free[DUAL], SPLIT)):
-        for key, what in MEASURES:
-            change = difference(ours, "as is", key)
-            theirs = getattr(TABLE_2[printed], key) - getattr(TABLE_2[BASE], key)
-            if change is None:
-                continue
-            same = "the same sign" if change.value * theirs > 0 else "**the other sign**"
-            same = same if change.clear else "not clear here"
-            lines.append(f"{name}, {what}: paper {theirs:+.1f} (trained), here {change.signed} (untrained): {same}")
+    for name, found in sets.items():
+        rows = {r["row"]: r for r in found.values()}
+        told = [f"{short} {_beside(rows[row], BASE)}" for row, short in SHORT.items() if row in rows]
+        equal = [
+            f"{short} {_in_all(rows[row], LARGER)}" for row, short in SHORT.items() if row in rows and row != LARGER
+        ]
+        other = [f"{row} {_beside(r, row.partition(':')[0])}" for row, r in rows.items() if ":" in row]
+        if told:
+            lines.append(
+                f"**Trained from ImageNet weights, on `{name}`**, against {BASE}: {'; '.join((*told, *other))}. "
+                f"Against 600 pixels: {'; '.join(equal)}."
+            )
     return lines
+
+
+def _beside(record: Record, base: str) -> str:
+    """In all, and what is clear by size."""
+    clear = []
+    for key, what in MEASURES[1:]:
+        change = difference(record, base, key)
+        if change is not None and change.clear:
+            clear.append(f"{what} {change.signed}")
+    return _in_all(record, base) + f" ({', '.join(clear)})" * bool(clear)
+
+
+def _in_all(record: Record, base: str) -> str:
+    change = difference(record, base, "ap")
+    return "was not compared" if change is None else f"{change.signed} AP" + ", not clear" * (not change.clear)
+
+
+# ---- beside the paper
+
+
+def untrained_beside_paper(free: Mapping[str, Record]) -> list[str]:
+    pairs = (("S1L0", FINE), (DUAL, SPLIT))
+    return [line for row, printed in pairs if row in free for line in _lines(free[row], "as is", printed, "untrained")]
+
+
+def tuned_beside_paper(found: Mapping[str, Record]) -> list[str]:
+    rows = {r["row"]: r for r in found.values() if r["settings"]["steps"]}
+    pairs = (("S1L0", FINE), ("S1L0-Split", SPLIT))
+    return [line for row, printed in pairs if row in rows for line in _lines(rows[row], "base", printed, "fine-tuned")]
+
+
+def _lines(ours: Record, base: str, printed: str, how: str) -> Iterator[str]:
+    """Where what was measured agrees with Table 2 in direction, and where it does not."""
+    for key, what in MEASURES:
+        change = difference(ours, base, key)
+        if change is None:
+            continue
+        theirs = getattr(TABLE_2[printed], key) - getattr(TABLE_2[BASE], key)
+        same = "the same sign" if change.value * theirs > 0 else "**the other sign**"
+        same = same if change.clear else "not clear here"
+        yield f"{ours['row']}, {what}: paper {theirs:+.1f} (trained), here {change.signed} ({how}): {same}"

@@ -15,6 +15,8 @@ FREE_ROWS = (
 HEADS = ("AP", "small", "medium", "large", "AR small", "AR medium", "AR large", "GMAC")
 KEYS = ("ap", "ap_small", "ap_medium", "ap_large", "ar_small", "ar_medium", "ar_large")
 
+PAPERS = "mobilenetv1_100"  # the paper's backbone
+
 Section = Callable[[Mapping[str, Record]], str]
 
 
@@ -133,27 +135,48 @@ def tuned(found: Mapping[str, Record]) -> str:
 
 {_trained_text(found, "fine_tuning", "The stock detector under each surgery, trained on other COCO photographs")}
 
-{figures_table(_sorted(found))}
-
-{conclusions.trained(_sorted(found), fine_tuning.BASE)}
+{_trained_tables(found)}
 
 Not run: {_not_run(found, list(fine_tuning.ROWS))}."""
 
 
 def small_sets(found: Mapping[str, Mapping[str, Record]]) -> str:
     parts = []
-    for name, rows in found.items():
-        told = _trained_text(rows, f"small_objects {name}", f"`{name}`, from ImageNet weights")
-        table_ = figures_table(_sorted(rows))
-        against = conclusions.trained(_sorted(rows), small_objects.BASE)
-        parts.append(f"{told}\n\n{table_}\n\n{against}\n\nNot run: {_not_run(rows, small_objects.ROWS)}.")
+    for (name, backbone), rows in _by_backbone(found).items():
+        paper = backbone == PAPERS
+        weights = "" if paper else f" --weights {next(iter(rows.values()))['weights']}"
+        what = f"`{name}`, from ImageNet weights of {backbone}"
+        told = _trained_text(rows, f"small_objects {name}{weights}", what)
+        wanted = small_objects.ROWS if paper else [f"{backbone}:S1L0:dual"]
+        parts.append(f"{told}\n\n{_trained_tables(rows)}\n\nNot run: {_not_run(rows, wanted)}.")
     others = [name for name in small_objects.SETS if name not in found]
     parts.append(f"Not run at all: {', '.join(others)}." if others else "")
     return "## Sets of small objects, from ImageNet weights\n\n" + "\n\n".join(parts)
 
 
+def _by_backbone(found: Mapping[str, Mapping[str, Record]]) -> dict[tuple[str, str], dict[str, Record]]:
+    """By set and backbone, the paper's first."""
+    groups: dict[tuple[str, str], dict[str, Record]] = {}
+    for name, rows in found.items():
+        for key, record in sorted(rows.items(), key=lambda item: item[1]["backbone"] != PAPERS):
+            groups.setdefault((name, record["backbone"]), {})[key] = record
+    return groups
+
+
 def _sorted(rows: Mapping[str, Record]) -> dict[str, Record]:
     return dict(sorted(rows.items(), key=lambda item: (item[1]["gmacs"], item[0])))
+
+
+def _trained_tables(found: Mapping[str, Record]) -> str:
+    """Figures, and differences from rows that were trained as long, or from where a row started."""
+    several = len({r["seed"] for r in found.values()}) > 1
+
+    def title(record: Record) -> str:
+        started = "" if record["settings"]["steps"] else ", before training"
+        return f"{record['row']}{started}" + f", seed {record['seed']}" * (several and not started)
+
+    rows = {title(r): r for r in _sorted(found).values()}
+    return f"{figures_table(rows)}\n\n{differences_table(rows)}"
 
 
 def _trained_text(rows: Mapping[str, Record], command: str, what: str) -> str:
@@ -164,9 +187,10 @@ def _trained_text(rows: Mapping[str, Record], command: str, what: str) -> str:
     names = " ".join(dict.fromkeys(r["row"] for r in trained))
     warmup = f" --warmup {settings['warmup']}" if settings.get("warmup") else ""
     plain = "" if settings["augmented"] else " --no-augment"
+    amp = "" if settings["amp"] == "off" else f" --amp {settings['amp']}"
     options = (
         f"--rows {names} --seeds {' '.join(map(str, seeds))} --epochs {settings['epochs']} --batch {settings['batch']} "
-        f"--lr {settings['rate']:g}{warmup}{plain} --first {settings['images']} --work runs"
+        f"--lr {settings['rate']:g}{warmup}{plain}{amp} --first {settings['images']} --work runs"
     )
     augmented = "SSD's augmentation" if settings["augmented"] else "no augmentation"
     return (
