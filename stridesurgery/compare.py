@@ -12,8 +12,8 @@ from stridesurgery.errors import RequestError, SurgeryError
 from stridesurgery.feature_info import Feature
 from stridesurgery.features import feature_of
 from stridesurgery.latency import Timing, in_turn, inference, training_step
-from stridesurgery.layers import Grid
 from stridesurgery.operate import eliminate
+from stridesurgery.place import Grid
 from stridesurgery.record import one_image
 from stridesurgery.report import Analysis, Pair, analyse
 from stridesurgery.request import requested

@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from stridesurgery.errors import GridError
 from stridesurgery.report import Analysis
-from stridesurgery.trace import BATCH, Key, Shape, Traced, origins, returned, shape_of, tensors_in
+from stridesurgery.traced import BATCH, Key, Shape, Traced, origins, returned, shape_of, tensors_in
 
 _LOOKUPS = {"getitem", "index_select", "embedding", "gather", "take", "take_along_dim"}
 _BROADCASTS = {"add", "add_", "iadd", "mul", "mul_", "sub", "div"}

@@ -12,7 +12,7 @@ from stridesurgery.memory import Event, peak
 from stridesurgery.meter import Inference, Meter, Spent
 from stridesurgery.record import one_image
 from stridesurgery.report import Analysis, Pair, analyse
-from stridesurgery.trace import Traced, shape_of
+from stridesurgery.traced import Traced, shape_of
 
 Sides = tuple[float, float]
 T = TypeVar("T", bound=Hashable)

@@ -13,16 +13,16 @@ from stridesurgery.feature_info import Feature, FeatureInfo, geometry_of
 from stridesurgery.features import feature_of, finished, source_of, whole, with_output
 from stridesurgery.finer import first_phase, sample
 from stridesurgery.graph import RewrittenModel, copied
-from stridesurgery.layers import Place
 from stridesurgery.operate import check_alike, operate
 from stridesurgery.paths import Joined, after, join, split_modules
 from stridesurgery.phases import rearranged
+from stridesurgery.place import Place
 from stridesurgery.plan import Plan, plan
 from stridesurgery.report import Analysis, Pair, analyse
 from stridesurgery.request import requested
 from stridesurgery.surgery import Surgery
 from stridesurgery.taps import Tap, TapName, find_taps
-from stridesurgery.trace import Key
+from stridesurgery.traced import Key
 
 Taps = Sequence[TapName] | TapName | None
 PATHS = ("small", "large")

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from stridesurgery.errors import GridError
 from stridesurgery.geometry import Geometry
-from stridesurgery.layers import Place
-from stridesurgery.trace import Key
+from stridesurgery.place import Place
+from stridesurgery.traced import Key
 
 Sides = tuple[float, float]  # (rows, columns)
 

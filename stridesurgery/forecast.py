@@ -8,16 +8,16 @@ from typing import Any
 
 from stridesurgery.cost import count, run_once
 from stridesurgery.errors import SurgeryError
-from stridesurgery.layers import Site
 from stridesurgery.lifetimes import Deaths, deaths_in_a_graph, deaths_in_a_run
 from stridesurgery.meter import Meter, Spent
 from stridesurgery.operate import operate
 from stridesurgery.operators import FUNCTIONS, MODULES, FunctionRule, Operator
 from stridesurgery.phases import phased
+from stridesurgery.place import Site
 from stridesurgery.plan import Plan
 from stridesurgery.record import one_image
 from stridesurgery.report import Analysis, analyse
-from stridesurgery.trace import Key
+from stridesurgery.traced import Key
 
 
 @dataclass(frozen=True)

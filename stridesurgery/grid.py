@@ -13,12 +13,13 @@ from torch import nn
 
 from stridesurgery.constants import check_constants, check_reads
 from stridesurgery.errors import GridError, TraceError
-from stridesurgery.layers import Grid, Site, find_sites
+from stridesurgery.layers import find_sites
 from stridesurgery.operators import FUNCTIONS
+from stridesurgery.place import Grid, Site
 from stridesurgery.plan import Plan
 from stridesurgery.record import record
 from stridesurgery.report import Analysis
-from stridesurgery.trace import BATCH, Key, Shape, Traced
+from stridesurgery.traced import BATCH, Key, Shape, Traced
 
 Factor = tuple[int, int]
 
@@ -131,6 +132,8 @@ def _reference(original: Analysis, plan: Plan, factor: Factor, now: dict[Key, Sh
     size = (traced.size[0] * factor[0], traced.size[1] * factor[1])
     key = site.node.meta["key"]
     for _ in range(3):
+        if min(size) < 1:
+            return None  # the map has fewer cells than the original's at any size
         try:
             shapes = record(traced.model, size, training=traced.training).shapes
         except TraceError:

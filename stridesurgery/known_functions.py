@@ -11,7 +11,7 @@ from torch import fx
 
 from stridesurgery import finer
 from stridesurgery.operators import FUNCTIONS, FunctionRule, Operator, pair, scales, windows
-from stridesurgery.trace import shape_of
+from stridesurgery.traced import shape_of
 from stridesurgery.window import Window
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]

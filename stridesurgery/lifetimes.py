@@ -8,7 +8,7 @@ from torch import fx
 
 from stridesurgery.memory import Event
 from stridesurgery.meter import Spent
-from stridesurgery.trace import Key
+from stridesurgery.traced import Key
 
 Piece = tuple[Key, int]  # who made it, and the how manyth of what outlived the call
 Deaths = Mapping[Key, Sequence[Piece]]  # what goes right after a call

@@ -11,13 +11,13 @@ from stridesurgery.errors import GridError, RequestError, SurgeryError
 from stridesurgery.feature_info import Feature, Source
 from stridesurgery.features import tapped
 from stridesurgery.graph import RewrittenModel, rewritten
-from stridesurgery.layers import Reduction
 from stridesurgery.operate import copied_model
+from stridesurgery.place import Reduction
 from stridesurgery.report import Pair, analyse
 from stridesurgery.site_check import difference
 from stridesurgery.skeleton import input_channels, number_format
 from stridesurgery.taps import Tap
-from stridesurgery.trace import Key
+from stridesurgery.traced import Key
 
 
 @dataclass(frozen=True)

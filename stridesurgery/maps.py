@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from stridesurgery.layers import REARRANGING, Place
+from stridesurgery.layers import REARRANGING
+from stridesurgery.place import Place
 from stridesurgery.report import Analysis
-from stridesurgery.trace import BATCH, shape_of, tensors_in
+from stridesurgery.traced import BATCH, shape_of, tensors_in
 
 
 class Values:

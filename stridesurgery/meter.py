@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from stridesurgery.memory import Memory, peak, taken
-from stridesurgery.trace import Key, Shape
+from stridesurgery.traced import Key, Shape
 
 FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 

@@ -21,7 +21,7 @@ from stridesurgery.report import Analysis, Pair, analyse
 from stridesurgery.request import requested
 from stridesurgery.skeleton import duplicate, without_weights
 from stridesurgery.surgery import Surgery
-from stridesurgery.trace import BATCH, Key, Shape, Traced, returned
+from stridesurgery.traced import BATCH, Key, Shape, Traced, returned
 
 
 def eliminate(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from torch import fx, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from stridesurgery.trace import Traced
+from stridesurgery.traced import Traced
 from stridesurgery.window import Window, Windows
 
 POOLS = ("max_pool", "avg_pool", "blur_pool")

@@ -16,7 +16,7 @@ from stridesurgery.graph import RewrittenModel, copied
 from stridesurgery.modules import FineConv2d, FineConv2dSame
 from stridesurgery.plan import Change, Plan, changes_of
 from stridesurgery.report import Analysis
-from stridesurgery.trace import Key, shape_of
+from stridesurgery.traced import Key, shape_of
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from stridesurgery import finer
 from stridesurgery.errors import GridError, OperatorError
 from stridesurgery.graph import copied
-from stridesurgery.layers import Reduction, Site
 from stridesurgery.maps import channel_axis
 from stridesurgery.operators import FUNCTIONS, arguments
+from stridesurgery.place import Reduction, Site
 from stridesurgery.plan import Plan, changes_of
 from stridesurgery.report import Analysis
-from stridesurgery.trace import BATCH, Traced, returned, shape_of, tensors_in
+from stridesurgery.traced import BATCH, Traced, returned, shape_of, tensors_in
 from stridesurgery.transitions import beyond
 
 Phases = tuple[tuple[int, int], ...]

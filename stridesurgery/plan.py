@@ -7,8 +7,8 @@ from fractions import Fraction
 from typing import Any
 
 from stridesurgery.errors import OperatorError, RequestError
-from stridesurgery.layers import Reduction, Site
 from stridesurgery.operators import Operator, coarsened, refined
+from stridesurgery.place import Reduction, Site
 from stridesurgery.report import Analysis
 from stridesurgery.request import layer_number, listed
 from stridesurgery.surgery import AXES, Surgery

@@ -8,8 +8,10 @@ from torch import fx, nn
 from stridesurgery.errors import TraceError
 from stridesurgery.graph import RewrittenModel, copied
 from stridesurgery.operators import is_leaf
+from stridesurgery.shortcuts import known_result
 from stridesurgery.skeleton import input_channels, number_format
-from stridesurgery.trace import BATCH, Traced, known_result, origins, trace
+from stridesurgery.trace import trace
+from stridesurgery.traced import BATCH, Traced, origins
 
 
 def record(skeleton: nn.Module, size: tuple[int, int], *, training: bool = False, batch: int = BATCH) -> Traced:

@@ -11,10 +11,11 @@ from typing import SupportsIndex
 from torch import fx, nn
 
 from stridesurgery.errors import OperatorError, RequestError
-from stridesurgery.layers import Grid, Place, Site, survey
+from stridesurgery.layers import survey
+from stridesurgery.place import Grid, Place, Site
 from stridesurgery.record import record
 from stridesurgery.skeleton import default_size, without_weights
-from stridesurgery.trace import Traced
+from stridesurgery.traced import Traced
 from stridesurgery.transitions import Level, find_levels
 
 Pair = tuple[int, int]

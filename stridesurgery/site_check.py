@@ -8,10 +8,10 @@ from torch import Tensor, fx, nn
 
 from stridesurgery.errors import GridError, SurgeryError
 from stridesurgery.graph import RewrittenModel
-from stridesurgery.layers import Site
 from stridesurgery.operators import POOLS, Operator
+from stridesurgery.place import Site
 from stridesurgery.plan import Change
-from stridesurgery.trace import shape_of
+from stridesurgery.traced import shape_of
 from stridesurgery.window import Window
 
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from torch import fx, nn
 
-from stridesurgery.layers import Reduction
 from stridesurgery.maps import Values, ends_of, outermost, straight_back
-from stridesurgery.trace import returned
+from stridesurgery.place import Reduction
+from stridesurgery.traced import returned
 
 
 def stage_ends(values: Values) -> list[fx.Node]:

@@ -9,11 +9,11 @@ from typing import SupportsIndex
 from torch import fx
 
 from stridesurgery.errors import RequestError
-from stridesurgery.layers import Place
 from stridesurgery.maps import Values, channel_axis, module_of, outermost, straight_back
+from stridesurgery.place import Place
 from stridesurgery.report import Analysis
 from stridesurgery.stages import stage_ends
-from stridesurgery.trace import BATCH, shape_of
+from stridesurgery.traced import BATCH, shape_of
 
 TapName = int | str
 

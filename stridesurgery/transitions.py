@@ -9,7 +9,7 @@ a layer from r to r' gets the stride f(r') / f(r), a fixed upsampling likewise, 
 from dataclasses import dataclass
 
 from stridesurgery.errors import OperatorError
-from stridesurgery.layers import Reduction, Site
+from stridesurgery.place import Reduction, Site
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from stridesurgery.graph import RewrittenModel
-from stridesurgery.layers import Site
 from stridesurgery.operators import is_leaf
+from stridesurgery.place import Site
 from stridesurgery.plan import Plan, plan
 from stridesurgery.report import analyse
 from stridesurgery.skeleton import without_weights

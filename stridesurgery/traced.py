@@ -1,0 +1,84 @@
+"""What a recording of a model is: its graph with, in every node's meta, what is known of its value."""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import fx, nn
+
+BATCH = 41  # weightless images cost nothing, and a length of 41k can only be a batch of k windows
+Shape = tuple[int, ...]
+Key = tuple[str, str, str, int]  # (module path, kind of node, target, how many such before): stable across recordings
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A model's graph with, in every node's meta, what is known of its value.
+
+    `shape` (of a tensor, else None), `path` (of the module whose code runs it), `key`, `ends` (the paths of the modules
+    that return it), `memory` (a label: values of one label share memory) and `writes` (the labels it writes into).
+    """
+
+    graph: fx.Graph
+    model: nn.Module  # the weightless copy that ran
+    size: tuple[int, int]  # input (rows, columns)
+    training: bool
+    compares: bool = False  # the forward code compares sizes: at another input size it may do something else
+
+    @cached_property
+    def shapes(self) -> dict[Key, Shape]:
+        """The shape of every tensor that is computed (parameters apart), by the node's key."""
+        values = (n for n in self.graph.nodes if n.op not in ("get_attr", "output"))
+        return {n.meta["key"]: shape for n in values if (shape := shape_of(n)) is not None}
+
+    @cached_property
+    def modules(self) -> dict[str, nn.Module]:
+        """The model's modules by their paths; one that has several stands under each."""
+        return dict(self.model.named_modules(remove_duplicate=False))
+
+    def module(self, node: fx.Node) -> nn.Module:
+        """The leaf module that a call_module node runs."""
+        return self.modules[str(node.target)]
+
+
+def shape_of(node: Any) -> Shape | None:
+    """The shape of a node's tensor value, or None where it has none."""
+    return node.meta.get("shape") if isinstance(node, fx.Node) else None
+
+
+def origins(node: fx.Node) -> list[str]:
+    """The attributes that a value is computed from; none where the input takes part."""
+    found, todo, seen = [], [node], set()
+    while todo:
+        current = todo.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        if current.op == "placeholder":
+            return []
+        if current.op == "get_attr" or (current.op == "call_module" and not current.all_input_nodes):
+            found.append(str(current.target))  # a parametrized weight is what a module without inputs returns
+        todo.extend(current.all_input_nodes)
+    return found
+
+
+def returned(graph: fx.Graph) -> list[fx.Node]:
+    """The output, and the containers that it is made of: the nodes whose arguments leave the network."""
+    found = [next(n for n in reversed(graph.nodes) if n.op == "output")]
+    for node in found:
+        found.extend(n for n in node.all_input_nodes if n.target is OrderedDict)
+    return found
+
+
+def tensors_in(args: Iterable[Any]) -> list[fx.Node]:
+    """The nodes whose value is or holds a tensor among (nested) arguments, in order."""
+    found: list[fx.Node] = []
+
+    def visit(value: Any) -> None:
+        if isinstance(value, fx.Node) and (shape_of(value) is not None or "parts" in value.meta):
+            found.append(value)
+
+    fx.node.map_aggregate(tuple(args), visit)
+    return found
