@@ -13,7 +13,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from examples.experiments import records, trained
 from examples.experiments.stock_training import ROWS, Row, build
@@ -22,9 +21,9 @@ from examples.ssd.configurations import Configuration, Recipe, find
 from examples.ssd.data import Share
 from examples.ssd.loop import run_epoch
 from examples.ssd.model import SSD
-from examples.ssd.options import AMP, Options
+from examples.ssd.options import Options
 from examples.ssd.processes import Processes
-from examples.ssd.programs import positive, run, wanted_device
+from examples.ssd.programs import run, wanted_device
 from examples.ssd.stock import load_stock
 from examples.ssd.stop import Stop
 from examples.ssd.training import Training
@@ -39,30 +38,8 @@ RIVALS = ("base", "Size600")  # what the others are compared with: the base, and
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), metavar="ROW")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=20, help="(default: %(default)s)")
-    parser.add_argument("--batch", type=positive, default=32, help="images a step (default: %(default)s)")
-    parser.add_argument("--lr", type=float, default=1e-3, help="(default: %(default)s)")
-    parser.add_argument("--amp", choices=tuple(AMP), default="off", help="mixed precision (default: off)")
-    parser.add_argument("--first", type=positive, help="train on so many images only")
-    parser.add_argument("--device", default="cpu", help="(default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=0, help="processes that read images (default: %(default)s)")
-    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and detections")
-    parser.add_argument("--results", type=Path, default=records.RESULTS, help="(default: docs/results)")
+    trained.add_recipe(parser, epochs=20)
     return parser.parse_args(argv)
-
-
-def settings(arguments: argparse.Namespace, images: int) -> dict[str, Any]:
-    """What must be the same for every row that is compared."""
-    return {
-        "images": images,
-        "epochs": arguments.epochs,
-        "batch": arguments.batch,
-        "steps": arguments.epochs * (images // min(arguments.batch, images)),
-        "rate": arguments.lr,
-        "augmented": True,
-        "amp": arguments.amp,
-    }
 
 
 def described(row: Row) -> Configuration:
@@ -75,8 +52,10 @@ def train_row(
 ) -> SSD:
     """The network after the last step; a run that was stopped goes on."""
     everyone, stop = Processes(Share(), wanted_device(arguments.device)), Stop()
-    recipe = Recipe(learning_rate=arguments.lr, epochs=arguments.epochs, batch=arguments.batch)
-    options = Options(seed=seed, workers=arguments.workers, channels_last=True, amp=arguments.amp)
+    recipe = Recipe(learning_rate=arguments.lr, epochs=arguments.epochs, batch=arguments.batch, warmup=arguments.warmup)
+    options = Options(
+        seed=seed, augment=not arguments.no_augment, workers=arguments.workers, channels_last=True, amp=arguments.amp
+    )
     training = Training(ssd, described(row), recipe, annotations, everyone, options, folder, stop)
     if training.checkpoint.is_file():
         training.resume()
@@ -92,7 +71,7 @@ def measure(row: Row, seed: int, arguments: argparse.Namespace) -> None:
     train, val = (Split(arguments.data / s / "instances.json", arguments.data / s / "images") for s in SETS)
     annotations = read_annotations(train).with_objects()
     annotations = replace(annotations, records=annotations.records[: arguments.first])
-    same = settings(arguments, len(annotations.records))
+    same = trained.settings(arguments, len(annotations.records))
     kind = f"seed{seed}" if arguments.epochs else UNTRAINED
     name = f"{row.name}-{kind}"
     record = arguments.results / "fine_tuning" / f"{name}.json"

@@ -10,7 +10,6 @@ goes on with the same command; a row whose result is there is skipped.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from examples.experiments import records, trained
 from examples.ssd import train
@@ -18,8 +17,7 @@ from examples.ssd.annotations import find_split, read_annotations
 from examples.ssd.checkpoint import detector
 from examples.ssd.configurations import ROWS as CONFIGURATIONS
 from examples.ssd.configurations import find
-from examples.ssd.options import AMP
-from examples.ssd.programs import existing_file, positive, run
+from examples.ssd.programs import existing_file, run
 from examples.training_free import data_folder
 
 SETS = ("aerial_cars", "bccd", "deeppcb")
@@ -32,35 +30,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("set", choices=SETS)
     parser.add_argument("--rows", nargs="+", default=list(ROWS), help="configurations, or resnet18, resnet18:S1L0, ...")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--epochs", type=positive, default=100, help="the paper's (default: %(default)s)")
-    parser.add_argument("--batch", type=positive, default=32, help="images a step, of every row (default: %(default)s)")
-    parser.add_argument("--lr", type=float, default=1e-3, help="(default: %(default)s)")
-    parser.add_argument("--warmup", type=int, default=0, help="epochs (default: %(default)s)")
-    parser.add_argument("--amp", choices=tuple(AMP), default="off", help="mixed precision (default: off)")
-    parser.add_argument("--no-augment", action="store_true", help="resize only")
-    parser.add_argument("--first", type=positive, help="train on so many images only")
+    trained.add_recipe(parser, epochs=100)
     parser.add_argument("--weights", type=existing_file, help=f"of the backbone (default: {WEIGHTS})")
-    parser.add_argument("--device", default="cpu", help="(default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=0, help="processes that read images (default: %(default)s)")
-    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and detections")
-    parser.add_argument("--results", type=Path, default=records.RESULTS, help="(default: docs/results)")
     return parser.parse_args(argv)
-
-
-def settings(arguments: argparse.Namespace, images: int) -> dict[str, Any]:
-    """What must be the same for every row that is compared."""
-    return {
-        "set": arguments.set,
-        "images": images,
-        "epochs": arguments.epochs,
-        "batch": arguments.batch,
-        "steps": arguments.epochs * (images // min(arguments.batch, images)),
-        "rate": arguments.lr,
-        "warmup": arguments.warmup,
-        "augmented": not arguments.no_augment,
-        "amp": arguments.amp,
-    }
 
 
 def weights(arguments: argparse.Namespace) -> Path:
@@ -115,8 +87,7 @@ def images_in(data: Path) -> int:
 def measure(row: str, seed: int, arguments: argparse.Namespace) -> None:
     """Train and evaluate a row, unless its record is there."""
     data = arguments.data / "smallobj" / arguments.set
-    count = images_in(data)
-    same = settings(arguments, min(count, arguments.first or count))
+    same = {"set": arguments.set, **trained.settings(arguments, images_in(data))}
     name = file_name(row, seed)
     record = arguments.results / "small_objects" / arguments.set / f"{name}.json"
     if records.is_done(record, same):

@@ -1,21 +1,58 @@
 """What every experiment that trains has in common: one network, trained, evaluated with intervals, recorded."""
 
+import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from examples.experiments import bootstrap
-from examples.experiments.records import hardware
+from examples.experiments import bootstrap, records
 from examples.ssd import counting
 from examples.ssd.annotations import Split, read_annotations
 from examples.ssd.data import Share
 from examples.ssd.evaluate import detect_all
 from examples.ssd.evaluation import load_truth, write_results
 from examples.ssd.model import SSD
+from examples.ssd.options import AMP
 from examples.ssd.processes import Processes
-from examples.ssd.programs import wanted_device
+from examples.ssd.programs import amount, natural, positive, wanted_device
+
+# ---- how to train
+
+
+def add_recipe(parser: argparse.ArgumentParser, epochs: int) -> None:
+    """What is the same for every row that is compared. epochs: unless others are asked for."""
+    parser.add_argument("--seeds", nargs="+", type=natural, default=[0, 1, 2])
+    parser.add_argument("--epochs", type=natural, default=epochs, help="(default: %(default)s)")
+    parser.add_argument("--batch", type=positive, default=32, help="images a step, of every row (default: %(default)s)")
+    parser.add_argument("--lr", type=amount, default=1e-3, help="(default: %(default)s)")
+    parser.add_argument("--warmup", type=natural, default=0, help="epochs (default: %(default)s)")
+    parser.add_argument("--amp", choices=tuple(AMP), default="off", help="mixed precision (default: off)")
+    parser.add_argument("--no-augment", action="store_true", help="resize only")
+    parser.add_argument("--first", type=positive, help="train on so many images only")
+    parser.add_argument("--device", default="cpu", help="(default: %(default)s)")
+    parser.add_argument("--workers", type=natural, default=0, help="processes that read images (default: %(default)s)")
+    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and detections")
+    parser.add_argument("--results", type=Path, default=records.RESULTS, help="(default: docs/results)")
+
+
+def settings(arguments: argparse.Namespace, images: int) -> dict[str, Any]:
+    """What a record must have been measured with. images: that there are to train on."""
+    used = min(images, arguments.first or images)
+    return {
+        "images": used,
+        "epochs": arguments.epochs,
+        "batch": arguments.batch,
+        "steps": arguments.epochs * (used // min(arguments.batch, used)),
+        "rate": arguments.lr,
+        "warmup": arguments.warmup,
+        "augmented": not arguments.no_augment,
+        "amp": arguments.amp,
+    }
+
+
+# ---- what came of it
 
 
 @dataclass(frozen=True)
@@ -49,7 +86,7 @@ def described(ssd: SSD, size: int, result: Evaluated, device: str) -> dict[str, 
         "parameters": counting.parameters(ssd),
         "evaluated": result.images,
         "figures": bootstrap.intervals(result.figures),
-        "hardware": hardware(wanted_device(device)),
+        "hardware": records.hardware(wanted_device(device)),
     }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from examples.experiments import fastestdet, gather, latency, records, small_objects, stock_training, views
+from examples.experiments import fastestdet, gather, latency, records, small_objects, stock_training, trained, views
 from examples.experiments import training_free as free
 from examples.experiments.page import conclusions, headline
 from examples.experiments.page.reading import Interval, all_in
@@ -43,7 +43,7 @@ def test_a_row_that_is_there_is_not_trained_again(tmp_path: Path, monkeypatch: p
     started: list[str] = []
     monkeypatch.setattr(small_objects, "train_row", lambda row, *_: started.append(row) or pytest.skip("trained"))
     words = ["bccd", "--rows", "SSDMnetv1", "--seeds", "0", "--work", str(tmp_path), "--results", str(tmp_path)]
-    settings = small_objects.settings(small_objects.parse_arguments(words), 7)
+    settings = {"set": "bccd", **trained.settings(small_objects.parse_arguments(words), 7)}
     records.write(tmp_path / "small_objects" / "bccd" / "SSDMnetv1-seed0.json", {"settings": settings})
     small_objects.main(words)
     assert started == []
