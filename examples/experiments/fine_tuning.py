@@ -88,7 +88,7 @@ def measure(row: Row, seed: int, arguments: argparse.Namespace) -> None:
         ssd = train_row(ssd, row, seed, annotations, arguments, folder)
     result = trained.evaluated(ssd, val, arguments.device, kept(row.name), APART)
     facts = trained.described(ssd, row.size, result, arguments.device)
-    rivals = {other: kept(other) for other in RIVALS if other != row.name}
+    rivals = {other: kept(other) for other in trained.rivals(row.name, RIVALS)}
     if arguments.epochs:
         rivals["itself before training"] = kept(row.name, UNTRAINED)
     compared = trained.differences(result, rivals, val)

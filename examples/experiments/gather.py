@@ -39,8 +39,8 @@ def page(results: Path) -> str:
     if sets:
         parts.append(sections.small_sets(sets))
     if tuned or sets:
-        panels = {"COCO, fine-tuned": tuned} if tuned else {}
-        plots.by_size({**panels, **sets}, results / "trained.png")
+        panels = {"COCO, fine-tuned": tuned, **sets} if tuned else sets
+        plots.by_size({name: sections.titled(rows) for name, rows in panels.items()}, results / "trained.png")
         parts.append("![AP by size of the trained rows](results/trained.png)")
     if times:
         parts.append(sections.latency(times))

@@ -69,10 +69,9 @@ def backbone(row: str) -> str:
     return find(row).backbone if row in CONFIGURATIONS else row.partition(":")[0]
 
 
-def rivals(row: str) -> list[str]:
+def rivals(row: str) -> Sequence[str]:
     """What a row is compared with: of another backbone, that backbone as it is."""
-    others = RIVALS if row in CONFIGURATIONS else (backbone(row),)
-    return [other for other in others if other != row]
+    return trained.rivals(row, RIVALS if row in CONFIGURATIONS else (backbone(row),))
 
 
 def file_name(row: str, seed: int) -> str:

@@ -90,6 +90,11 @@ def described(ssd: SSD, size: int, result: Evaluated, device: str) -> dict[str, 
     }
 
 
+def rivals(row: str, among: Sequence[str]) -> Sequence[str]:
+    """What a row is compared with: of the rivals themselves, the one that comes later with the one before."""
+    return among[: among.index(row)] if row in among else among
+
+
 def differences(result: Evaluated, rivals: Mapping[str, Path], split: Split) -> dict[str, Any]:
     """From the other rows whose detections are there, on the same resamples. rivals: where each one keeps them."""
     there = {name: judged(kept, split) for name, kept in rivals.items() if kept.is_file()}

@@ -134,6 +134,8 @@ def tuned(found: Mapping[str, Record]) -> str:
     return f"""## Fine-tuned on COCO images
 
 {_trained_text(found, "fine_tuning", "The stock detector under each surgery, trained on other COCO photographs")}
+Before training: the same command with `--epochs 0`. Size600 is the detector on the photograph at 600 pixels; Split
+takes the maps for small objects from the finer path and the others from the original one, in one set of predictors.
 
 {_trained_tables(found)}
 
@@ -148,7 +150,7 @@ def small_sets(found: Mapping[str, Mapping[str, Record]]) -> str:
         what = f"`{name}`, from ImageNet weights of {backbone}"
         told = _trained_text(rows, f"small_objects {name}{weights}", what)
         wanted = small_objects.ROWS if paper else [f"{backbone}:S1L0:dual"]
-        parts.append(f"{told}\n\n{_trained_tables(rows)}\n\nNot run: {_not_run(rows, wanted)}.")
+        parts.append(f"{told}\n{_trained_tables(rows)}\n\nNot run: {_not_run(rows, wanted)}.")
     others = [name for name in small_objects.SETS if name not in found]
     parts.append(f"Not run at all: {', '.join(others)}." if others else "")
     return "## Sets of small objects, from ImageNet weights\n\n" + "\n\n".join(parts)
@@ -167,15 +169,20 @@ def _sorted(rows: Mapping[str, Record]) -> dict[str, Record]:
     return dict(sorted(rows.items(), key=lambda item: (item[1]["gmacs"], item[0])))
 
 
-def _trained_tables(found: Mapping[str, Record]) -> str:
-    """Figures, and differences from rows that were trained as long, or from where a row started."""
+def titled(found: Mapping[str, Record]) -> dict[str, Record]:
+    """Trained rows by what the page calls them, the cheapest first."""
     several = len({r["seed"] for r in found.values()}) > 1
 
     def title(record: Record) -> str:
         started = "" if record["settings"]["steps"] else ", before training"
         return f"{record['row']}{started}" + f", seed {record['seed']}" * (several and not started)
 
-    rows = {title(r): r for r in _sorted(found).values()}
+    return {title(r): r for r in _sorted(found).values()}
+
+
+def _trained_tables(found: Mapping[str, Record]) -> str:
+    """Figures, and differences from rows that were trained as long, or from where a row started."""
+    rows = titled(found)
     return f"{figures_table(rows)}\n\n{differences_table(rows)}"
 
 
@@ -198,7 +205,7 @@ def _trained_text(rows: Mapping[str, Record], command: str, what: str) -> str:
         f"{augmented}, the same for all rows; {len(seeds)} seed{'s' * (len(seeds) > 1)}; evaluated on "
         f"{first['evaluated']} photographs. This is a small fraction of the paper's 100 epochs: it compares the rows "
         f"at equal steps and is no estimate of where they end. Intervals are over photographs, not over seeds. "
-        f"Hardware: {first['hardware']}.\n\n{code(f'{command} {options}')}\n"
+        f"Hardware: {first['hardware']}. {code(f'{command} {options}')}\n"
     )
 
 
