@@ -94,6 +94,16 @@ def figures(found: Matches, weights: Floats, apart: Sequence[str] = ()) -> dict[
     return result
 
 
+def objects(found: Matches, apart: Sequence[str] = ()) -> dict[str, int]:
+    """How many objects a figure rests on, by what follows "ap" or "ar" in its name; apart: as in `figures`."""
+    counts = {size: 0 for size in SIZES} | {f"{size} {name}": 0 for size in SIZES for name in apart}
+    for (name, size), group in found.groups.items():
+        counts[size] += int(group.objects.sum())
+        if name in apart:
+            counts[f"{size} {name}"] += int(group.objects.sum())
+    return counts
+
+
 def _of_group(group: Group, weights: Floats) -> tuple[Floats, Floats]:
     """Average precision and recall, each (IoUs, resamples); nan where the resample has no objects."""
     objects = weights @ group.objects

@@ -10,9 +10,10 @@ compared with it.
 
 import argparse
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from examples.experiments import records, trained
 from examples.experiments.stock_training import ROWS, Row, build
@@ -66,42 +67,72 @@ def train_row(
     return training.ssd
 
 
-def measure(row: Row, seed: int, arguments: argparse.Namespace) -> None:
-    """Train and evaluate a row, unless its record is there."""
-    train, val = (Split(arguments.data / s / "instances.json", arguments.data / s / "images") for s in SETS)
-    annotations = read_annotations(train).with_objects()
-    annotations = replace(annotations, records=annotations.records[: arguments.first])
-    same = trained.settings(arguments, len(annotations.records))
-    kind = f"seed{seed}" if arguments.epochs else UNTRAINED
-    name = f"{row.name}-{kind}"
-    record = arguments.results / "fine_tuning" / f"{name}.json"
-    if records.is_done(record, same):
-        print(f"{record} is there.")
+@dataclass(frozen=True)
+class Run:
+    """One row with one seed."""
+
+    row: Row
+    seed: int
+    arguments: argparse.Namespace
+
+    @property
+    def kind(self) -> str:
+        return f"seed{self.seed}" if self.arguments.epochs else UNTRAINED
+
+    @property
+    def record(self) -> Path:
+        return Path(self.arguments.results / "fine_tuning" / f"{self.row.name}-{self.kind}.json")
+
+    def folder(self, row: str, kind: str) -> Path:
+        """Of another row that was treated alike, or of one before training."""
+        return Path(self.arguments.work / "fine_tuning" / f"{row}-{kind}")
+
+    @property
+    def kept(self) -> Path:
+        return self.folder(self.row.name, self.kind) / trained.DETECTIONS
+
+    def rivals(self) -> dict[str, Path]:
+        """The detections of what the row is compared with."""
+        found = {other: self.folder(other, self.kind) for other in trained.rivals(self.row.name, RIVALS)}
+        if self.arguments.epochs:
+            found |= {f"{name} before training": self.folder(name, UNTRAINED) for name in (self.row.name, RIVALS[0])}
+        return {name: folder / trained.DETECTIONS for name, folder in found.items()}
+
+
+def detect(each: Run, annotations: Annotations, same: Mapping[str, Any], val: Split) -> None:
+    """Train a row and look for the objects, unless that was done."""
+    arguments, folder = each.arguments, each.kept.parent
+    records.claim(folder, same)
+    if each.kept.is_file():
         return
-
-    def kept(of: str, how: str = kind) -> Path:
-        return arguments.work / "fine_tuning" / f"{of}-{how}" / "detections.json"
-
-    folder = kept(row.name).parent
-    ssd: SSD = build(row, load_stock(arguments.data / "weights"), annotations.categories.ids)
+    ssd: SSD = build(each.row, load_stock(arguments.data / "weights"), annotations.categories.ids)
     if arguments.epochs:
-        ssd = train_row(ssd, row, seed, annotations, arguments, folder)
-    result = trained.evaluated(ssd, val, arguments.device, kept(row.name), APART)
-    facts = trained.described(ssd, row.size, result, arguments.device)
-    rivals = {other: kept(other) for other in trained.rivals(row.name, RIVALS)}
-    if arguments.epochs:
-        rivals["itself before training"] = kept(row.name, UNTRAINED)
-    compared = trained.differences(result, rivals, val)
-    records.write(record, {"row": row.name, "seed": seed, "settings": same, "differences": compared, **facts})
-    print(f"{record}: AP {facts['figures']['ap'][0]:.1f}", flush=True)
+        ssd = train_row(ssd, each.row, each.seed, annotations, arguments, folder)
+    trained.detect(ssd, val, arguments.device, each.kept)
+
+
+def write_record(each: Run, annotations: Annotations, same: Mapping[str, Any], val: Split) -> None:
+    ssd = build(each.row, load_stock(each.arguments.data / "weights"), annotations.categories.ids)
+    about = {"row": each.row.name, "seed": each.seed, "settings": same}
+    facts = trained.facts(ssd, each.row.size, each.arguments.device, each.kept, val, each.rivals(), APART)
+    records.write(each.record, {**about, **facts})
+    print(f"{each.record}: AP {facts['figures']['ap'][0]:.1f}", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     arguments.data = data_folder()
-    for seed in arguments.seeds[:1] if arguments.epochs == 0 else arguments.seeds:
-        for name in arguments.rows:
-            measure(ROWS[name], seed, arguments)
+    train, val = (Split(arguments.data / s / "instances.json", arguments.data / s / "images") for s in SETS)
+    annotations = read_annotations(train).with_objects()
+    annotations = replace(annotations, records=annotations.records[: arguments.first])
+    same = trained.settings(arguments, len(annotations.records))
+    seeds = arguments.seeds[:1] if arguments.epochs == 0 else arguments.seeds
+    runs = [Run(ROWS[name], seed, arguments) for seed in seeds for name in arguments.rows]
+    todo = [each for each in runs if not records.is_done(each.record, same)]
+    for each in todo:
+        detect(each, annotations, same, val)
+    for each in todo:  # once all have been looked at, so that each is compared with its rivals
+        write_record(each, annotations, same, val)
 
 
 if __name__ == "__main__":

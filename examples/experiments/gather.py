@@ -8,11 +8,11 @@ Nothing is measured here, and nothing on the page is typed by hand: rows that we
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from examples.experiments import bootstrap, records
-from examples.experiments.page import conclusions, headline, plots, sections
-from examples.experiments.page.reading import all_in, code, in_order
+from examples.experiments import bootstrap, recalibration, records
+from examples.experiments.page import choosing, headline, plots, sections
+from examples.experiments.page.beside_paper import beside_paper
+from examples.experiments.page.reading import FEW, all_in, code, in_order
 from examples.experiments.pictures import PAIRS, file_name
 from examples.ssd.files import write_atomically
 from examples.ssd.programs import run
@@ -21,17 +21,21 @@ from examples.ssd.programs import run
 def page(results: Path) -> str:
     """The text of docs/results.md; plots are written beside the records."""
     free = all_in(results / "training_free")
-    norms = all_in(results / "recalibration")
+    norms = in_order(all_in(results / "recalibration"), list(recalibration.ROWS))
     tuned = all_in(results / "fine_tuning")
     sets = {folder.name: all_in(folder) for folder in sorted((results / "small_objects").glob("*"))}
     times = all_in(results / "latency")
     checks = all_in(results).get("checks")
-    parts = [INTRODUCTION.format(resamples=bootstrap.RESAMPLES)]
+    parts = [INTRODUCTION.format(resamples=bootstrap.RESAMPLES, few=FEW)]
     if free:
         rows = in_order(free, sections.FREE_ROWS)
         plots.against_compute(rows, results / "training_free.png")
         plots.sweeps(rows, results / "size_bound.png")
-        parts += [conclusion(free, tuned, sets, times), sections.training_free(free)]
+        said = [*choosing.plain(free, tuned, sets), choosing.harm(tuned), *choosing.cost(times)]
+        said = [line for line in said if line]
+        tables = choosing.best(free, tuned, sets), choosing.clear(free, norms, tuned, sets)
+        parts += [what_to_choose(*tables, said), PAPER + beside_paper(free, tuned)]
+        parts.append(sections.training_free(free))
     if norms:
         parts.append(sections.recalibrated(norms))
     if tuned:
@@ -56,10 +60,10 @@ Real detectors on real images: what eliminating a stride brings, where it costs,
 The page is written by {code("gather")} from the records in `docs/results`, which the command of each section writes.
 
 AP and AR are COCO's, in percent, at 100 detections an image; small objects cover less than 32x32 pixels of the
-annotated image, large ones more than 96x96. After ± is the half of a 95 % interval over images (1.96 standard
-deviations of {{resamples}} bootstrap resamples); differences are of the same resamples, so that what two networks have
-in common cancels. Compute is counted as the paper counts it (`examples.ssd.counting`), in 10^9 multiply-accumulates
-an image."""
+annotated image, large ones more than 96x96. A dash: fewer than {{few}} such objects. After ± is the half of a 95 %
+interval over images (1.96 standard deviations of {{resamples}} bootstrap resamples); differences are of the same
+resamples, so that what two networks have in common cancels. Compute is counted as the paper counts it
+(`examples.ssd.counting`), in 10^9 multiply-accumulates an image."""
 
 
 def pictures_of(results: Path) -> str:
@@ -70,26 +74,37 @@ def pictures_of(results: Path) -> str:
 
 {code("pictures --work runs")} draws the photographs with most objects that only the
 fine path finds, and with most that the detector finds and the fine path alone loses. The photographs have their own
-licences and are no part of this page: below, annotated boxes stand for them.""",
+licences and are no part of this page: below, in the first of each kind, annotated boxes stand for it.""",
             *shown,
         ]
     )
 
 
-def conclusion(
-    free: dict[str, Any], tuned: dict[str, Any], sets: dict[str, dict[str, Any]], times: dict[str, Any]
-) -> str:
-    said = (*conclusions.choices(free), *conclusions.tuned(tuned), *conclusions.small_sets(sets))
-    lines = "\n".join(f"- {line}" for line in (*said, *conclusions.cost(times)))
-    beside = [*conclusions.untrained_beside_paper(free), *conclusions.tuned_beside_paper(tuned)]
-    paper = "\n".join(f"- {line}." for line in beside)
+def what_to_choose(best: str, clear: str, said: Sequence[str]) -> str:
+    lines = "\n".join(f"- {line}" for line in said)
     return f"""## What to choose
+
+The best row of each situation by its figure, with its compute in that of the network as it is. Rows that the second
+table calls equal may be exchanged.
+
+{best}
+
+In words; "equal" is what these photographs can show no difference of:
 
 {lines}
 
-Beside the paper's Table 2, whose networks were trained for 100 epochs (differences from its base):
+The differences, paired: bold where the 95 % interval leaves zero out (by chance it does so once in twenty), "=" where
+it does not.
 
-{paper}"""
+{clear}"""
+
+
+PAPER = """## Beside the paper
+
+Differences from the base of Table 2, whose networks were trained for 100 epochs on all of COCO, and here from the base
+that was treated alike. Bold: clear, and of the other sign.
+
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -47,6 +47,7 @@ ROWS: Mapping[str, Row] = {
     "as is": Row(),
     "as is, recalibrated": Row(recalibrated=True),
     "704 pixels": Row(size=2 * INPUT_SIZE),
+    "704 pixels, recalibrated": Row(size=2 * INPUT_SIZE, recalibrated=True),
     **{
         f"{surgery}{', recalibrated' * recalibrated}": Row(surgery, recalibrated=recalibrated)
         for surgery in ("S1L0", "S1L1", "S1L2")
@@ -119,11 +120,14 @@ class Experiment:
 
     def figures(self, title: str) -> bootstrap.Figures:
         if title not in self.known:
-            row = ROWS[title]
-            found = self.detections(title, row, lambda: self.network(row))
-            matches = bootstrap.matches(self.truth, found, self.ids)
+            matches = self.matches(title)
             self.known[title] = bootstrap.figures(matches, bootstrap.resamples(matches.images), APART)
         return self.known[title]
+
+    def matches(self, title: str) -> bootstrap.Matches:
+        row = ROWS[title]
+        found = self.detections(title, row, lambda: self.network(row))
+        return bootstrap.matches(self.truth, found, self.ids)
 
     def record(self, title: str) -> None:
         path = self.results / "recalibration" / f"{title}.json"
@@ -138,6 +142,7 @@ class Experiment:
             "settings": self.settings,
             "gmacs": counting.compute(self.network(Row(row.surgery, row.size)), row.size) / 1e9,
             "figures": intervals,
+            "objects": bootstrap.objects(self.matches(title), APART),
             "differences": {base: bootstrap.differences(figures, self.figures(base)) for base in bases},
             "hardware": records.hardware(),
         }

@@ -39,8 +39,21 @@ def is_done(path: Path, settings: Mapping[str, Any]) -> bool:
     before, now = read(path)["settings"], _plain(dict(settings))
     changed = [f"{k} {before.get(k)} (now {now.get(k)})" for k in {**before, **now} if before.get(k) != now.get(k)]
     if changed:
-        raise RequestError(f"{path} was measured with {', '.join(changed)}; remove it, or give another --results.")
+        raise RequestError(
+            f"{path} is of {', '.join(changed)}; remove it, or name other folders with --results and --work."
+        )
     return True
+
+
+def claim(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Say what a work folder is of, so that what is kept in it is not taken for something else.
+
+    Raises:
+        RequestError: it is of something else.
+    """
+    note = folder / "settings.json"
+    if not is_done(note, settings):
+        write(note, {"settings": settings})
 
 
 def hardware(device: torch.device | None = None) -> str:

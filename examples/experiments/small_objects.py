@@ -83,32 +83,29 @@ def images_in(data: Path) -> int:
     return len(read_annotations(find_split(data, "train")).with_objects().records)
 
 
-def measure(row: str, seed: int, arguments: argparse.Namespace) -> None:
-    """Train and evaluate a row, unless its record is there."""
-    data = arguments.data / "smallobj" / arguments.set
-    same = {"set": arguments.set, **trained.settings(arguments, images_in(data))}
-    name = file_name(row, seed)
-    record = arguments.results / "small_objects" / arguments.set / f"{name}.json"
-    if records.is_done(record, same):
-        print(f"{record} is there.")
-        return
-    work, val = arguments.work / "small_objects" / arguments.set, find_split(data, "val")
-    known = detector(train_row(row, seed, arguments, work / name))
-    result = trained.evaluated(known.ssd, val, arguments.device, work / name / "detections.json")
-    facts = trained.described(known.ssd, known.row.size, result, arguments.device)
-    kept = {other: work / file_name(other, seed) / "detections.json" for other in rivals(row)}
-    compared = trained.differences(result, kept, val)
-    about = {"row": row, "backbone": backbone(row), "weights": weights(arguments).name, "seed": seed}
-    records.write(record, {**about, "settings": same, "differences": compared, **facts})
-    print(f"{record}: AP {facts['figures']['ap'][0]:.1f}", flush=True)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     arguments.data = data_folder()
-    for seed in arguments.seeds:
-        for row in arguments.rows:
-            measure(row, seed, arguments)
+    data, work = arguments.data / "smallobj" / arguments.set, arguments.work / "small_objects" / arguments.set
+    results, val = arguments.results / "small_objects" / arguments.set, find_split(data, "val")
+    same = {"set": arguments.set, **trained.settings(arguments, images_in(data))}
+    pairs = [(row, seed) for seed in arguments.seeds for row in arguments.rows]
+    todo = [pair for pair in pairs if not records.is_done(results / f"{file_name(*pair)}.json", same)]
+    for row, seed in todo:
+        folder = work / file_name(row, seed)
+        records.claim(folder, same)
+        if not (folder / trained.DETECTIONS).is_file():
+            known = detector(train_row(row, seed, arguments, folder))
+            trained.detect(known.ssd, val, arguments.device, folder / trained.DETECTIONS)
+    for row, seed in todo:  # once all have been looked at, so that each is compared with its rivals
+        name = file_name(row, seed)
+        known = detector(work / name / "last.pt")
+        others = {other: work / file_name(other, seed) / trained.DETECTIONS for other in rivals(row)}
+        about = {"row": row, "backbone": backbone(row), "weights": weights(arguments).name, "seed": seed}
+        kept = work / name / trained.DETECTIONS
+        facts = trained.facts(known.ssd, known.row.size, arguments.device, kept, val, others)
+        records.write(results / f"{name}.json", {**about, "settings": same, **facts})
+        print(f"{results / name}.json: AP {facts['figures']['ap'][0]:.1f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,9 @@ from examples.ssd.options import AMP
 from examples.ssd.processes import Processes
 from examples.ssd.programs import amount, natural, positive, wanted_device
 
+DETECTIONS = "detections.json"  # of a run, in its folder of --work
+
+
 # ---- how to train
 
 
@@ -60,34 +63,22 @@ class Evaluated:
     """A network on a set."""
 
     figures: bootstrap.Figures  # of every resample of the images
+    objects: Mapping[str, int]  # that they rest on
     images: int
 
 
-def evaluated(ssd: SSD, split: Split, device: str, kept: Path, apart: Sequence[str] = ()) -> Evaluated:
-    """kept: where the detections are written to, and read from the next time."""
-    if not kept.is_file():
-        everyone = Processes(Share(), wanted_device(device))
-        found = detect_all(ssd.to(everyone.device), read_annotations(split), everyone)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_results(kept, found)
-    return judged(kept, split, apart)
+def detect(ssd: SSD, split: Split, device: str, kept: Path) -> None:
+    """Look for the objects of a set, and keep what is found."""
+    everyone = Processes(Share(), wanted_device(device))
+    found = detect_all(ssd.to(everyone.device), read_annotations(split), everyone)
+    write_results(kept, found)
 
 
 def judged(kept: Path, split: Split, apart: Sequence[str] = ()) -> Evaluated:
-    """The detections of a file, with the figures of every resample."""
+    """The detections of a file."""
     matches = bootstrap.matches(load_truth(split.annotations), json.loads(kept.read_text()))
-    return Evaluated(bootstrap.figures(matches, bootstrap.resamples(matches.images), apart), matches.images)
-
-
-def described(ssd: SSD, size: int, result: Evaluated, device: str) -> dict[str, Any]:
-    """The part of a record that says what was measured."""
-    return {
-        "gmacs": counting.compute(ssd, size) / 1e9,
-        "parameters": counting.parameters(ssd),
-        "evaluated": result.images,
-        "figures": bootstrap.intervals(result.figures),
-        "hardware": records.hardware(wanted_device(device)),
-    }
+    figures = bootstrap.figures(matches, bootstrap.resamples(matches.images), apart)
+    return Evaluated(figures, bootstrap.objects(matches, apart), matches.images)
 
 
 def rivals(row: str, among: Sequence[str]) -> Sequence[str]:
@@ -95,7 +86,24 @@ def rivals(row: str, among: Sequence[str]) -> Sequence[str]:
     return among[: among.index(row)] if row in among else among
 
 
-def differences(result: Evaluated, rivals: Mapping[str, Path], split: Split) -> dict[str, Any]:
-    """From the other rows whose detections are there, on the same resamples. rivals: where each one keeps them."""
-    there = {name: judged(kept, split) for name, kept in rivals.items() if kept.is_file()}
-    return {name: bootstrap.differences(result.figures, other.figures) for name, other in there.items()}
+def facts(
+    ssd: SSD,
+    size: int,
+    device: str,
+    kept: Path,
+    split: Split,
+    rivals: Mapping[str, Path],
+    apart: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The part of a record that says what was measured. rivals: the detections of what the row is compared with."""
+    own = judged(kept, split, apart)
+    others = {name: judged(path, split, apart) for name, path in rivals.items() if path.is_file()}
+    return {
+        "gmacs": counting.compute(ssd, size) / 1e9,
+        "parameters": counting.parameters(ssd),
+        "evaluated": own.images,
+        "figures": bootstrap.intervals(own.figures),
+        "objects": dict(own.objects),
+        "differences": {name: bootstrap.differences(own.figures, other.figures) for name, other in others.items()},
+        "hardware": records.hardware(wanted_device(device)),
+    }

@@ -117,7 +117,13 @@ class Experiment:
     @property
     def settings(self) -> dict[str, Any]:
         recovered = sum(self.truth.imgs[i].get("gt", "official") != "official" for i in self.ids)
-        return {"images": len(self.ids), "with recovered boxes": recovered, "resamples": bootstrap.RESAMPLES}
+        trained_on = sum(self.truth.imgs[i].get("split") == "train2017" for i in self.ids)
+        return {
+            "images": len(self.ids),
+            "with recovered boxes": recovered,
+            "of train2017": trained_on,
+            "resamples": bootstrap.RESAMPLES,
+        }
 
     def candidates(self, name: str) -> list[Candidates]:
         kept = self.work / "training_free" / f"{name} {len(self.ids)}.pt"
@@ -166,17 +172,29 @@ class Experiment:
         figures, facts = self.resampled(title), self.kept(title)["facts"]
         against = {base: self.resampled(base) for base in self.rivals(title)}
         intervals = bootstrap.intervals(figures)
+        split, base = self.by_split(title), self.by_split(AS_IS)
+        matches = bootstrap.matches(self.truth, self.found(title), self.ids)
         content = {
             "row": title,
             "settings": self.settings,
             "gmacs": self.rows[title].gmacs,
             "figures": intervals,
+            "objects": bootstrap.objects(matches, APART),
             "differences": {base: bootstrap.differences(figures, other) for base, other in against.items()},
+            "splits": bootstrap.intervals(split),
+            "splits against as is": bootstrap.differences(split, base),
             **facts,
             "hardware": records.hardware(),
         }
         records.write(path, content)
         print(f"{path}: AP {intervals['ap'][0]:.1f}", flush=True)
+
+    def by_split(self, title: str) -> dict[str, bootstrap.Floats]:
+        """AP on every resample of the photographs of each of COCO's sets."""
+        matches = bootstrap.matches(self.truth, self.found(title), self.ids)
+        splits = np.array([self.truth.imgs[i].get("split", "") for i in self.ids])
+        drawn = bootstrap.resamples(matches.images)
+        return {s: bootstrap.figures(matches, drawn * (splits == s))["ap"] for s in sorted(set(splits.tolist()))}
 
     def rivals(self, title: str) -> list[str]:
         """What a row is compared with on the same photographs: the detector as it is, and what costs as much."""

@@ -11,8 +11,10 @@ import torch
 
 from examples.experiments import fastestdet, gather, latency, records, small_objects, stock_training, trained, views
 from examples.experiments import training_free as free
-from examples.experiments.page import conclusions, headline
-from examples.experiments.page.reading import Interval, all_in
+from examples.experiments.page import choosing, headline
+from examples.experiments.page.beside_paper import beside_paper
+from examples.experiments.page.reading import all_in
+from examples.experiments.page.words import compared
 from examples.ssd import boxes
 from examples.ssd.errors import RequestError
 from examples.ssd.stock import LOW_TAP, load_stock, prepare
@@ -21,6 +23,7 @@ from examples.ssd.stock_networks import with_stride_eliminated
 
 DATA = os.environ.get("STRIDESURGERY_DATA")
 needs_data = pytest.mark.skipif(DATA is None, reason="STRIDESURGERY_DATA names no folder with images and weights")
+OBJECTS = [f"{s}{c}" for s in ("", "_small", "_medium", "_large") for c in ("", " person", " car")]
 KEYS = [f"{m}{s}" for m in ("ap", "ar") for s in ("", "_small", "_medium", "_large")]
 
 
@@ -40,6 +43,7 @@ def test_a_record_is_there_or_was_measured_otherwise(tmp_path: Path) -> None:
 def test_a_row_that_is_there_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(small_objects, "data_folder", lambda: tmp_path)
     monkeypatch.setattr(small_objects, "images_in", lambda *_: 7)
+    monkeypatch.setattr(small_objects, "find_split", lambda *_: None)
     started: list[str] = []
     monkeypatch.setattr(small_objects, "train_row", lambda row, *_: started.append(row) or pytest.skip("trained"))
     words = ["bccd", "--rows", "SSDMnetv1", "--seeds", "0", "--work", str(tmp_path), "--results", str(tmp_path)]
@@ -61,10 +65,13 @@ def record(title: str, bases: tuple[str, ...], seed: int = 0) -> dict:
 
     return {
         "row": title,
-        "settings": {"images": 4, "with recovered boxes": 1},
+        "settings": {"images": 4, "with recovered boxes": 1, "of train2017": 3},
         "gmacs": 1.0 + seed,
         "figures": {key: interval(float(draw.uniform(5, 40))) for key in KEYS},
         "differences": {base: {key: interval(float(draw.normal() * 3)) for key in KEYS} for base in bases},
+        "objects": {key: 100 for key in OBJECTS},
+        "splits": {"train2017": interval(9.0)},
+        "splits against as is": {"train2017": interval(0.5)},
         "hardware": "2 CPU cores",
     }
 
@@ -97,7 +104,11 @@ def test_the_page_is_written_from_the_records_alone(tmp_path: Path) -> None:
     assert "Not run yet: S1L6 by hand" in page and "S1L0 128/192" not in page and "S1L0 dual path 128/192" in page
     assert (results / "training_free.png").read_bytes().startswith(b"\x89PNG")
     assert "fine_tuning --rows base S1L0 --seeds 0 --epochs 3 --batch 4 --lr 0.0001 --amp bf16 --first 30" in page
-    assert "| S1L0, against base |" in page and "Not run: the rows Size600, S1L6" in page
+    assert (
+        "| S1L0, against base |" in page
+        and "| fine-tuned, S1L0, against as is, trained as long |" in page
+        and "Not run: the rows Size600, S1L6" in page
+    )
     assert "| S1L0, before training |" in page
     assert "small_objects bccd --weights some.safetensors --rows mobilenet_v2 mobilenet_v2:S1L0" in page
     assert "Latency" not in page
@@ -110,10 +121,35 @@ def test_the_page_and_the_readme_say_what_the_records_say(tmp_path: Path) -> Non
     assert headline.headline(all_in(results / "training_free")) in headline.README.read_text()
 
 
-def test_verdicts_follow_the_interval() -> None:
-    assert conclusions.verdict(Interval(2.0, 1.0, 3.0), "AP") == "+2.0 AP (95 % interval +1.0 to +3.0)"
-    assert "no difference" in conclusions.verdict(Interval(0.5, -0.5, 1.5), "AP")
-    assert "not compared" in conclusions.verdict(None, "AP")
+def compared_row(**changes: float) -> dict:
+    """A made-up row that differs from the base by these figures, ± 1; of large objects there are too few."""
+    told = {key: [value, value - 1, value + 1] for key, value in changes.items()}
+    objects = {key: 3 if key.startswith("_large") else 100 for key in OBJECTS}
+    return {**record("", ()), "objects": objects, "differences": {"as is": told}}
+
+
+def test_what_is_said_follows_the_intervals() -> None:
+    up = compared_row(ap=2.0, ar=0.5, ap_small=3.0, ap_medium=-4.0, ap_large=9.0)
+    [said] = choosing.plain({"S1L0 dual path": up}, {}, {})
+    assert said.endswith("**better** in AP, small objects; **worse** in medium objects; **equal** in AR.")
+    assert compared(up, "as is") == "AP +2.0 ± 1.0 (AP small +3.0 ± 1.0, AP medium -4.0 ± 1.0)"
+    down = compared_row(ap=-2.0, ar=-3.0, ap_small=-3.0, ap_medium=-4.0)
+    [said] = choosing.plain({"S1L0 dual path": down}, {}, {})
+    assert said.endswith(": **worse** in AP, AR, small objects, medium objects.")
+    equal = compared_row(ap=0.5)
+    assert compared(equal, "as is") == "no difference that these photographs can show (AP +0.5 ± 1.0)"
+    assert compared(equal, "600 pixels") == "was not compared"
+
+
+def test_rows_that_contradict_the_paper_stand_out() -> None:
+    assert beside_paper({"S1L6": compared_row(ap=-2.0, ap_small=-3.0)}, {}).count("**") == 2  # small: the paper +3.9
+
+
+def test_a_folder_of_another_run_is_not_taken(tmp_path: Path) -> None:
+    records.claim(tmp_path / "row", {"rate": 0.1})
+    records.claim(tmp_path / "row", {"rate": 0.1})
+    with pytest.raises(RequestError, match=r"rate 0\.1 \(now 0\.2\)"):
+        records.claim(tmp_path / "row", {"rate": 0.2})
 
 
 def test_a_row_is_a_configuration_or_a_backbone() -> None:

@@ -8,14 +8,22 @@ from matplotlib.figure import Figure
 
 from examples.experiments.page.reading import SIZES, Record, figure
 
-COLOURS = {"by hand": "#999999", "eliminated": "#0072b2", "dual path": "#d55e00", "larger input": "#009e73"}
+COLOURS = {
+    "as is": "#000000",
+    "by hand": "#999999",
+    "eliminated": "#0072b2",
+    "dual path": "#d55e00",
+    "larger input": "#009e73",
+}
 MARKERS = {"S1L0": "o", "S1L4": "s", "S1L6": "^", "S2L4-6": "D", "S1L12": "v", "pyramid": "P", "600": "X"}
 TICKS = (0.75, 1, 1.5, 2, 3, 4, 6, 9)  # GMAC
 
 
 def kind(title: str) -> str:
     """Which family a row of the training-free table belongs to."""
-    if "by hand" in title or title == "as is":
+    if title == "as is":
+        return title
+    if "by hand" in title:
         return "by hand"
     if "pixels" in title:
         return "larger input"
@@ -24,12 +32,12 @@ def kind(title: str) -> str:
 
 def against_compute(rows: Mapping[str, Record], out: Path) -> None:
     """The paper's Figure 6: one point a row, with its interval."""
-    panels = Figure(figsize=(13, 7), layout="constrained")
-    axes = panels.subplots(2, 3, sharex=True)
+    panels = Figure(figsize=(16, 7), layout="constrained")
+    axes = panels.subplots(2, 1 + len(SIZES), sharex=True)
     for line, (measure, name) in zip(axes, (("ap", "AP"), ("ar", "AR")), strict=True):
-        for panel, size in zip(line, SIZES, strict=True):
-            draw_panel(panel, rows, f"{measure}_{size}")
-            panel.set_title(f"{name}, {size} objects", fontsize="medium")
+        for panel, size in zip(line, ("", *(f"_{size}" for size in SIZES)), strict=True):
+            draw_panel(panel, rows, f"{measure}{size}")
+            panel.set_title(f"{name}, {size[1:] or 'all'} objects", fontsize="medium")
     for panel in axes[1]:
         panel.set_xlabel("compute (GMAC)")
     panels.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right upper", fontsize="small")

@@ -9,6 +9,7 @@ from examples.experiments import records
 
 Record = Mapping[str, Any]
 SIZES = ("small", "medium", "large")
+FEW = 20  # objects: a figure of fewer is not shown
 
 
 @dataclass(frozen=True)
@@ -43,16 +44,22 @@ def in_order(found: Mapping[str, Record], names: Sequence[str]) -> dict[str, Rec
 
 
 def figure(record: Record, name: str) -> Interval | None:
-    """None: there are no such objects."""
-    return _interval(record["figures"].get(name))
+    """None: there are too few such objects."""
+    return interval(record["figures"].get(name)) if _enough(record, name) else None
 
 
 def difference(record: Record, base: str, name: str) -> Interval | None:
-    """None: the two were not compared."""
-    return _interval(record["differences"].get(base, {}).get(name))
+    """None: the two were not compared, or there are too few such objects."""
+    return interval(record["differences"].get(base, {}).get(name)) if _enough(record, name) else None
 
 
-def _interval(ends: Sequence[float | None] | None) -> Interval | None:
+def _enough(record: Record, name: str) -> bool:
+    kind = name.removeprefix("ap").removeprefix("ar").removeprefix("50")
+    return bool(record["objects"][kind] >= FEW)
+
+
+def interval(ends: Sequence[float | None] | None) -> Interval | None:
+    """From a record's three numbers."""
     if ends is None or None in ends:
         return None
     value, low, high = (float(v) for v in ends if v is not None)
