@@ -50,8 +50,8 @@ def training_free(found: Mapping[str, Record]) -> str:
 
 {code("training_free --work runs")}. The stock COCO SSD (MobileNet v1 0.75, 300x300) on {settings["images"]} COCO
 photographs. {settings["of train2017"]} of them are of train2017, from which the detector very likely learned; the other
-{settings["images"] - settings["of train2017"]} are of val2017, and {settings["with recovered boxes"]} have boxes that
-were recovered from another list (areas estimated, crowds mostly unmarked). Hardware: {rows["as is"]["hardware"]}.
+{settings["with recovered boxes"]}, of val2017, have boxes that were recovered from another list (areas estimated,
+crowds mostly unmarked). Hardware: {rows["as is"]["hardware"]}.
 
 "By hand": `stride = 1` and anchors in the middles of equal cells; without that word: `eliminate`, and anchors as far
 from where their cell looks as the detector has learned, in cells. "Dilated": `eliminate(dilate=True)` at the last
