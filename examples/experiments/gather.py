@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from examples.experiments import bootstrap, recalibration, records
-from examples.experiments.page import choosing, headline, plots, sections
+from examples.experiments.page import choosing, headline, plots, protocol, trained_rows, untrained
 from examples.experiments.page.beside_paper import beside_paper
 from examples.experiments.page.reading import FEW, all_in, code, in_order
 from examples.experiments.pictures import PAIRS, file_name
@@ -28,28 +28,28 @@ def page(results: Path) -> str:
     checks = all_in(results).get("checks")
     parts = [INTRODUCTION.format(resamples=bootstrap.RESAMPLES, few=FEW)]
     if free:
-        rows = in_order(free, sections.FREE_ROWS)
+        rows = in_order(free, untrained.FREE_ROWS)
         plots.against_compute(rows, results / "training_free.png")
         plots.sweeps(rows, results / "size_bound.png")
         said = [*choosing.plain(free, tuned, sets), choosing.harm(tuned), *choosing.cost(times)]
         said = [line for line in said if line]
         tables = choosing.best(free, tuned, sets), choosing.clear(free, norms, tuned, sets)
         parts += [what_to_choose(*tables, said), PAPER + beside_paper(free, tuned)]
-        parts.append(sections.training_free(free))
+        parts.append(untrained.training_free(free))
     if norms:
-        parts.append(sections.recalibrated(norms))
+        parts.append(untrained.recalibrated(norms))
     if tuned:
-        parts.append(sections.tuned(tuned))
+        parts.append(trained_rows.tuned(tuned))
     if sets:
-        parts.append(sections.small_sets(sets))
+        parts.append(trained_rows.small_sets(sets))
     if tuned or sets:
         panels = {"COCO, fine-tuned": tuned, **sets} if tuned else sets
-        plots.by_size({name: sections.titled(rows) for name, rows in panels.items()}, results / "trained.png")
+        plots.by_size({name: trained_rows.titled(rows) for name, rows in panels.items()}, results / "trained.png")
         parts.append("![AP by size of the trained rows](results/trained.png)")
     if times:
-        parts.append(sections.latency(times))
+        parts.append(protocol.latency(times))
     if checks:
-        parts.append(sections.checked(checks))
+        parts.append(protocol.checked(checks))
     parts.append(pictures_of(results))
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
@@ -84,8 +84,8 @@ def what_to_choose(best: str, clear: str, said: Sequence[str]) -> str:
     lines = "\n".join(f"- {line}" for line in said)
     return f"""## What to choose
 
-The best row of each situation by its figure, with its compute in that of the network as it is. Rows that the second
-table calls equal may be exchanged.
+The best row of each situation by its figure, with its compute in that of the network as it is; of trained rows the
+first seed. Rows that the second table calls equal may be exchanged.
 
 {best}
 

@@ -1,0 +1,71 @@
+"""The sections on what networks cost in time, and on the protocol's own checks."""
+
+from collections.abc import Mapping
+
+from examples.experiments.page.reading import Record, code, table
+from examples.experiments.page.tables import missing
+from examples.ssd.paper import TABLE_4
+
+EXPECTED = {
+    "gap to pycocotools": "0, up to rounding",
+    "AP with shuffled labels": "next to 0",
+    "AP on other photographs": "next to 0",
+    "AP of WBC, trained on shuffled labels": "far below that with the right ones",
+    "largest difference of a weight, same seed": "0",
+    "largest difference of a weight, other seed": "not 0",
+}
+
+
+def latency(found: Mapping[str, Record]) -> str:
+    parts = [
+        """## Latency beside compute
+
+The network alone. The networks take turns, and each is compared with the first one in the same round; in brackets the
+middle half of the rounds. Processor time is that of one thread: what else runs takes no share of it, but does share its
+caches."""
+    ]
+    for name, record in found.items():
+        group, _, how = name.partition("-")
+        settings = record["settings"]
+        flag, kind = (" --processor-time", "processor time") if settings["processor time"] else ("", "by the clock")
+        command = f"latency --groups {group} --runs {settings['runs']} --threads {settings['threads']}{flag}"
+        title = "The paper's rows (Table 4)" if group == "paper" else "The stock detector"
+        parts.append(f"{title}, {how}, {settings['runs']} runs each, {kind}; {record['hardware']}; {code(command)}:")
+        parts.append(_latency_table(record["rows"], group == "paper"))
+    wanted = [
+        "cpu-fp32-batch1",
+        "cuda-fp32-batch1",
+        "cuda-fp32-batch16",
+        "cuda-bf16-batch16",
+        "cuda-fp32-batch1-compiled",
+    ]
+    parts.append(missing({name.partition("-")[2]: r for name, r in found.items()}, wanted).strip())
+    return "\n\n".join(parts)
+
+
+def _latency_table(rows: Mapping[str, Record], printed: bool) -> str:
+    first = next(iter(rows))
+    lines = []
+    for name, r in rows.items():
+        ms, low, high = r["ms"]
+        ratio, least, most = r["ratio"]
+        line = [name, f"{ms:.0f} ({low:.0f} to {high:.0f})", f"{ratio:.2f} ({least:.2f} to {most:.2f})"]
+        line.append(f"{r['gmacs'] / rows[first]['gmacs']:.2f}")
+        if printed:
+            line.append(f"{TABLE_4[name] / TABLE_4[first]:.2f}" if name in TABLE_4 else "–")
+        lines.append(line)
+    heads = ["", "ms", "ratio", "ratio of compute", *(["the paper's ratio (GTX 1080 Ti)"] if printed else [])]
+    return table(heads, lines)
+
+
+def checked(record: Record) -> str:
+    names = {k: v for k, v in record.items() if k not in ("settings", "hardware")}
+    lines = [
+        (name, f"{value:.3g}" if value < 100 else f"{value:g}", EXPECTED.get(name, "")) for name, value in names.items()
+    ]
+    return f"""## The protocol's own checks
+
+{code("checks --work runs")}, on the detections of the detector as it is. AP in percent; weights of two trainings of two
+steps.
+
+{table(("", "found", "expected"), lines)}"""
