@@ -12,7 +12,7 @@ from pathlib import Path
 from examples.experiments import bootstrap, recalibration, records
 from examples.experiments.page import choosing, headline, plots, protocol, trained_rows, untrained
 from examples.experiments.page.beside_paper import beside_paper
-from examples.experiments.page.reading import FEW, all_in, code, in_order
+from examples.experiments.page.reading import FEW, Record, all_in, code, in_order
 from examples.experiments.pictures import PAIRS, file_name
 from examples.ssd.files import write_atomically
 from examples.ssd.programs import run
@@ -23,7 +23,7 @@ def page(results: Path) -> str:
     free = all_in(results / "training_free")
     norms = in_order(all_in(results / "recalibration"), list(recalibration.ROWS))
     tuned = all_in(results / "fine_tuning")
-    sets = {folder.name: all_in(folder) for folder in sorted((results / "small_objects").glob("*"))}
+    sets = small_sets(results)
     times = all_in(results / "latency")
     checks = all_in(results).get("checks")
     parts = [INTRODUCTION.format(resamples=bootstrap.RESAMPLES, few=FEW)]
@@ -80,6 +80,15 @@ licences and are no part of this page: below, in the first of each kind, annotat
     )
 
 
+def headline_records(results: Path) -> tuple[dict[str, Record], dict[str, dict[str, Record]]]:
+    """Those of the README: what was not trained, and the sets of small objects."""
+    return all_in(results / "training_free"), small_sets(results)
+
+
+def small_sets(results: Path) -> dict[str, dict[str, Record]]:
+    return {folder.name: all_in(folder) for folder in sorted((results / "small_objects").glob("*"))}
+
+
 def what_to_choose(best: str, clear: str, said: Sequence[str]) -> str:
     lines = "\n".join(f"- {line}" for line in said)
     return f"""## What to choose
@@ -117,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         part.write_text(text)
     print(out)
     if arguments.results == records.RESULTS:
-        headline.rewrite(headline.README, headline.headline(all_in(arguments.results / "training_free")))
+        headline.rewrite(headline.README, headline.headline(*headline_records(arguments.results)))
         print(headline.README)
 
 

@@ -13,7 +13,6 @@ from examples.experiments import fastestdet, gather, latency, records, small_obj
 from examples.experiments import training_free as free
 from examples.experiments.page import choosing, headline
 from examples.experiments.page.beside_paper import beside_paper
-from examples.experiments.page.reading import all_in
 from examples.experiments.page.words import compared
 from examples.ssd import boxes
 from examples.ssd.errors import RequestError
@@ -118,7 +117,7 @@ def test_the_page_and_the_readme_say_what_the_records_say(tmp_path: Path) -> Non
     results = shutil.copytree(records.RESULTS, tmp_path / "results")
     gather.main(["--results", str(results)])
     assert (tmp_path / "results.md").read_text() == records.RESULTS.with_suffix(".md").read_text()
-    assert headline.headline(all_in(results / "training_free")) in headline.README.read_text()
+    assert headline.headline(*gather.headline_records(results)) in headline.README.read_text()
 
 
 def compared_row(**changes: float) -> dict:

@@ -33,7 +33,7 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
-def all_in(folder: Path) -> dict[str, dict[str, Any]]:
+def all_in(folder: Path) -> dict[str, Record]:
     """By file name, without its ending."""
     return {path.stem: records.read(path) for path in sorted(folder.glob("*.json"))}
 
