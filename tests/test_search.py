@@ -15,7 +15,7 @@ from stridesurgery.skeleton import without_weights
 from tests.models import SAMPLE, create, size_of
 
 
-@pytest.mark.parametrize("name", [*SAMPLE[::4], "resnetblur18", "torchvision/swin_t"])
+@pytest.mark.parametrize("name", dict.fromkeys((*SAMPLE[::4], "resnetblur18", "torchvision/swin_t")))
 def test_forecasts_equal_the_networks_that_are_built(name):
     net, size = without_weights(create(name)), size_of(name)
     analysis = analyse(net, size)
