@@ -17,6 +17,7 @@ from tests.test_dual_path import maps_of, rotating
 from tests.watch import error, sampled
 
 
+@pytest.mark.half
 def test_every_map_sampled_is_the_originals(case: Case) -> None:
     """Squeeze-excite, group norm, blur pools and attention included."""
     transition = rotating(case)

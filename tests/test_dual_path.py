@@ -33,7 +33,7 @@ def maps_of(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     return model(x)
 
 
-@pytest.mark.two_thirds
+@pytest.mark.half
 def test_small_path_is_the_operated_and_large_path_the_original_network(case: Case) -> None:
     """Also through removed pools, as the large path samples with the original operator."""
     transition = rotating(case)
@@ -50,7 +50,7 @@ def test_small_path_is_the_operated_and_large_path_the_original_network(case: Ca
     assert len({id(p) for p in both.parameters()}) == len({id(p) for p in case.original.parameters()})
 
 
-@pytest.mark.two_thirds
+@pytest.mark.half
 def test_slices_of_convolutions_are_the_original_too(case: Case) -> None:
     transitions = [t for t in case.report.transitions if one_of(case.report, t) is not None and not has_pool(case, t)]
     if not transitions:

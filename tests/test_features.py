@@ -16,7 +16,7 @@ from tests.watch import error, outputs_of
 from tests.zoo.maps import differences, weightless
 
 
-@pytest.mark.two_thirds
+@pytest.mark.half
 def test_maps_are_the_models_own(case: Case) -> None:
     """Bit for bit what the named modules return, whatever runs on the maps later."""
     maps = ss.features(case.original, input_size=case.size)
@@ -29,7 +29,7 @@ def test_maps_are_the_models_own(case: Case) -> None:
         assert torch.equal(found[name], wanted[name]), name
 
 
-@pytest.mark.two_thirds
+@pytest.mark.half
 def test_one_map_per_reduction_with_what_is_known_of_it(case: Case) -> None:
     maps = ss.features(case.original, input_size=case.size)
     info = maps.feature_info
@@ -44,7 +44,7 @@ def test_one_map_per_reduction_with_what_is_known_of_it(case: Case) -> None:
     assert info.out_indices == maps.out_indices == tuple(range(len(found)))
 
 
-@pytest.mark.two_thirds
+@pytest.mark.half
 def test_nothing_is_computed_that_no_map_needs(case: Case) -> None:
     """The first map needs fewer operators than all maps, and what every operator makes is used."""
     everything = ss.features(case.original, input_size=case.size)

@@ -56,7 +56,7 @@ def test_stride_in_modules_gives_a_module(case: Case) -> None:
             assert type(fine) is type(case.original)
 
 
-@pytest.mark.two_thirds
+@pytest.mark.half
 def test_recipe_replayed_on_a_fresh_model_is_the_result(case: Case) -> None:
     fine = case.operated[0]
     buffer = io.BytesIO()
@@ -69,7 +69,7 @@ def test_recipe_replayed_on_a_fresh_model_is_the_result(case: Case) -> None:
     assert features(fresh, case.image).equal(features(fine, case.image))
 
 
-@pytest.mark.two_thirds
+@pytest.mark.half
 def test_deepcopy_and_whole_model_save(case: Case) -> None:
     fine = case.operated[-1]
     wanted = features(fine, case.image)
@@ -80,7 +80,7 @@ def test_deepcopy_and_whole_model_save(case: Case) -> None:
     assert features(torch.load(buffer, weights_only=False), case.image).equal(wanted)
 
 
-@pytest.mark.two_thirds
+@pytest.mark.half
 def test_every_parameter_of_the_result_learns(case: Case) -> None:
     """Which parameters get a gradient is the same as in the original."""
     reached = []

@@ -21,14 +21,14 @@ def test_state_dict_is_the_original_state_dict(case: Case) -> None:
             assert after[key].dtype == value.dtype and after[key].equal(value), key
 
 
-@pytest.mark.two_thirds
+@pytest.mark.half
 def test_result_shares_no_memory_with_the_original(case: Case) -> None:
     mine = {p.data_ptr() for p in case.original.parameters()}
     for fine in case.operated:
         assert not mine & {p.data_ptr() for p in fine.parameters()}
 
 
-@pytest.mark.two_thirds
+@pytest.mark.half
 def test_checkpoint_loads_into_the_result_and_back(case: Case) -> None:
     fine = copy.deepcopy(case.operated[-1])
     other = copy.deepcopy(case.original)

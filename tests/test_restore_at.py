@@ -10,7 +10,7 @@ from tests.test_dual_path import maps_of
 from tests.watch import calls, snapshot, unchanged
 
 
-@pytest.mark.two_thirds
+@pytest.mark.half
 def test_maps_after_the_restoring_layer_keep_their_sizes(case: Case) -> None:
     """Between the two layers maps are k times larger, before and after them as they were."""
     report = case.report
