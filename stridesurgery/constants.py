@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from stridesurgery.errors import GridError
 from stridesurgery.report import Analysis
-from stridesurgery.traced import BATCH, Key, Shape, Traced, origins, returned, shape_of, tensors_in
+from stridesurgery.traced import BATCH, Key, Shape, Traced, called, origins, returned, shape_of, tensors_in
 
 _LOOKUPS = {"getitem", "index_select", "embedding", "gather", "take", "take_along_dim"}
 _BROADCASTS = {"add", "add_", "iadd", "mul", "mul_", "sub", "div"}
@@ -32,7 +32,7 @@ def check_constants(original: Traced, now: dict[Key, Shape], compared: bool) -> 
     """
     _check_windows(original, now)
     for node in original.graph.nodes:
-        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        name = called(node)
         if name in _LOOKUPS or (node.op == "call_module" and type(original.module(node)) is nn.Embedding):
             _check_lookup(original, node, now)
         elif name in _BROADCASTS and not compared:
@@ -63,7 +63,7 @@ def check_reads(original: Analysis, operated: Traced) -> None:
                 "cells, which the larger map exceeds. Use adaptive pooling there"
             )
     for node in original.traced.graph.nodes:
-        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        name = called(node)
         if name in _READS and node.args and _reads_part(node, now):
             raise GridError(
                 f"the value at {node.meta['path'] or node.name} leaves the grid: {name} reads a fixed part of a map "

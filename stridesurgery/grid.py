@@ -19,7 +19,7 @@ from stridesurgery.place import Grid, Site
 from stridesurgery.plan import Plan
 from stridesurgery.record import record
 from stridesurgery.report import Analysis
-from stridesurgery.traced import BATCH, Key, Shape, Traced
+from stridesurgery.traced import BATCH, Key, Shape, Traced, called
 
 Factor = tuple[int, int]
 
@@ -236,7 +236,7 @@ def _is_local(traced: Traced) -> bool:
             continue
         if node.op == "call_module" and not isinstance(traced.module(node), (nn.Fold, nn.Unfold, nn.Unflatten)):
             continue
-        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        name = called(node)
         if name not in _LOCAL:
             return False
     return True

@@ -15,7 +15,7 @@ from stridesurgery import finer
 from stridesurgery.geometry import PIXELS, Geometry
 from stridesurgery.operators import Operator, operator_of
 from stridesurgery.place import Grid, Place, Reduction, Site
-from stridesurgery.traced import Traced, shape_of, tensors_in
+from stridesurgery.traced import Traced, called, shape_of, tensors_in
 from stridesurgery.window import Window
 
 
@@ -198,7 +198,7 @@ def _hidden_stride(node: fx.Node, source: fx.Node, places: dict[fx.Node, Place],
     if _is_pointwise(operator) or not (all(smaller) if moves else any(smaller)):
         return None
     culprit = _first_with_grid(source, grid, places)
-    name = culprit.target if isinstance(culprit.target, str) else getattr(culprit.target, "__name__", "function")
+    name = called(culprit) or "function"
     unknown = Operator(name, "opaque", refusal="changes the grid in a way that is not understood")
     after = _opaque(places[source], carried, grid)
     return Site(culprit, unknown, _name(culprit), places[source], after, carried, grid, shape[1])
@@ -229,7 +229,7 @@ def _join(node: fx.Node, places: list[Place]) -> Place:
     if all(p is places[0] for p in places) and (places[0].pooled or not _is_pooled(shape_of(node), batch)):
         return places[0]
     places = [p for p in places if not p.pooled] or places
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    name = called(node)
     mixes = name in _MIXERS and len(places) > 1
     first = _query(places, shape_of(node) or ()) if mixes else min(places, key=lambda p: p.reduction)
     alike = [p for p in places if p.reduction == first.reduction]

@@ -23,7 +23,7 @@ from stridesurgery.operators import FUNCTIONS, arguments
 from stridesurgery.place import Reduction, Site
 from stridesurgery.plan import Plan, changes_of
 from stridesurgery.report import Analysis
-from stridesurgery.traced import BATCH, Traced, returned, shape_of, tensors_in
+from stridesurgery.traced import BATCH, Traced, called, returned, shape_of, tensors_in
 from stridesurgery.transitions import beyond
 
 Phases = tuple[tuple[int, int], ...]
@@ -153,7 +153,7 @@ def mixes_images(node: fx.Node, model: nn.Module) -> bool:
     if node.op == "call_module":
         module = model.get_submodule(str(node.target))
         return isinstance(module, _BatchNorm) and not module.track_running_stats
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    name = called(node)
     if name == "batch_norm":
         return len(node.args) < 2 and "running_mean" not in node.kwargs
     axes = node.kwargs.get("dim", node.kwargs.get("dims", node.args[1] if len(node.args) > 1 else None))

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from stridesurgery.errors import TraceError
 from stridesurgery.shortcuts import known_result, known_sum
 from stridesurgery.sizes import Number, Size, with_origin
-from stridesurgery.traced import origins
+from stridesurgery.traced import called, origins, tensors_among
 
 _OPERATORS = {
     f"__{name}__": getattr(operator, name)
@@ -194,9 +194,7 @@ class Recorder(TorchFunctionMode):
 
     def _versions(self, *values: Any) -> list[tuple[Tensor, int]]:
         """The tensors among arguments, and how often each has been written into."""
-        tensors: list[Tensor] = []
-        fx.node.map_aggregate(values, lambda v: tensors.append(v) if isinstance(v, Tensor) else None)
-        return [(tensor, tensor._version) for tensor in tensors]
+        return [(tensor, tensor._version) for tensor in tensors_among(values)]
 
     def _written(self, versions: list[tuple[Tensor, int]]) -> tuple[int, ...]:
         """The memory that was written into since."""
@@ -322,8 +320,7 @@ class Recorder(TorchFunctionMode):
 
     def _constants(self, *values: Any) -> list[str]:
         """The names of the parameters and buffers that a call's arguments are made of, the input apart."""
-        tensors: list[Tensor] = []
-        fx.node.map_aggregate(values, lambda v: tensors.append(v) if isinstance(v, Tensor) else None)
+        tensors = tensors_among(values)
         names = {self._names[id(t)]: None for t in tensors if id(t) in self._names}
         for tensor in tensors:
             if id(tensor) in self._nodes:
@@ -341,7 +338,7 @@ class Recorder(TorchFunctionMode):
 def _give_keys(graph: fx.Graph) -> None:
     counts: dict[tuple[str, str, str], int] = defaultdict(int)
     for node in graph.nodes:
-        target = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        target = called(node)
         place = (str(node.meta["path"]), node.op, target)
         node.meta["key"] = (*place, counts[place])
         counts[place] += 1

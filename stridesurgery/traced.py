@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 BATCH = 41  # weightless images cost nothing, and a length of 41k can only be a batch of k windows
 Shape = tuple[int, ...]
@@ -46,6 +46,18 @@ class Traced:
 def shape_of(node: Any) -> Shape | None:
     """The shape of a node's tensor value, or None where it has none."""
     return node.meta.get("shape") if isinstance(node, fx.Node) else None
+
+
+def called(node: fx.Node) -> str:
+    """The path of the module, or the name of the method or function, that a node calls."""
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+
+
+def tensors_among(values: Any) -> list[Tensor]:
+    """The tensors in (nested) arguments of a call, in order."""
+    found: list[Tensor] = []
+    fx.node.map_aggregate(values, lambda v: found.append(v) if isinstance(v, Tensor) else None)
+    return found
 
 
 def origins(node: fx.Node) -> list[str]:
