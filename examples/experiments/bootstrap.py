@@ -94,6 +94,20 @@ def figures(found: Matches, weights: Floats, apart: Sequence[str] = ()) -> dict[
     return result
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """A network on a set of images."""
+
+    figures: Figures  # of every resample, see `resamples`
+    objects: Mapping[str, int]  # that they rest on, see `objects`
+    images: int
+
+
+def evaluated(found: Matches, apart: Sequence[str] = ()) -> Evaluated:
+    """apart: classes, as in `figures`."""
+    return Evaluated(figures(found, resamples(found.images), apart), objects(found, apart), found.images)
+
+
 def objects(found: Matches, apart: Sequence[str] = ()) -> dict[str, int]:
     """How many objects a figure rests on, by what follows "ap" or "ar" in its name; apart: as in `figures`."""
     counts = {size: 0 for size in SIZES} | {f"{size} {name}": 0 for size in SIZES for name in apart}

@@ -25,7 +25,6 @@ from examples.experiments import bootstrap, records, small_objects, trained
 from examples.experiments.training_free import Experiment
 from examples.experiments.views import AS_IS
 from examples.ssd.annotations import find_split
-from examples.ssd.checkpoint import detector
 from examples.ssd.evaluation import Detection, evaluate
 from examples.ssd.programs import run
 from examples.training_free import data_folder
@@ -100,12 +99,10 @@ def of_rare_class(data: Path, work: Path, weights: Path) -> float:
         [CELLS, *RECIPE.split(), "--work", str(work), "--weights", str(weights), "--seeds", "0"]
     )
     asked.data = data
-    folder = work / "small_objects" / CELLS / small_objects.file_name(small_objects.RIVALS[0], 0)
-    kept, split = folder / trained.DETECTIONS, find_split(data / "smallobj" / CELLS, "val")
-    if not kept.is_file():
-        known = detector(small_objects.train_row(small_objects.RIVALS[0], 0, asked, folder))
-        trained.detect(known.ssd, split, "cpu", kept)
-    return float(trained.judged(kept, split, [RARE]).figures[f"ap {RARE}"][0])
+    small_objects.detect(small_objects.RIVALS[0], 0, asked)
+    split = find_split(data / "smallobj" / CELLS, "val")
+    found = trained.judged(small_objects.kept(small_objects.RIVALS[0], 0, asked), split, [RARE])
+    return float(found.figures[f"ap {RARE}"][0])
 
 
 def shuffled_training(data: Path, work: Path) -> dict[str, float]:

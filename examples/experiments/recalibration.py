@@ -71,7 +71,7 @@ class Experiment:
         self.ids = sorted(self.truth.imgs)[: arguments.images]
         self.seen = arguments.seen
         self.stock = fastestdet.load(self.data / "weights")
-        self.known: dict[str, bootstrap.Figures] = {}
+        self.known: dict[str, bootstrap.Evaluated] = {}
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -118,32 +118,28 @@ class Experiment:
             found.append(as_results(suppress(boxes), number))
         return flat(found)
 
-    def figures(self, title: str) -> bootstrap.Figures:
+    def evaluated(self, title: str) -> bootstrap.Evaluated:
         if title not in self.known:
-            matches = self.matches(title)
-            self.known[title] = bootstrap.figures(matches, bootstrap.resamples(matches.images), APART)
+            row = ROWS[title]
+            found = self.detections(title, row, lambda: self.network(row))
+            self.known[title] = bootstrap.evaluated(bootstrap.matches(self.truth, found, self.ids), APART)
         return self.known[title]
-
-    def matches(self, title: str) -> bootstrap.Matches:
-        row = ROWS[title]
-        found = self.detections(title, row, lambda: self.network(row))
-        return bootstrap.matches(self.truth, found, self.ids)
 
     def record(self, title: str) -> None:
         path = self.results / "recalibration" / f"{title}.json"
         if records.is_done(path, self.settings):
             print(f"{path} is there.")
             return
-        row, figures = ROWS[title], self.figures(title)
-        intervals = bootstrap.intervals(figures)
+        row, own = ROWS[title], self.evaluated(title)
+        intervals = bootstrap.intervals(own.figures)
         bases = [base for base in ("as is", title.removesuffix(", recalibrated")) if base != title]
         content = {
             "row": title,
             "settings": self.settings,
             "gmacs": counting.compute(self.network(Row(row.surgery, row.size)), row.size) / 1e9,
             "figures": intervals,
-            "objects": bootstrap.objects(self.matches(title), APART),
-            "differences": {base: bootstrap.differences(figures, self.figures(base)) for base in bases},
+            "objects": dict(own.objects),
+            "differences": {base: bootstrap.differences(own.figures, self.evaluated(base).figures) for base in bases},
             "hardware": records.hardware(),
         }
         records.write(path, content)

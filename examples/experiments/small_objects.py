@@ -10,6 +10,7 @@ goes on with the same command; a row whose result is there is skipped.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from examples.experiments import records, trained
 from examples.ssd import train
@@ -83,29 +84,46 @@ def images_in(data: Path) -> int:
     return len(read_annotations(find_split(data, "train")).with_objects().records)
 
 
+def settings(arguments: argparse.Namespace, images: int) -> dict[str, Any]:
+    """What a record must have been measured with. images: that there are to train on."""
+    return {"set": arguments.set, "weights": weights(arguments).name, **trained.settings(arguments, images)}
+
+
+def kept(row: str, seed: int, arguments: argparse.Namespace) -> Path:
+    """What a row finds on the validation images, beside its checkpoint."""
+    return Path(arguments.work / "small_objects" / arguments.set / file_name(row, seed) / trained.DETECTIONS)
+
+
+def detect(row: str, seed: int, arguments: argparse.Namespace) -> None:
+    """Train a row and look for the objects, unless that was done."""
+    data, found = arguments.data / "smallobj" / arguments.set, kept(row, seed, arguments)
+    records.claim(found.parent, settings(arguments, images_in(data)))
+    if not found.is_file():
+        known = detector(train_row(row, seed, arguments, found.parent))
+        trained.detect(known.ssd, find_split(data, "val"), arguments.device, found)
+
+
+def write_record(row: str, seed: int, arguments: argparse.Namespace, path: Path) -> None:
+    data, found = arguments.data / "smallobj" / arguments.set, kept(row, seed, arguments)
+    known = detector(found.parent / "last.pt")
+    others = {other: kept(other, seed, arguments) for other in rivals(row)}
+    facts = trained.facts(known.ssd, known.row.size, arguments.device, found, find_split(data, "val"), others)
+    about = {"row": row, "backbone": backbone(row), "seed": seed, "settings": settings(arguments, images_in(data))}
+    records.write(path, {**about, **facts})
+    print(f"{path}: AP {facts['figures']['ap'][0]:.1f}", flush=True)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     arguments.data = data_folder()
-    data, work = arguments.data / "smallobj" / arguments.set, arguments.work / "small_objects" / arguments.set
-    results, val = arguments.results / "small_objects" / arguments.set, find_split(data, "val")
-    same = {"set": arguments.set, **trained.settings(arguments, images_in(data))}
-    pairs = [(row, seed) for seed in arguments.seeds for row in arguments.rows]
-    todo = [pair for pair in pairs if not records.is_done(results / f"{file_name(*pair)}.json", same)]
-    for row, seed in todo:
-        folder = work / file_name(row, seed)
-        records.claim(folder, same)
-        if not (folder / trained.DETECTIONS).is_file():
-            known = detector(train_row(row, seed, arguments, folder))
-            trained.detect(known.ssd, val, arguments.device, folder / trained.DETECTIONS)
-    for row, seed in todo:  # once all have been looked at, so that each is compared with its rivals
-        name = file_name(row, seed)
-        known = detector(work / name / "last.pt")
-        others = {other: work / file_name(other, seed) / trained.DETECTIONS for other in rivals(row)}
-        about = {"row": row, "backbone": backbone(row), "weights": weights(arguments).name, "seed": seed}
-        kept = work / name / trained.DETECTIONS
-        facts = trained.facts(known.ssd, known.row.size, arguments.device, kept, val, others)
-        records.write(results / f"{name}.json", {**about, "settings": same, **facts})
-        print(f"{results / name}.json: AP {facts['figures']['ap'][0]:.1f}", flush=True)
+    same = settings(arguments, images_in(arguments.data / "smallobj" / arguments.set))
+    results = arguments.results / "small_objects" / arguments.set
+    runs = {results / f"{file_name(row, seed)}.json": (row, seed) for seed in arguments.seeds for row in arguments.rows}
+    todo = {path: pair for path, pair in runs.items() if not records.is_done(path, same)}
+    for row, seed in todo.values():
+        detect(row, seed, arguments)
+    for path, (row, seed) in todo.items():  # once all have been looked at, so that each is compared with its rivals
+        write_record(row, seed, arguments, path)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +57,6 @@ def settings(arguments: argparse.Namespace, images: int) -> dict[str, Any]:
 # ---- what came of it
 
 
-@dataclass(frozen=True)
-class Evaluated:
-    """A network on a set."""
-
-    figures: bootstrap.Figures  # of every resample of the images
-    objects: Mapping[str, int]  # that they rest on
-    images: int
-
-
 def detect(ssd: SSD, split: Split, device: str, kept: Path) -> None:
     """Look for the objects of a set, and keep what is found."""
     everyone = Processes(Share(), wanted_device(device))
@@ -74,11 +64,10 @@ def detect(ssd: SSD, split: Split, device: str, kept: Path) -> None:
     write_results(kept, found)
 
 
-def judged(kept: Path, split: Split, apart: Sequence[str] = ()) -> Evaluated:
+def judged(kept: Path, split: Split, apart: Sequence[str] = ()) -> bootstrap.Evaluated:
     """The detections of a file."""
     matches = bootstrap.matches(load_truth(split.annotations), json.loads(kept.read_text()))
-    figures = bootstrap.figures(matches, bootstrap.resamples(matches.images), apart)
-    return Evaluated(figures, bootstrap.objects(matches, apart), matches.images)
+    return bootstrap.evaluated(matches, apart)
 
 
 def rivals(row: str, among: Sequence[str]) -> Sequence[str]:
@@ -92,18 +81,18 @@ def facts(
     device: str,
     kept: Path,
     split: Split,
-    rivals: Mapping[str, Path],
+    others: Mapping[str, Path],
     apart: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The part of a record that says what was measured. rivals: the detections of what the row is compared with."""
+    """The part of a record that says what was measured. others: the detections of what the row is compared with."""
     own = judged(kept, split, apart)
-    others = {name: judged(path, split, apart) for name, path in rivals.items() if path.is_file()}
+    known = {name: judged(path, split, apart) for name, path in others.items() if path.is_file()}
     return {
         "gmacs": counting.compute(ssd, size) / 1e9,
         "parameters": counting.parameters(ssd),
         "evaluated": own.images,
         "figures": bootstrap.intervals(own.figures),
         "objects": dict(own.objects),
-        "differences": {name: bootstrap.differences(own.figures, other.figures) for name, other in others.items()},
+        "differences": {name: bootstrap.differences(own.figures, other.figures) for name, other in known.items()},
         "hardware": records.hardware(wanted_device(device)),
     }

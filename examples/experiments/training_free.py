@@ -13,6 +13,7 @@ used on the rest, and the other way round: no photograph has a say in its own bo
 import argparse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -172,8 +173,8 @@ class Experiment:
         figures, facts = self.resampled(title), self.kept(title)["facts"]
         against = {base: self.resampled(base) for base in self.rivals(title)}
         intervals = bootstrap.intervals(figures)
-        split, base = self.by_split(title), self.by_split(AS_IS)
         matches = bootstrap.matches(self.truth, self.found(title), self.ids)
+        split = self.by_split(matches)
         content = {
             "row": title,
             "settings": self.settings,
@@ -182,16 +183,19 @@ class Experiment:
             "objects": bootstrap.objects(matches, APART),
             "differences": {base: bootstrap.differences(figures, other) for base, other in against.items()},
             "splits": bootstrap.intervals(split),
-            "splits against as is": bootstrap.differences(split, base),
+            "splits against as is": bootstrap.differences(split, self.base_by_split),
             **facts,
             "hardware": records.hardware(),
         }
         records.write(path, content)
         print(f"{path}: AP {intervals['ap'][0]:.1f}", flush=True)
 
-    def by_split(self, title: str) -> dict[str, bootstrap.Floats]:
+    @cached_property
+    def base_by_split(self) -> dict[str, bootstrap.Floats]:
+        return self.by_split(bootstrap.matches(self.truth, self.found(AS_IS), self.ids))
+
+    def by_split(self, matches: bootstrap.Matches) -> dict[str, bootstrap.Floats]:
         """AP on every resample of the photographs of each of COCO's sets."""
-        matches = bootstrap.matches(self.truth, self.found(title), self.ids)
         splits = np.array([self.truth.imgs[i].get("split", "") for i in self.ids])
         drawn = bootstrap.resamples(matches.images)
         return {s: bootstrap.figures(matches, drawn * (splits == s))["ap"] for s in sorted(set(splits.tolist()))}

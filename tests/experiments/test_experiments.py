@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from examples.experiments import fastestdet, gather, latency, records, small_obj
 from examples.experiments import training_free as free
 from examples.experiments.page import choosing, headline
 from examples.experiments.page.beside_paper import beside_paper
+from examples.experiments.page.reading import all_in
 from examples.experiments.page.words import compared
 from examples.ssd import boxes
 from examples.ssd.errors import RequestError
@@ -42,14 +44,39 @@ def test_a_record_is_there_or_was_measured_otherwise(tmp_path: Path) -> None:
 def test_a_row_that_is_there_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(small_objects, "data_folder", lambda: tmp_path)
     monkeypatch.setattr(small_objects, "images_in", lambda *_: 7)
-    monkeypatch.setattr(small_objects, "find_split", lambda *_: None)
     started: list[str] = []
     monkeypatch.setattr(small_objects, "train_row", lambda row, *_: started.append(row) or pytest.skip("trained"))
     words = ["bccd", "--rows", "SSDMnetv1", "--seeds", "0", "--work", str(tmp_path), "--results", str(tmp_path)]
-    settings = {"set": "bccd", **trained.settings(small_objects.parse_arguments(words), 7)}
+    asked = small_objects.parse_arguments(words)
+    asked.data = tmp_path
+    settings = small_objects.settings(asked, 7)
     records.write(tmp_path / "small_objects" / "bccd" / "SSDMnetv1-seed0.json", {"settings": settings})
     small_objects.main(words)
     assert started == []
+
+
+def test_a_row_is_compared_with_rivals_that_run_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small_objects, "data_folder", lambda: tmp_path)
+    monkeypatch.setattr(small_objects, "images_in", lambda *_: 7)
+    monkeypatch.setattr(small_objects, "find_split", lambda *_: None)
+    monkeypatch.setattr(small_objects, "train_row", lambda *_: tmp_path)
+    monkeypatch.setattr(small_objects, "detector", lambda _: SimpleNamespace(ssd=None, row=SimpleNamespace(size=300)))
+    monkeypatch.setattr(trained, "detect", lambda ssd, split, device, kept: kept.write_text("[]"))
+
+    def facts(ssd: object, size: int, device: str, kept: Path, split: object, others: dict[str, Path]) -> dict:
+        there = {name: {} for name, path in others.items() if path.is_file()}
+        return {"figures": {"ap": [1.0]}, "differences": there}
+
+    monkeypatch.setattr(trained, "facts", facts)
+    rows = ["SSDMnetv1-S1L0", "SSDMnetv1", "SSDMnetv1-Size600"]
+    words = ["bccd", "--rows", *rows, "--seeds", "0", "--work", str(tmp_path / "work"), "--results", str(tmp_path)]
+    small_objects.main(words)
+    found = all_in(tmp_path / "small_objects" / "bccd")
+    assert {name: list(r["differences"]) for name, r in found.items()} == {
+        "SSDMnetv1-seed0": [],
+        "SSDMnetv1-Size600-seed0": ["SSDMnetv1"],
+        "SSDMnetv1-S1L0-seed0": ["SSDMnetv1", "SSDMnetv1-Size600"],
+    }
 
 
 # ---- the page
@@ -92,9 +119,9 @@ def test_the_page_is_written_from_the_records_alone(tmp_path: Path) -> None:
     for number, (name, bases) in enumerate(
         (("SSDMnetv1", ()), ("mobilenet_v2", ()), ("mobilenet_v2:S1L0", ("mobilenet_v2",)))
     ):
-        known = {"row": name, "backbone": small_objects.backbone(name), "weights": "some.safetensors"}
+        known = {"row": name, "backbone": small_objects.backbone(name)}
         path = results / "small_objects" / "bccd" / f"{small_objects.file_name(name, 0)}.json"
-        about = {"settings": settings, "seed": 0, "evaluated": 9}
+        about = {"settings": {**settings, "weights": "some.safetensors"}, "seed": 0, "evaluated": 9}
         records.write(path, {**record(name, bases, number), **known, **about})
     gather.main(["--results", str(results)])
     page = (tmp_path / "results.md").read_text()

@@ -28,7 +28,7 @@ def small_sets(found: Mapping[str, Mapping[str, Record]]) -> str:
     parts = []
     for (name, backbone), rows in _by_backbone(found).items():
         paper = backbone == PAPERS
-        weights = "" if paper else f" --weights {next(iter(rows.values()))['weights']}"
+        weights = "" if paper else f" --weights {next(iter(rows.values()))['settings']['weights']}"
         what = f"`{name}`, from ImageNet weights of {backbone}"
         told = _trained_text(rows, f"small_objects {name}{weights}", what)
         wanted = small_objects.ROWS if paper else [f"{backbone}:S1L0:dual"]

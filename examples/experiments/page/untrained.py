@@ -83,7 +83,8 @@ def _graph_check(rows: Mapping[str, Record]) -> str:
     """Of three photographs: the scores of `dual_path` beside those of the networks that it stands for."""
     gaps = {name: r["difference"] for name, r in rows.items() if "difference" in r}
     told = ", ".join(f"{name} {gap:.1g}" for name, gap in gaps.items())
-    return f"Largest difference of a score between both paths of one graph and the two networks alone: {told}."
+    what = "Largest difference of a score between both paths of one graph and the two networks alone, three photographs"
+    return f"{what}: {told}." if told else ""
 
 
 def _classes_table(rows: Mapping[str, Record]) -> str:
