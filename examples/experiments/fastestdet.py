@@ -10,60 +10,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from examples.ssd.shufflenet import ShuffleNetV2, conv
 from examples.ssd.stock_boxes import Candidates
 
 INPUT_SIZE = 352  # pixels
 CLASSES = 80
 LEAST_SCORE = 0.02
-
-
-def conv(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    return [
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(outputs),
-    ]
-
-
-class Unit(nn.Module):
-    """ShuffleNetV2's: half of the channels pass, half are worked on; with a stride, all go both ways."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        middle = outputs // 2
-        worked = inputs if stride == 2 else inputs // 2
-        self.stride = stride
-        self.branch_main = nn.Sequential(
-            *(*conv(worked, middle), nn.ReLU()),
-            *conv(middle, middle, 3, stride, groups=middle),
-            *(*conv(middle, outputs - worked), nn.ReLU()),
-        )
-        if stride == 2:
-            self.branch_proj = nn.Sequential(
-                *conv(inputs, inputs, 3, stride, groups=inputs), *(*conv(inputs, inputs), nn.ReLU())
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.stride == 2:
-            return torch.cat([self.branch_proj(x), self.branch_main(x)], 1)
-        return torch.cat([x[:, ::2], self.branch_main(x[:, 1::2])], 1)
-
-
-class Backbone(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first_conv = nn.Sequential(*conv(3, 24, 3, 2), nn.ReLU())
-        self.maxpool = nn.MaxPool2d(3, 2, 1)
-        self.stage2, self.stage3, self.stage4 = stage(24, 48, 4), stage(48, 96, 8), stage(96, 192, 4)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x: (N, 3, H, W). Returns the maps of reductions 8, 16 and 32."""
-        first = self.stage2(self.maxpool(self.first_conv(x)))
-        second = self.stage3(first)
-        return first, second, self.stage4(second)
-
-
-def stage(inputs: int, outputs: int, units: int) -> nn.Sequential:
-    return nn.Sequential(Unit(inputs, outputs, 2), *(Unit(outputs, outputs, 1) for _ in range(units - 1)))
 
 
 class Pointwise(nn.Module):
@@ -118,7 +70,7 @@ class FastestDet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.backbone: nn.Module = Backbone()
+        self.backbone: nn.Module = ShuffleNetV2()
         self.upsample, self.avg_pool = nn.Upsample(scale_factor=2), nn.AvgPool2d(3, 2, 1)
         self.SPP, self.detect_head = Pyramid(48 + 96 + 192, 96), Heads(96)
 

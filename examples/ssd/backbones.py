@@ -9,9 +9,10 @@ import torchvision
 from torch import nn
 
 import stridesurgery as ss
-from examples.ssd.configurations import PELEENET, VGG, Configuration
+from examples.ssd.configurations import PELEENET, SHUFFLENET, VGG, Configuration
 from examples.ssd.errors import RequestError
 from examples.ssd.pelee import peleenet
+from examples.ssd.shufflenet import ShuffleNetV2
 
 # Of torchvision's models: GoogLeNet brings two more classifiers.
 OPTIONS: Mapping[str, Mapping[str, Any]] = {"googlenet": {"aux_logits": False, "init_weights": False}}
@@ -27,6 +28,8 @@ def create(name: str) -> nn.Module:
         return vgg16_reduced()
     if name == PELEENET:
         return peleenet()
+    if name == SHUFFLENET:
+        return ShuffleNetV2()
     if timm.is_model(name):
         return timm_backbone(name)
     if name in torchvision.models.list_models(module=torchvision.models):

@@ -15,7 +15,7 @@ from examples.ssd.formatting import as_table
 Tap = int | str  # a layer's number, or a module path
 Extra = Literal["S", "P", " "]  # stride 2, padding 1; stride 2, padding 0; stride 1, padding 0
 
-MOBILENET, VGG, PELEENET = "mobilenetv1_100", "vgg16_reduced", "peleenet"
+MOBILENET, VGG, PELEENET, SHUFFLENET = "mobilenetv1_100", "vgg16_reduced", "peleenet", "shufflenetv2_05"
 SSSS: tuple[Extra, ...] = ("S", "S", "S", "S")
 SSSP: tuple[Extra, ...] = ("S", "S", "S", "P")
 

@@ -1,6 +1,6 @@
 """Pretrained weights for the backbone: downloaded, or from a file in the keys of timm or torchvision."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from examples.ssd import backbones
 from examples.ssd.checkpoint import first_line, is_state
-from examples.ssd.configurations import VGG
+from examples.ssd.configurations import SHUFFLENET, VGG
 from examples.ssd.errors import CheckpointError, RequestError
 from examples.ssd.files import read_tensors
+from examples.ssd.shufflenet import for_rgb
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 TENSORFLOW = ((128 / 255,) * 3, (128 / 255,) * 3)
+PLAIN = ((0.0,) * 3, (1.0,) * 3)
 TENSORFLOW_CLASSES = 1001  # ImageNet's and a background
 
 
@@ -53,11 +55,13 @@ def load_backbone(name: str, weights: str) -> Backbone:
         classifier = next((v for k, v in state.items() if k.endswith(("classifier.bias", "classifier.1.bias"))), None)
         tensorflow = classifier is not None and classifier.shape == (TENSORFLOW_CLASSES,)
         mean, std = TENSORFLOW if tensorflow else pixels(name)
-    fill(net, vgg_state(state) if name == VGG else state, source)
+    fill(net, CONVERSIONS.get(name, dict)(state), source)
     return Backbone(net, mean, std, source)
 
 
 def pixels(name: str) -> tuple[Sequence[float], Sequence[float]]:
+    if name == SHUFFLENET:
+        return PLAIN
     if name != VGG and timm.is_model(name):
         config = timm.data.resolve_data_config({}, model=name, pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
         return config["mean"], config["std"]
@@ -130,6 +134,12 @@ def vgg_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         except (IndexError, KeyError, RuntimeError) as problem:
             raise CheckpointError(f"the classifier is not VGG-16's: {first_line(problem)}") from problem
     return result
+
+
+CONVERSIONS: Mapping[str, Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]] = {
+    VGG: vgg_state,
+    SHUFFLENET: for_rgb,
+}  # from how weights are published to how the network here wants them
 
 
 # ---- batch norms that were folded away

@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
 import stridesurgery as ss
 from examples.ssd import augment, checkpoint, detect, evaluate, model, train
 from examples.ssd.annotations import Split, find_split, read_annotations
-from examples.ssd.configurations import find
+from examples.ssd.configurations import SHUFFLENET, find
 from examples.ssd.data import Images
 from examples.ssd.evaluation import load_truth
+from examples.ssd.shufflenet import ShuffleNetV2
 from examples.ssd.starting import WAKING_IMAGES, on_backbone
-from examples.ssd.weights import load_backbone
+from examples.ssd.weights import load_backbone, read
 from tests.ssd.conftest import DATA, needs_data
 
 pytestmark = [pytest.mark.data, needs_data]
@@ -65,6 +67,32 @@ def test_the_papers_backbone_starts_training_as_what_it_was(data: Path) -> None:
             for key, expected in before.items():
                 difference = (after[key] - expected).norm() / expected.norm()
                 assert difference < 0.02, (mode, key)
+
+
+def test_shufflenets_weights_see_the_pixels_that_they_learned_from(data: Path) -> None:
+    """Blue first in their file, red first here; every norm finds about the spread that it remembers."""
+    path = data / "weights" / "shufflenetv2_fastestdet_backbone.safetensors"
+    backbone = load_backbone(SHUFFLENET, str(path))
+    published = ShuffleNetV2()
+    published.load_state_dict(read(path))
+    images = Images(read_annotations(find_split(data / "coco_public", "val")), augment.for_testing(224))
+    pixels = torch.stack([images[i].image for i in range(16)]).float() / 255
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (backbone.mean, backbone.std))
+    ratios: list[float] = []
+
+    def note(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, nn.BatchNorm2d) and norm.running_var is not None
+        ratios.append(float(inputs[0].var((0, 2, 3)).sum() / norm.running_var.sum()))
+
+    for module in backbone.net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_pre_hook(note)
+    with torch.no_grad():
+        own = backbone.net.eval()((pixels - mean) / std)
+        theirs = published.eval()(pixels.flip(1))
+    for a, b in zip(own, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+    assert all(0.5 < ratio < 2 for ratio in ratios), ratios
 
 
 @pytest.fixture(scope="module")
