@@ -55,6 +55,11 @@ def matches(truth: COCO, detections: Sequence[Detection], image_ids: Sequence[in
     return Matches(groups, len(ids))
 
 
+def common(found: Matches, least: int) -> Matches:
+    """Without the classes of which a range of sizes has fewer objects, in that range: one object would be a third."""
+    return Matches({key: g for key, g in found.groups.items() if g.objects.sum() >= least}, found.images)
+
+
 def _group(per_image: Sequence[Mapping | None]) -> Group | None:
     objects = np.array([0.0 if e is None else np.sum(1 - np.asarray(e["gtIgnore"])) for e in per_image])
     if not objects.any():

@@ -1,17 +1,18 @@
 """The protocol's own checks: what would be wrong with every other figure if one of these were.
 
-    python -m examples.experiments.checks --work runs     # after `training_free` with the same --work
+    python -m examples.experiments.checks --work runs     # after `training_free` and `small_objects bccd`, same --work
 
 The bootstrap and pycocotools agree on the whole set; detections with shuffled labels, or of another photograph, find
 next to nothing; a detector that was trained on shuffled labels knows no class; two trainings with one seed give the
-same weights. The detector with the right labels is the base row of `small_objects`, where --work has it.
+same weights. The detector with the right labels is the base row of `small_objects`, trained again if --work does not
+have it; the one with shuffled labels is trained as the record of that row says.
 """
 
 import argparse
 import io
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,8 @@ from examples.ssd.evaluation import Detection, evaluate
 from examples.ssd.programs import run
 from examples.training_free import data_folder
 
-CELLS, RARE = "bccd", "WBC"  # 8 % of the objects
-RECIPE = "--epochs 10 --batch 8 --lr 0.01 --warmup 1 --no-augment --amp bf16"
+BASE = small_objects.ROWS[0]
+CELLS, RARE_CLASS = "bccd", "WBC"  # the set, and 8 % of its objects
 FIGURES = ("ap", "ap50", "ap_small", "ap_medium", "ap_large", "ar", "ar_small", "ar_medium", "ar_large")
 STATISTICS = (0, 1, 3, 4, 5, 8, 9, 10, 11)  # their places in COCOeval.stats
 
@@ -59,15 +60,15 @@ def of_other_photographs(found: Sequence[Detection], ids: Sequence[int]) -> list
     return [{**d, "image_id": following[d["image_id"]]} for d in found]
 
 
-def gap_of_seeds(arguments: argparse.Namespace, seeds: tuple[int, int]) -> float:
-    """Largest difference of a weight between two short trainings."""
+def largest_weight_gap(seeds: tuple[int, int]) -> float:
+    """Largest difference of a weight between two short trainings, one with each seed."""
     weights = []
     for seed in seeds:
         with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
             words = ["aerial_cars", "--first", "8", "--epochs", "1", "--batch", "4", "--work", folder]
             asked = small_objects.parse_arguments(words)
             asked.data = data_folder()
-            path = small_objects.train_row("SSDMnetv1", seed, asked, Path(folder))
+            path = small_objects.train_row(BASE, seed, asked, Path(folder))
             weights.append(torch.load(path, weights_only=True)["model"])
     return max(float((v.float() - weights[1][k].float()).abs().max()) for k, v in weights[0].items())
 
@@ -75,8 +76,8 @@ def gap_of_seeds(arguments: argparse.Namespace, seeds: tuple[int, int]) -> float
 # ---- a detector that learned shuffled labels
 
 
-def shuffled_set(source: Path, folder: Path, seed: int = 0) -> Path:
-    """A copy of a small set whose training objects got each other's categories; the photographs are linked to."""
+def write_shuffled_set(source: Path, folder: Path, seed: int = 0) -> None:
+    """Copy a small set and give its training objects each other's categories; the photographs are linked to."""
     for part in ("train", "val"):
         (folder / part).mkdir(parents=True, exist_ok=True)
         content = json.loads((source / part / "instances.json").read_text())
@@ -90,34 +91,42 @@ def shuffled_set(source: Path, folder: Path, seed: int = 0) -> Path:
         images = folder / part / "images"
         if not images.is_symlink():
             images.symlink_to((source / part / "images").resolve())
-    return folder
 
 
-def of_rare_class(data: Path, work: Path, weights: Path) -> float:
-    """Its AP after a short training on the cells of `data`."""
-    asked = small_objects.parse_arguments(
-        [CELLS, *RECIPE.split(), "--work", str(work), "--weights", str(weights), "--seeds", "0"]
-    )
+def recipe(settings: Mapping[str, Any]) -> list[str]:
+    """The options of `small_objects` that train a row as the one with these settings was trained."""
+    named = {"--lr": "rate", "--first": "images", **{f"--{k}": k for k in ("epochs", "batch", "warmup", "amp")}}
+    words = [word for option, name in named.items() for word in (option, str(settings[name]))]
+    return words + ["--no-augment"] * (not settings["augmented"])
+
+
+def ap_of_rare_class(data: Path, work: Path, options: Sequence[str]) -> float:
+    """After the base was trained on the cells of `data`. options: of `small_objects`."""
+    asked = small_objects.parse_arguments([CELLS, *options, "--work", str(work)])
     asked.data = data
-    small_objects.detect(small_objects.RIVALS[0], 0, asked)
-    split = find_split(data / "smallobj" / CELLS, "val")
-    found = trained.judged(small_objects.kept(small_objects.RIVALS[0], 0, asked), split, [RARE])
-    return float(found.figures[f"ap {RARE}"][0])
+    small_objects.detect(BASE, 0, asked)
+    judge = trained.Judge(find_split(data / "smallobj" / CELLS, "val"), apart=[RARE_CLASS])
+    found = judge.judged(judge.found(small_objects.kept(BASE, 0, asked)))
+    return float(found.figures[f"ap {RARE_CLASS}"][0])
 
 
-def shuffled_training(data: Path, work: Path) -> dict[str, float]:
-    weights = data / "weights" / small_objects.WEIGHTS
-    shuffled_set(data / "smallobj" / CELLS, work / "shuffled" / "smallobj" / CELLS)
+def with_right_and_shuffled_labels(data: Path, work: Path, results: Path) -> dict[str, float]:
+    """AP of the rare class, learned from either. results: has the record of the base row."""
+    record = records.read(results / "small_objects" / CELLS / f"{small_objects.file_name(BASE, 0)}.json")
+    options = [*recipe(record["settings"]), "--weights", str(data / "weights" / small_objects.WEIGHTS)]
+    write_shuffled_set(data / "smallobj" / CELLS, work / "shuffled" / "smallobj" / CELLS)
     return {
-        f"AP of {RARE}, trained on {CELLS}": of_rare_class(data, work, weights),
-        f"AP of {RARE}, trained on shuffled labels": of_rare_class(work / "shuffled", work / "shuffled", weights),
+        f"AP of {RARE_CLASS}, trained on {CELLS}": ap_of_rare_class(data, work, options),
+        f"AP of {RARE_CLASS}, trained on shuffled labels": ap_of_rare_class(
+            work / "shuffled", work / "shuffled", options
+        ),
     }
 
 
 # ---- all
 
 
-def measure(experiment: Experiment, arguments: argparse.Namespace) -> dict[str, Any]:
+def measure(experiment: Experiment) -> dict[str, Any]:
     truth, ids = experiment.truth, experiment.ids
     found = experiment.found(AS_IS)
     return {
@@ -126,9 +135,9 @@ def measure(experiment: Experiment, arguments: argparse.Namespace) -> dict[str, 
         "AP": evaluate(truth, found, ids).ap,
         "AP with shuffled labels": evaluate(truth, with_shuffled_labels(found), ids).ap,
         "AP on other photographs": evaluate(truth, of_other_photographs(found, ids), ids).ap,
-        **shuffled_training(data_folder(), arguments.work),
-        "largest difference of a weight, same seed": gap_of_seeds(arguments, (0, 0)),
-        "largest difference of a weight, other seed": gap_of_seeds(arguments, (0, 1)),
+        **with_right_and_shuffled_labels(data_folder(), experiment.work, experiment.results),
+        "largest difference of a weight, same seed": largest_weight_gap((0, 0)),
+        "largest difference of a weight, other seed": largest_weight_gap((0, 1)),
     }
 
 
@@ -142,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if records.is_done(path, experiment.settings):
         print(f"{path} is there.")
         return
-    facts = measure(experiment, arguments)
+    facts = measure(experiment)
     records.write(path, {"settings": experiment.settings, **facts, "hardware": records.hardware()})
     for what, value in facts.items():
         print(f"{what}: {value:.3g}")

@@ -33,7 +33,7 @@ from examples.training_free import data_folder
 APART = ("person", "car")
 SETS = ("coco_train", "coco_public")
 UNTRAINED = "untrained"
-RIVALS = ("base", "Size600")  # what the others are compared with: the base, and what costs as much as S1L0
+RIVALS = ("base", "Size600", "S1L0")  # what a row is compared with, if it comes later
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -114,7 +114,8 @@ def detect(each: Run, annotations: Annotations, same: Mapping[str, Any], val: Sp
 def write_record(each: Run, annotations: Annotations, same: Mapping[str, Any], val: Split) -> None:
     ssd = build(each.row, load_stock(each.arguments.data / "weights"), annotations.categories.ids)
     about = {"row": each.row.name, "seed": each.seed, "settings": same}
-    facts = trained.facts(ssd, each.row.size, each.arguments.device, each.kept, val, each.rivals(), APART)
+    judge = trained.Judge(val, apart=APART)
+    facts = trained.facts(ssd, each.row.size, each.arguments.device, each.kept, judge, each.rivals())
     records.write(each.record, {**about, **facts})
     print(f"{each.record}: AP {facts['figures']['ap'][0]:.1f}", flush=True)
 

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from examples.experiments import bootstrap, recalibration, records
 from examples.experiments.page import choosing, headline, plots, protocol, trained_rows, untrained
-from examples.experiments.page.beside_paper import beside_paper
-from examples.experiments.page.reading import FEW, Record, all_in, code, in_order
+from examples.experiments.page.beside_paper import beside_paper, verdicts
+from examples.experiments.page.comparisons import comparisons
+from examples.experiments.page.names import MEANINGS
+from examples.experiments.page.reading import FEW, Record, all_in, code, in_order, table
 from examples.experiments.pictures import PAIRS, file_name
 from examples.ssd.files import write_atomically
 from examples.ssd.programs import run
@@ -31,10 +33,11 @@ def page(results: Path) -> str:
         rows = in_order(free, untrained.FREE_ROWS)
         plots.against_compute(rows, results / "training_free.png")
         plots.sweeps(rows, results / "size_bound.png")
-        said = [*choosing.plain(free, tuned, sets), choosing.harm(tuned), *choosing.cost(times)]
-        said = [line for line in said if line]
-        tables = choosing.best(free, tuned, sets), choosing.clear(free, norms, tuned, sets)
-        parts += [what_to_choose(*tables, said), PAPER + beside_paper(free, tuned)]
+        decisions = choosing.decisions(list(choosing.situations(free, tuned, sets)))
+        said = [*choosing.plain(free, tuned, sets), choosing.unlearned(free), choosing.unused(free)]
+        said += [choosing.harm(tuned), choosing.recalibrating(norms), *choosing.cost(times)]
+        parts.append(what_to_choose(decisions, said, comparisons(free, norms, tuned, sets)))
+        parts.append(f"{PAPER}\n\n{beside_paper(free, tuned)}\n\n{listed(verdicts(free, tuned, sets, times))}")
         parts.append(untrained.training_free(free))
     if norms:
         parts.append(untrained.recalibrated(norms))
@@ -44,12 +47,15 @@ def page(results: Path) -> str:
         parts.append(trained_rows.small_sets(sets))
     if tuned or sets:
         panels = {"COCO, fine-tuned": tuned, **sets} if tuned else sets
-        plots.by_size({name: trained_rows.titled(rows) for name, rows in panels.items()}, results / "trained.png")
+        groups = {name: trained_rows.titled(rows) for name, rows in panels.items()}
+        plots.by_size(groups, results / "trained.png")
+        plots.trained_against_compute(groups, results / "trained_against_compute.png")
+        parts.append("![AP of the trained rows against compute](results/trained_against_compute.png)")
         parts.append("![AP by size of the trained rows](results/trained.png)")
     if times:
         parts.append(protocol.latency(times))
     if checks:
-        parts.append(protocol.checked(checks))
+        parts.append(protocol.checked(checks, sets.get("bccd", {}).get("SSDMnetv1-seed0")))
     parts.append(pictures_of(results))
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
@@ -62,8 +68,11 @@ The page is written by {code("gather")} from the records in `docs/results`, whic
 AP and AR are COCO's, in percent, at 100 detections an image; small objects cover less than 32x32 pixels of the
 annotated image, large ones more than 96x96. A dash: fewer than {{few}} such objects. After ± is the half of a 95 %
 interval over images (1.96 standard deviations of {{resamples}} bootstrap resamples); differences are of the same
-resamples, so that what two networks have in common cancels. Compute is counted as the paper counts it
-(`examples.ssd.counting`), in 10^9 multiply-accumulates an image."""
+resamples, so that what two networks have in common cancels. Clear, or bold: the interval leaves zero out, before it is
+rounded. Of twenty differences that are none, one is clear by chance. Compute is counted as the paper counts it
+(`examples.ssd.counting`), in 10^9 multiply-accumulates an image. Where one core was used, `OMP_NUM_THREADS=1` was set.
+
+{table(("name", "what it is"), list(MEANINGS.items()), words=True)}"""
 
 
 def pictures_of(results: Path) -> str:
@@ -72,9 +81,10 @@ def pictures_of(results: Path) -> str:
         [
             f"""## Pictures
 
-{code("pictures --work runs")} draws the photographs with most objects that only the
-fine path finds, and with most that the detector finds and the fine path alone loses. The photographs have their own
-licences and are no part of this page: below, in the first of each kind, annotated boxes stand for it.""",
+Of the photographs whose licence lets a picture be made of them, {code("pictures --work runs")} draws those with most
+objects that only the fine path finds with a score of 0.5, and those with most that the detector finds and the fine path
+alone loses; wrong boxes hardly have a say in it, and are drawn too. The photographs are no part of this page: below,
+in the first of each kind, annotated boxes stand for it.""",
             *shown,
         ]
     )
@@ -89,31 +99,33 @@ def small_sets(results: Path) -> dict[str, dict[str, Record]]:
     return {folder.name: all_in(folder) for folder in sorted((results / "small_objects").glob("*"))}
 
 
-def what_to_choose(best: str, clear: str, said: Sequence[str]) -> str:
-    lines = "\n".join(f"- {line}" for line in said)
+def listed(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines if line)
+
+
+def what_to_choose(decisions: str, said: Sequence[str], differences: str) -> str:
     return f"""## What to choose
 
-The best row of each situation by its figure, with its compute in that of the network as it is; of trained rows the
-first seed. Rows that the second table calls equal may be exchanged.
+By what you may do and what you look for: the network that is clearly better than leaving the network as it is, by most;
+what it gains; its compute, in that of the network as it is; and what else is clearly better and was not told apart from
+it. Of trained rows the first seed.
 
-{best}
+{decisions}
 
-In words; "equal" is what these photographs can show no difference of:
+In words; "not told apart": these photographs show no clear difference, which is not that there is none.
 
-{lines}
+{listed(said)}
 
-The differences, paired: bold where the 95 % interval leaves zero out (by chance it does so once in twenty), "=" where
-it does not.
+The differences, paired:
 
-{clear}"""
+{differences}"""
 
 
 PAPER = """## Beside the paper
 
 Differences from the base of Table 2, whose networks were trained for 100 epochs on all of COCO, and here from the base
-that was treated alike. Bold: clear, and of the other sign.
-
-"""
+that was treated alike; untrained rows show what the surgery does before the weights follow it, and say nothing against
+the paper. Bold: fine-tuned, clear, and of the other sign."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:

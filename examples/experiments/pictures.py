@@ -1,9 +1,11 @@
-"""Photographs with what only the fine path finds, and with what the detector finds and the fine path alone loses.
+"""Shareable photographs with most objects that only the fine path finds, and with most that the fine path alone loses.
 
     python -m examples.experiments.pictures --work runs     # after `training_free` with the same --work
 
-Written to --work and not meant to be committed: the photographs have their own licences. docs/results gets the first
-of each kind without the photograph, the annotated boxes in its place.
+Chosen to show what happens, not how often: among the photographs whose licence allows a picture made of them to be
+shown, those with most objects that one row finds with a score of 0.5 or more and the other does not; what it loses in
+exchange counts nothing, nor do other scores. Written to --work and not meant to be committed: the photographs have
+their own licences. docs/results gets the first of each kind without the photograph, the annotated boxes in its place.
 """
 
 import argparse
@@ -29,7 +31,7 @@ def file_name(title: str) -> str:
 
 
 def best(experiment: Experiment, left: str, right: str, count: int) -> list[Comparison]:
-    """The photographs with most objects that only the right one finds, the first one first."""
+    """The shareable photographs with most objects that only the right one finds at `SHOWN_SCORE`, most first."""
     base, other = experiment.found(left), experiment.found(right)
     found: list[Comparison] = []
     for _ in range(count):

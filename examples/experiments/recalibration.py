@@ -42,6 +42,15 @@ class Row:
     size: int = INPUT_SIZE
     recalibrated: bool = False
 
+    @property
+    def box_scale(self) -> float:
+        """By which the sides that the detector says are multiplied; it says them as shares of the photograph.
+
+        It learned them at `INPUT_SIZE` with all its strides. At twice the pixels, or with a stride of 2 less, an object
+        covers twice the cells and is taken for one of twice the size.
+        """
+        return INPUT_SIZE / self.size / (1 if self.surgery is None else 2)
+
 
 ROWS: Mapping[str, Row] = {
     "as is": Row(),
@@ -78,6 +87,13 @@ class Experiment:
         return {"images": len(self.ids), "seen for statistics": self.seen, "batch": BATCH}
 
     @cached_property
+    def kept_in(self) -> Path:
+        """The folder for detections, once it is known to be of the same images and statistics."""
+        folder = self.work / "recalibration"
+        records.claim(folder, self.settings)
+        return folder
+
+    @cached_property
     def unlabelled(self) -> list[Path]:
         files = sorted((self.data / "coco_train" / "images").iterdir())
         chosen = np.random.default_rng(0).permutation(len(files))[: self.seen]
@@ -101,20 +117,19 @@ class Experiment:
 
     def detections(self, title: str, row: Row, net: Callable[[], FastestDet]) -> list[Detection]:
         """Kept in the work folder."""
-        kept = self.work / "recalibration" / f"{title} {len(self.ids)}.json"
+        kept = self.kept_in / f"{title} {len(self.ids)}.json"
         if not kept.is_file():
-            kept.parent.mkdir(parents=True, exist_ok=True)
             write_results(kept, self.detected(title, row, net()))
         return list(json.loads(kept.read_text()))
 
     @torch.inference_mode()
     def detected(self, title: str, row: Row, net: FastestDet) -> list[Detection]:
         categories, found = sorted(self.truth.cats), []
-        scale = 1.0 if row == Row(recalibrated=row.recalibrated) else 0.5
         for number in tqdm(self.ids, desc=title, disable=None):
             photograph = read(self.truth, self.data / "coco_public" / "images", number)
             said, scores = net(as_input(photograph, row.size))
-            boxes = fastestdet.candidates(said, scores, (photograph.height, photograph.width), categories, scale)
+            shape = photograph.height, photograph.width
+            boxes = fastestdet.candidates(said, scores, shape, categories, row.box_scale)
             found.append(as_results(suppress(boxes), number))
         return flat(found)
 

@@ -14,6 +14,7 @@ from examples.ssd.files import write_atomically
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 DIGITS = 4  # kept of a figure
+NOTE = "settings.json"  # in a work folder
 
 Record = Mapping[str, Any]
 
@@ -39,8 +40,10 @@ def is_done(path: Path, settings: Mapping[str, Any]) -> bool:
     before, now = read(path)["settings"], _plain(dict(settings))
     changed = [f"{k} {before.get(k)} (now {now.get(k)})" for k in {**before, **now} if before.get(k) != now.get(k)]
     if changed:
+        # A folder without its note would be claimed for what is asked for now, with all that was kept in it before.
+        kept = path.parent if path.name == NOTE else path
         raise RequestError(
-            f"{path} is of {', '.join(changed)}; remove it, or name other folders with --results and --work."
+            f"{kept} is of {', '.join(changed)}; remove it, or name other folders with --results and --work."
         )
     return True
 
@@ -51,16 +54,17 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> None:
     Raises:
         RequestError: it is of something else.
     """
-    note = folder / "settings.json"
+    note = folder / NOTE
     if not is_done(note, settings):
         write(note, {"settings": settings})
 
 
 def hardware(device: torch.device | None = None) -> str:
-    """The class of the machine, without its name."""
+    """The class of the machine, without its name; the instructions it has say how fast mixed precision can be."""
     if device is not None and device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} used"
+    instructions = torch.backends.cpu.get_cpu_capability()
+    return f"{os.cpu_count()} CPU cores ({instructions}), {torch.get_num_threads()} used"
 
 
 def _plain(value: Any) -> Any:

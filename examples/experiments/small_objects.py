@@ -22,8 +22,14 @@ from examples.ssd.programs import existing_file, run
 from examples.training_free import data_folder
 
 SETS = ("aerial_cars", "bccd", "deeppcb")
-ROWS = ("SSDMnetv1", "SSDMnetv1-Size600", "SSDMnetv1-S1L0", "SSDMnetv1-S1L0-DualPath19-10-S")
-RIVALS = ROWS[:2]  # what the others are compared with: the base, and what costs as much as S1L0
+ROWS = (
+    "SSDMnetv1",
+    "SSDMnetv1-Anchor10-45",  # the base with the boxes of S1L0: its own smallest ones are of 45 pixels, these of 10
+    "SSDMnetv1-Size600",
+    "SSDMnetv1-S1L0",
+    "SSDMnetv1-S1L0-DualPath19-10-S",
+)
+RIVALS = ROWS[:4]  # what a row is compared with, if it comes later
 WEIGHTS = "mobilenet_v1_100_imagenet1001_timm_dequant.safetensors"
 
 
@@ -71,8 +77,8 @@ def backbone(row: str) -> str:
 
 
 def rivals(row: str) -> Sequence[str]:
-    """What a row is compared with: of another backbone, that backbone as it is."""
-    return trained.rivals(row, RIVALS if row in CONFIGURATIONS else (backbone(row),))
+    """What a row is compared with: of another backbone, that backbone as it is and with one path."""
+    return trained.rivals(row, RIVALS if row in CONFIGURATIONS else (backbone(row), f"{backbone(row)}:S1L0"))
 
 
 def file_name(row: str, seed: int) -> str:
@@ -107,7 +113,8 @@ def write_record(row: str, seed: int, arguments: argparse.Namespace, path: Path)
     data, found = arguments.data / "smallobj" / arguments.set, kept(row, seed, arguments)
     known = detector(found.parent / "last.pt")
     others = {other: kept(other, seed, arguments) for other in rivals(row)}
-    facts = trained.facts(known.ssd, known.row.size, arguments.device, found, find_split(data, "val"), others)
+    judge = trained.Judge(find_split(data, "val"), trained.FEW, known.categories.names)
+    facts = trained.facts(known.ssd, known.row.size, arguments.device, found, judge, others)
     about = {"row": row, "backbone": backbone(row), "seed": seed, "settings": settings(arguments, images_in(data))}
     records.write(path, {**about, **facts})
     print(f"{path}: AP {facts['figures']['ap'][0]:.1f}", flush=True)

@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from examples.experiments import bootstrap, records
 from examples.ssd import counting
 from examples.ssd.annotations import Split, read_annotations
 from examples.ssd.data import Share
+from examples.ssd.errors import RequestError
 from examples.ssd.evaluate import detect_all
 from examples.ssd.evaluation import load_truth, write_results
 from examples.ssd.model import SSD
@@ -17,6 +19,7 @@ from examples.ssd.options import AMP
 from examples.ssd.processes import Processes
 from examples.ssd.programs import amount, natural, positive, wanted_device
 
+COCOS, FEW = 1, 20  # objects of a class that count in an average: COCO's rule, and ours where there are few classes
 DETECTIONS = "detections.json"  # of a run, in its folder of --work
 
 
@@ -64,14 +67,29 @@ def detect(ssd: SSD, split: Split, device: str, kept: Path) -> None:
     write_results(kept, found)
 
 
-def judged(kept: Path, split: Split, apart: Sequence[str] = ()) -> bootstrap.Evaluated:
-    """The detections of a file."""
-    matches = bootstrap.matches(load_truth(split.annotations), json.loads(kept.read_text()))
-    return bootstrap.evaluated(matches, apart)
+@dataclass(frozen=True)
+class Judge:
+    """How detections are held against the objects of a set."""
+
+    split: Split
+    least: int = COCOS  # objects of a size that a class must have to count in that size
+    apart: Sequence[str] = ()  # classes whose own figures are wanted too
+
+    def found(self, kept: Path) -> bootstrap.Matches:
+        """The detections of a file, matched."""
+        return bootstrap.matches(load_truth(self.split.annotations), json.loads(kept.read_text()))
+
+    def judged(self, found: bootstrap.Matches) -> bootstrap.Evaluated:
+        return bootstrap.evaluated(bootstrap.common(found, self.least), self.apart)
+
+    def left_out(self, found: bootstrap.Matches) -> list[str]:
+        """The classes that do not count, with the size in which they do not."""
+        counted = bootstrap.common(found, self.least).groups
+        return [f"{name}{size.replace('_', ', ')}" for name, size in found.groups if (name, size) not in counted]
 
 
 def rivals(row: str, among: Sequence[str]) -> Sequence[str]:
-    """What a row is compared with: of the rivals themselves, the one that comes later with the one before."""
+    """What a row is compared with: all the rivals; a rival with those that are listed before it."""
     return among[: among.index(row)] if row in among else among
 
 
@@ -80,19 +98,34 @@ def facts(
     size: int,
     device: str,
     kept: Path,
-    split: Split,
+    judge: Judge,
     others: Mapping[str, Path],
-    apart: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The part of a record that says what was measured. others: the detections of what the row is compared with."""
-    own = judged(kept, split, apart)
-    known = {name: judged(path, split, apart) for name, path in others.items() if path.is_file()}
+    found = judge.found(kept)
+    own = judge.judged(found)
+    known = {name: judge.judged(judge.found(path)) for name, path in others.items() if is_rival(path, kept)}
     return {
         "gmacs": counting.compute(ssd, size) / 1e9,
         "parameters": counting.parameters(ssd),
         "evaluated": own.images,
         "figures": bootstrap.intervals(own.figures),
         "objects": dict(own.objects),
+        "left out": judge.left_out(found),
         "differences": {name: bootstrap.differences(own.figures, other.figures) for name, other in known.items()},
         "hardware": records.hardware(wanted_device(device)),
     }
+
+
+def is_rival(other: Path, kept: Path) -> bool:
+    """Whether the detections of another row are there.
+
+    Raises:
+        RequestError: they are, but that row was trained otherwise; before training, all rows are alike.
+    """
+    if not other.is_file():
+        return False
+    theirs, own = (records.read(path.parent / records.NOTE)["settings"] for path in (other, kept))
+    if theirs["steps"] and theirs != own:
+        raise RequestError(f"{other} is of a row trained with {theirs}, not {own}; remove it, or name another --work.")
+    return True

@@ -33,6 +33,7 @@ from examples.ssd.stock_boxes import Candidates, as_results, below, merged, supp
 from examples.training_free import TRIED, data_folder, read
 
 APART = ("person", "car")  # the paper's Figure 1
+BOUNDS = (0, *TRIED)  # 0: none of the finer view's boxes
 
 
 # ---- what the views find
@@ -74,7 +75,7 @@ def sweep(
     halves = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     weights = halves[:, np.arange(len(ids)) % 2]
     result = {}
-    for bound in TRIED:
+    for bound in BOUNDS:
         found = flat(detections(joined(original, finer, [bound] * len(ids)), ids))
         values = bootstrap.figures(bootstrap.matches(truth, found, ids), weights)["ap"]
         result[float(bound)] = [float(v) for v in values]
@@ -115,6 +116,13 @@ class Experiment:
         self.views = views(self.net)
         self.rows = rows(self.net, self.views)
 
+    @cached_property
+    def kept_in(self) -> Path:
+        """The folder for what was found, once it is known to be of the same photographs and bounds."""
+        folder = self.work / "training_free"
+        records.claim(folder, {**self.settings, "bounds": BOUNDS})
+        return folder
+
     @property
     def settings(self) -> dict[str, Any]:
         recovered = sum(self.truth.imgs[i].get("gt", "official") != "official" for i in self.ids)
@@ -127,8 +135,7 @@ class Experiment:
         }
 
     def candidates(self, name: str) -> list[Candidates]:
-        kept = self.work / "training_free" / f"{name} {len(self.ids)}.pt"
-        return all_seen(self.views[name], self.truth, self.folder, self.ids, kept)
+        return all_seen(self.views[name], self.truth, self.folder, self.ids, self.kept_in / f"{name}.pt")
 
     def measured(self, title: str) -> Measured:
         row = self.rows[title]
@@ -150,7 +157,7 @@ class Experiment:
 
     def kept(self, title: str) -> dict[str, Any]:
         """A row's detections, its figures on every resample and its facts; from the work folder if they are there."""
-        path = self.work / "training_free" / f"{title} {len(self.ids)} figures.pt"
+        path = self.kept_in / f"{title} figures.pt"
         if not path.is_file():
             measured = self.measured(title)
             figures = {name: torch.from_numpy(v) for name, v in self.figures(measured.detections).items()}
@@ -201,13 +208,17 @@ class Experiment:
         return {s: bootstrap.figures(matches, drawn * (splits == s))["ap"] for s in sorted(set(splits.tolist()))}
 
     def rivals(self, title: str) -> list[str]:
-        """What a row is compared with on the same photographs: the detector as it is, and what costs as much."""
-        rivals = [AS_IS] if title != AS_IS else []
+        """What a row is compared with on the same photographs: the detector as it is, and what it might be instead."""
+        pyramids = [other for other in self.rows if other.startswith("pyramid")]
+        if title == AS_IS:
+            return []
+        if title in SURGERIES:
+            return [AS_IS, f"{title} by hand", LARGE]
+        if title in pyramids:
+            return [AS_IS, LARGE, *pyramids[: pyramids.index(title)]]
         if title.endswith("dual path"):
-            rivals += [other for other in self.rows if other.startswith("pyramid")]
-        elif title in SURGERIES:
-            rivals += [f"{title} by hand", LARGE]
-        return rivals
+            return [AS_IS, self.rows[title].view, LARGE, *pyramids]
+        return [AS_IS]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

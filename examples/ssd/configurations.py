@@ -159,6 +159,8 @@ _ROWS = (
     # The text's variant: pool3 takes the stride on, "to keep the feature size same at the last layers", so that
     # boxes and steps are those of SSD-VGG16. (pool4 cannot: of 75 cells it would make 18, not 19.)
     replace(SSD_VGG, name="SSD-VGG16-S1L2-Restored", surgery="S1L2", restore_at=9, recipe=VGG_FINE),
+    # What S1L0's boxes do without its finer maps: a difference from the base is of both.
+    replace(ENLARGED, name="SSDMnetv1-Anchor10-45", surgery=None, steps=Configuration("SSDMnetv1").steps),
     # What the compute of S1L0 buys by a larger input instead: S1L0's boxes, twice as large.
     Configuration(
         "SSDMnetv1-Size600",

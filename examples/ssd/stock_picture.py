@@ -49,9 +49,10 @@ class Comparison:
 
 
 def choose(truth: COCO, base: Sequence[Detection], other: Sequence[Detection]) -> Comparison | None:
-    """The photograph where `other` finds most that `base` does not; of equals, that with fewest unmatched boxes.
+    """The shareable photograph where `other` finds most that `base` does not; of equals, that with fewest unmatched.
 
-    Only photographs whose licence allows a picture made of them to be shown; None if there are none.
+    Shareable: the licence allows a picture made of it to be shown; None if there is none. Only detections of
+    `SHOWN_SCORE` or more count, and only gains: what `base` finds and `other` does not is not held against it.
     """
     base_by_image, other_by_image = _by_image(base), _by_image(other)
     shareable = [i for i in sorted(other_by_image) if truth.imgs[i].get("license") in _SHAREABLE]

@@ -10,10 +10,22 @@ import numpy as np
 import pytest
 import torch
 
-from examples.experiments import fastestdet, gather, latency, records, small_objects, stock_training, trained, views
+from examples.experiments import (
+    bootstrap,
+    checks,
+    fastestdet,
+    gather,
+    latency,
+    recalibration,
+    records,
+    small_objects,
+    stock_training,
+    trained,
+    views,
+)
 from examples.experiments import training_free as free
 from examples.experiments.page import choosing, headline
-from examples.experiments.page.beside_paper import beside_paper
+from examples.experiments.page.beside_paper import beside_paper, verdicts
 from examples.experiments.page.reading import all_in
 from examples.experiments.page.words import compared
 from examples.ssd import boxes
@@ -60,10 +72,12 @@ def test_a_row_is_compared_with_rivals_that_run_later(tmp_path: Path, monkeypatc
     monkeypatch.setattr(small_objects, "images_in", lambda *_: 7)
     monkeypatch.setattr(small_objects, "find_split", lambda *_: None)
     monkeypatch.setattr(small_objects, "train_row", lambda *_: tmp_path)
-    monkeypatch.setattr(small_objects, "detector", lambda _: SimpleNamespace(ssd=None, row=SimpleNamespace(size=300)))
+    known = SimpleNamespace(ssd=None, row=SimpleNamespace(size=300), categories=SimpleNamespace(names=("a", "b")))
+    monkeypatch.setattr(small_objects, "detector", lambda _: known)
     monkeypatch.setattr(trained, "detect", lambda ssd, split, device, kept: kept.write_text("[]"))
 
-    def facts(ssd: object, size: int, device: str, kept: Path, split: object, others: dict[str, Path]) -> dict:
+    def facts(ssd: object, size: int, device: str, kept: Path, judge: object, others: dict[str, Path]) -> dict:
+        assert judge == trained.Judge(None, 20, ("a", "b"))  # type: ignore[arg-type]
         there = {name: {} for name, path in others.items() if path.is_file()}
         return {"figures": {"ap": [1.0]}, "differences": there}
 
@@ -96,8 +110,9 @@ def record(title: str, bases: tuple[str, ...], seed: int = 0) -> dict:
         "figures": {key: interval(float(draw.uniform(5, 40))) for key in KEYS},
         "differences": {base: {key: interval(float(draw.normal() * 3)) for key in KEYS} for base in bases},
         "objects": {key: 100 for key in OBJECTS},
-        "splits": {"train2017": interval(9.0)},
-        "splits against as is": {"train2017": interval(0.5)},
+        "left out": ["car, large"],
+        "splits": {"train2017": interval(9.0), "val2017": interval(8.0)},
+        "splits against as is": {"train2017": interval(0.5), "val2017": interval(1.5)},
         "hardware": "2 CPU cores",
     }
 
@@ -115,7 +130,7 @@ def test_the_page_is_written_from_the_records_alone(tmp_path: Path) -> None:
         trained = {"row": name, "settings": settings, "seed": 0, "evaluated": 9}
         records.write(results / "fine_tuning" / f"{name}-seed0.json", {**record(name, bases, number), **trained})
     started = {"row": "S1L0", "settings": {**settings, "steps": 0}, "seed": 0, "evaluated": 9}
-    records.write(results / "fine_tuning" / "S1L0-untrained.json", {**record("S1L0", (), 5), **started})
+    records.write(results / "fine_tuning" / "S1L0-untrained.json", {**record("S1L0", ("base",), 5), **started})
     for number, (name, bases) in enumerate(
         (("SSDMnetv1", ()), ("mobilenet_v2", ()), ("mobilenet_v2:S1L0", ("mobilenet_v2",)))
     ):
@@ -130,12 +145,10 @@ def test_the_page_is_written_from_the_records_alone(tmp_path: Path) -> None:
     assert "Not run yet: S1L6 by hand" in page and "S1L0 128/192" not in page and "S1L0 dual path 128/192" in page
     assert (results / "training_free.png").read_bytes().startswith(b"\x89PNG")
     assert "fine_tuning --rows base S1L0 --seeds 0 --epochs 3 --batch 4 --lr 0.0001 --amp bf16 --first 30" in page
-    assert (
-        "| S1L0, against base |" in page
-        and "| fine-tuned, S1L0, against as is, trained as long |" in page
-        and "Not run: the rows Size600, S1L6" in page
-    )
-    assert "| S1L0, before training |" in page
+    assert "| S1L0, against as is |" in page and "| fine-tuned, S1L0, against as is, trained as long |" in page
+    assert "Not run: the rows Size600, S1L6" in page and "Not counted: car, large." in page
+    assert "| S1L0, before training, against as is, before training |" in page
+    assert "AP against as is: S1L0 +1.5 ± 1.0 (clear), S1L0 dual path +1.5 ± 1.0 (clear)" in page
     assert "small_objects bccd --weights some.safetensors --rows mobilenet_v2 mobilenet_v2:S1L0" in page
     assert "Latency" not in page
 
@@ -157,18 +170,66 @@ def compared_row(**changes: float) -> dict:
 def test_what_is_said_follows_the_intervals() -> None:
     up = compared_row(ap=2.0, ar=0.5, ap_small=3.0, ap_medium=-4.0, ap_large=9.0)
     [said] = choosing.plain({"S1L0 dual path": up}, {}, {})
-    assert said.endswith("**better** in AP, small objects; **worse** in medium objects; **equal** in AR.")
+    assert said.endswith("**better** in AP, small objects; **worse** in medium objects; **not told apart** in AR.")
     assert compared(up, "as is") == "AP +2.0 ± 1.0 (AP small +3.0 ± 1.0, AP medium -4.0 ± 1.0)"
     down = compared_row(ap=-2.0, ar=-3.0, ap_small=-3.0, ap_medium=-4.0)
     [said] = choosing.plain({"S1L0 dual path": down}, {}, {})
     assert said.endswith(": **worse** in AP, AR, small objects, medium objects.")
     equal = compared_row(ap=0.5)
-    assert compared(equal, "as is") == "no difference that these photographs can show (AP +0.5 ± 1.0)"
+    assert compared(equal, "as is") == "nothing that these photographs can tell apart (AP +0.5 ± 1.0)"
     assert compared(equal, "600 pixels") == "was not compared"
 
 
-def test_rows_that_contradict_the_paper_stand_out() -> None:
-    assert beside_paper({"S1L6": compared_row(ap=-2.0, ap_small=-3.0)}, {}).count("**") == 2  # small: the paper +3.9
+def test_what_is_chosen_is_clearly_better_within_its_compute() -> None:
+    base = {**compared_row(), "gmacs": 1.0}
+    dear = {**compared_row(ap=4.0, ap_small=0.5, ap_medium=-2.0), "gmacs": 4.9}
+    cheap = {**compared_row(ap=3.0, ap_small=0.5), "gmacs": 2.0}
+    rows = {"as is": base, "S1L0 dual path": dear, "S1L6": cheap}
+    situation = choosing.Situation("", rows, "as is")
+    assert situation.best("ap") == "**S1L0 dual path** +4.0 ± 1.0 (4.9x)"  # the two were not compared
+    assert situation.best("ap_small") == situation.best("ap_medium") == choosing.LEAVE
+    assert situation.best("ap_large") == "too few such objects"
+    dear["differences"]["S1L6"] = {"ap": [0.5, -0.5, 1.5]}
+    assert situation.best("ap") == "**S1L0 dual path** +4.0 ± 1.0 (4.9x), or S1L6 (2.0x)"
+    assert choosing.Situation("", rows, "as is", most=2).best("ap") == "**S1L6** +3.0 ± 1.0 (2.0x)"
+
+
+def test_what_contradicts_the_paper_stands_out() -> None:
+    down = compared_row(ap=-2.0, ap_small=-3.0)
+    assert "**" not in beside_paper({"S1L6": down}, {})  # not trained: nothing against the paper
+    tuned = {
+        **down,
+        "row": "S1L6",
+        "settings": {"steps": 5},
+        "seed": 0,
+        "differences": {"base": down["differences"]["as is"]},
+    }
+    assert beside_paper({}, {"S1L6-seed0": tuned}).count("**") == 2  # small: the paper +3.9
+    [said] = verdicts({}, {"S1L6-seed0": tuned}, {}, {})
+    assert said == "Fine-tuned, contradicts the paper's sign: S1L6 small -3.0 ± 1.0 (the paper +3.9)."
+
+
+def test_a_class_of_few_objects_does_not_count() -> None:
+    def group(objects: int, right: bool) -> bootstrap.Group:
+        hits = np.full((10, objects), right)
+        return bootstrap.Group(np.zeros(objects, np.int64), hits, ~hits, np.array([float(objects)]))
+
+    found = bootstrap.Matches({("many", ""): group(20, True), ("few", ""): group(3, False)}, 1)
+    whole = np.ones((1, 1))
+    assert bootstrap.figures(found, whole)["ap"][0] == pytest.approx(50)
+    assert bootstrap.figures(bootstrap.common(found, 20), whole)["ap"][0] == pytest.approx(100)
+    judge = trained.Judge(None, 20)  # type: ignore[arg-type]
+    assert judge.left_out(found) == ["few"] and judge.judged(found).objects[""] == 20
+
+
+def test_a_rival_that_was_trained_otherwise_is_not_compared_with(tmp_path: Path) -> None:
+    kept = {name: tmp_path / name / trained.DETECTIONS for name in ("own", "rival", "untrained", "missing")}
+    for name, settings in (("own", {"steps": 5}), ("rival", {"steps": 6}), ("untrained", {"steps": 0})):
+        records.claim(kept[name].parent, settings)
+        kept[name].write_text("[]")
+    assert trained.is_rival(kept["untrained"], kept["own"]) and not trained.is_rival(kept["missing"], kept["own"])
+    with pytest.raises(RequestError, match="trained with"):
+        trained.is_rival(kept["rival"], kept["own"])
 
 
 def test_a_folder_of_another_run_is_not_taken(tmp_path: Path) -> None:
@@ -176,6 +237,19 @@ def test_a_folder_of_another_run_is_not_taken(tmp_path: Path) -> None:
     records.claim(tmp_path / "row", {"rate": 0.1})
     with pytest.raises(RequestError, match=r"rate 0\.1 \(now 0\.2\)"):
         records.claim(tmp_path / "row", {"rate": 0.2})
+
+
+def test_the_control_is_trained_as_the_record_says() -> None:
+    [record_of_base] = (records.RESULTS / "small_objects" / checks.CELLS).glob(f"{checks.BASE}-seed0.json")
+    settings = records.read(record_of_base)["settings"]
+    asked = small_objects.parse_arguments([checks.CELLS, *checks.recipe(settings), "--work", "w"])
+    asked.data = Path()
+    assert small_objects.settings(asked, settings["images"]) == settings
+
+
+def test_the_second_detectors_boxes_shrink_with_its_cells() -> None:
+    scales = {name: row.box_scale for name, row in recalibration.ROWS.items()}
+    assert scales["as is"] == 1.0 and scales["704 pixels"] == scales["S1L0"] == scales["S1L2, recalibrated"] == 0.5
 
 
 def test_a_row_is_a_configuration_or_a_backbone() -> None:

@@ -65,6 +65,7 @@ def test_the_texts_differences_come_out(delta) -> None:
         ("SSD-VGG16-S1L2", (75, 37, 19, 10, 5, 3)),
         ("SSD-VGG16-S1L2-DualPath", (75, 37, 10, 5, 3, 1)),
         ("SSDMnetv1-Size600", (38, 19, 10, 5, 3, 2)),
+        ("SSDMnetv1-Anchor10-45", (19, 10, 5, 3, 2, 1)),
         ("SSD-VGG16-S1L2-Restored", (38, 19, 10, 5, 3, 1)),
         ("RFB-Net-300", (38, 19, 10, 5, 3, 1)),
         ("PeleeNet", (19, 19, 10, 5, 3, 1)),

@@ -1,121 +1,85 @@
-"""What to choose: for each situation the best rows, and what the comparisons say, whatever it is."""
+"""What to choose: for each constraint and aim what gains most, and what the comparisons say, whatever it is."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from examples.experiments import small_objects
-from examples.experiments.page.reading import SIZES, Interval, Record, difference, figure, in_order, table
+from examples.experiments.page.names import AS_IS, DUAL, LARGE, LARGER, SAME_PIXELS, by_row, named
+from examples.experiments.page.reading import SIZES, Record, difference, in_order, interval, table
 from examples.ssd.paper import TABLE_4
 
-AS_IS, DUAL = "as is", "S1L0 dual path"
-SAME_PIXELS, LARGER = "pyramid, 300 pixels enlarged", "pyramid, 600 pixels"
-ALONE = ("S1L6", "S1L4", "S1L0", "S1L12 dilated")
-DUALS = ("S1L6 dual path", "S1L4 dual path", "S1L0 dual path")
-SITUATIONS = {
-    "nothing trained, one pass over 300 pixels": (AS_IS, *ALONE),
-    "nothing trained, two passes over 300 pixels": (*DUALS, SAME_PIXELS),
-    "nothing trained, photographs of 600 pixels at hand": (AS_IS, "600 pixels", LARGER),
-}
-Line = tuple[str, ...]
-MEASURES = {"ap": "AP", "ap_small": "small", "ap_medium": "medium", "ap_large": "large"}
-MEASURES |= {"ar": "AR", "ar_small": "AR small"}
-SOUGHT = {"ap": "most AP", "ap_small": "most on small objects", "ap_large": "most on large objects"}
-SHORT = {
-    "SSDMnetv1": "as is",
-    "SSDMnetv1-S1L0": "S1L0",
-    "SSDMnetv1-S1L0-DualPath19-10-S": "dual path, split",
-    "SSDMnetv1-Size600": "600 pixels",
-}
-TUNED = {"base": "as is", "S1L0": "S1L0", "S1L0-Split": "dual path, split", "Size600": "600 pixels"}
+DILATED = "S1L12 dilated"
+FIXED = (AS_IS, "S1L6", "S1L4", "S1L0", DILATED, "S1L6 dual path", "S1L4 dual path", DUAL)
+BUDGETS = (2, 4, 5)  # times the compute of the network as it is
+AIMS = {"ap": "all sizes (AP)", "ap_small": "small objects", "ap_medium": "medium", "ap_large": "large"}
+LEAVE = "leave it"
+UNTOUCHED = small_objects.ROWS[:2]
 
 
-# ---- the best of each situation
+# ---- by constraint and aim
 
 
-def best(free: Mapping[str, Record], tuned: Mapping[str, Record], sets: Mapping[str, Mapping[str, Record]]) -> str:
-    """A table: by situation and what is sought the row with the highest figure, with its compute."""
-    groups = {what: (in_order(free, names), AS_IS) for what, names in SITUATIONS.items()}
-    groups["fine-tuned on photographs of the same kind"] = (_by_row(tuned, TUNED), "as is")
+@dataclass(frozen=True)
+class Situation:
+    """What a user may do, and the networks that were measured in it."""
+
+    what: str
+    rows: Mapping[str, Record]  # with the network as it is
+    base: str  # its name
+    most: float = float("inf")  # compute, in that of the network as it is
+
+    def times(self, name: str) -> float:
+        return float(self.rows[name]["gmacs"] / self.rows[self.base]["gmacs"])
+
+    def best(self, key: str) -> str:
+        """What is clearly better than the network as it is by most, and what of the rest cannot be told from that."""
+        within = {name: r for name, r in self.rows.items() if name != self.base and self.times(name) <= self.most}
+        changes = {name: difference(r, self.base, key) for name, r in within.items()}
+        if all(change is None for change in changes.values()):
+            return "too few such objects"
+        gains = {name: c for name, c in changes.items() if c is not None and c.clear and c.value > 0}
+        if not gains:
+            return LEAVE
+        best = max(gains, key=lambda name: gains[name].value)
+        alike = sorted((n for n in gains if self.alike(n, best, key)), key=self.times)
+        told = f"**{named(best)}** {gains[best].signed} ({self.times(best):.1f}x)"
+        return told + "".join(f", or {named(n)} ({self.times(n):.1f}x)" for n in alike)
+
+    def alike(self, one: str, other: str, key: str) -> bool:
+        """Whether the two were compared and could not be told apart."""
+        changes = [difference(self.rows[a], b, key) for a, b in ((one, other), (other, one))]
+        known = [change for change in changes if change is not None]
+        return bool(known) and not known[0].clear
+
+
+def situations(
+    free: Mapping[str, Record], tuned: Mapping[str, Record], sets: Mapping[str, Mapping[str, Record]]
+) -> Iterator[Situation]:
+    for most in BUDGETS:
+        rows = in_order(free, FIXED)
+        yield Situation(f"nothing trained, input stays 300x300, up to {most}x compute", rows, AS_IS, most)
+    rows = in_order(free, (*FIXED, SAME_PIXELS))
+    yield Situation("nothing trained, input may be enlarged, no more pixels to be had, up to 5x", rows, AS_IS, 5)
+    for most in BUDGETS[1:]:
+        rows = in_order(free, (*FIXED, LARGE, LARGER))
+        yield Situation(f"nothing trained, the photograph is larger than the input, up to {most}x", rows, AS_IS, most)
+    if "base" in (rows := by_row(tuned)):
+        yield Situation("fine-tuned on some COCO photographs, against as is, fine-tuned", rows, "base")
     for name, found in sets.items():
-        groups[f"`{name}`, from ImageNet weights"] = (_by_row(found, SHORT), "as is")
-    lines = []
-    for what, (rows, base) in groups.items():
-        if rows:
-            cost = free[AS_IS]["gmacs"] if base not in rows else rows[base]["gmacs"]
-            lines.append((what, *(_winner(rows, key, cost) for key in SOUGHT)))
-    return table(("", *SOUGHT.values()), lines)
+        rows = in_order(by_row(found), small_objects.ROWS)
+        if (base := better_untouched(rows)) is not None:
+            worse = set(UNTOUCHED) - {base}
+            rows = {row: r for row, r in rows.items() if row not in worse}
+            yield Situation(f"`{name}`, from ImageNet weights, against {named(base)}", rows, base)
 
 
-def _by_row(found: Mapping[str, Record], names: Mapping[str, str]) -> dict[str, Record]:
-    """Of the first seed, by short name."""
-    trained = [r for r in found.values() if r["settings"]["steps"]]
-    first = [r for r in trained if r["seed"] == min(r["seed"] for r in trained)]
-    return {names[r["row"]]: r for r in first if r["row"] in names}
+def better_untouched(rows: Mapping[str, Record]) -> str | None:
+    """With the paper's boxes or with those of S1L0, whichever has more AP: what a surgery has to beat."""
+    return max((row for row in UNTOUCHED if row in rows), key=lambda row: rows[row]["figures"]["ap"][0], default=None)
 
 
-def _winner(rows: Mapping[str, Record], key: str, base: float) -> str:
-    figures = {name: value for name, r in rows.items() if (value := figure(r, key)) is not None}
-    if not figures:
-        return "too few such objects"
-    name = max(figures, key=lambda n: figures[n].value)
-    return f"{name}: {figures[name]}, {rows[name]['gmacs'] / base:.1f} x compute"
-
-
-# ---- the comparisons
-
-
-def clear(
-    free: Mapping[str, Record],
-    norms: Mapping[str, Record],
-    tuned: Mapping[str, Record],
-    sets: Mapping[str, Mapping[str, Record]],
-) -> str:
-    """A table of every comparison that matters: what is clear as a figure, what is not as an equals sign."""
-    return table(("", *MEASURES.values()), [*_untrained(free), *_norms(norms), *_tuned(tuned), *_sets(sets)])
-
-
-def _untrained(free: Mapping[str, Record]) -> Iterator[Line]:
-    for base in (AS_IS, SAME_PIXELS, LARGER):
-        yield from _lines("", free, DUALS, base, base)
-    for base in (AS_IS, "600 pixels"):
-        yield from _lines("", free, ALONE, base, base)
-
-
-def _norms(norms: Mapping[str, Record]) -> Iterator[Line]:
-    for name in norms:
-        base = name.removesuffix(", recalibrated")
-        if base != name:
-            yield from _lines("FastestDet, ", norms, [name], base, base)
-
-
-def _tuned(found: Mapping[str, Record]) -> Iterator[Line]:
-    rows = _by_row(found, TUNED)
-    for name, record in rows.items():
-        yield from _lines("fine-tuned, ", rows, [name], f"{record['row']} before training", "itself before")
-    for base, title in (("base", "as is, trained as long"), ("Size600", "600 pixels, trained as long")):
-        yield from _lines("fine-tuned, ", rows, list(rows), base, title)
-
-
-def _sets(sets: Mapping[str, Mapping[str, Record]]) -> Iterator[Line]:
-    for name, found in sets.items():
-        rows = _by_row(found, SHORT)
-        for base in small_objects.RIVALS:
-            yield from _lines(f"`{name}`, ", rows, list(rows), base, SHORT[base])
-        others = {r["row"]: r for r in found.values() if ":" in r["row"]}
-        for row, record in others.items():
-            yield from _lines(f"`{name}`, ", others, [row], record["backbone"], record["backbone"])
-
-
-def _lines(before: str, rows: Mapping[str, Record], names: Sequence[str], base: str, title: str) -> Iterator[Line]:
-    for name in names:
-        if name in rows and base in rows[name]["differences"]:
-            changes = (difference(rows[name], base, key) for key in MEASURES)
-            yield f"{before}{name}, against {title}", *(_sign(change) for change in changes)
-
-
-def _sign(change: Interval | None) -> str:
-    if change is None:
-        return "–"
-    return f"**{change.signed}**" if change.clear else "="
+def decisions(found: Sequence[Situation]) -> str:
+    return table(("", *AIMS.values()), [(s.what, *(s.best(key) for key in AIMS)) for s in found], words=True)
 
 
 # ---- in words
@@ -126,62 +90,116 @@ def plain(
 ) -> list[str]:
     """What each choice gains and loses, without figures."""
     asked = [
-        (free.get(DUAL), AS_IS, "Nothing trained, two paths (S1L0) instead of the detector as it is"),
-        (free.get(DUAL), SAME_PIXELS, "Nothing trained, two paths instead of the same pixels enlarged in a pyramid"),
-        (free.get(DUAL), LARGER, "Nothing trained, two paths instead of a pyramid of photographs of 600 pixels"),
-        (free.get("S1L0"), AS_IS, "Nothing trained, one path (S1L0) instead of the detector as it is"),
-        (free.get("S1L0"), "600 pixels", "Nothing trained, one path (S1L0) instead of photographs of 600 pixels"),
+        (free.get(name), base, f"Nothing trained, {name} instead of {what}")
+        for name, base, what in (
+            (DUAL, AS_IS, "the network as it is"),
+            (DUAL, "S1L0", "S1L0 alone"),
+            (DUAL, SAME_PIXELS, "a pyramid of the same pixels enlarged"),
+            (DUAL, LARGER, "a pyramid with the photograph at 600 pixels"),
+            ("S1L0", AS_IS, "the network as it is"),
+            ("S1L0", LARGE, "600 pixels"),
+            (LARGE, AS_IS, "the network as it is"),
+            (LARGER, AS_IS, "the network as it is"),
+            (DILATED, AS_IS, "the network as it is"),
+        )
     ]
-    asked += _asked("Fine-tuned", _by_row(tuned, TUNED), "base", "Size600")
+    asked += _asked("Fine-tuned", by_row(tuned), ("S1L0", "S1L0-Split"), ("base", "Size600"))
     for name, found in sets.items():
-        asked += _asked(f"Trained on `{name}`", _by_row(found, SHORT), *small_objects.RIVALS)
+        fine, split = "SSDMnetv1-S1L0", "SSDMnetv1-S1L0-DualPath19-10-S"
+        rivals = (better_untouched(by_row(found)) or "", "SSDMnetv1-Size600")
+        asked += _asked(f"Trained on `{name}`", by_row(found), (fine, split), rivals)
     return [
         f"{what}: {said}." for record, base, what in asked if record is not None and (said := _plainly(record, base))
     ]
 
 
-def _asked(where: str, rows: Mapping[str, Record], base: str, larger: str) -> list[tuple[Record | None, str, str]]:
-    return [
-        (rows.get(name), other, f"{where}, {name} instead of {what}")
-        for other, what in ((base, "the network as it is"), (larger, "600 pixels"))
-        for name in ("S1L0", "dual path, split")
-    ]
+def _asked(
+    where: str, rows: Mapping[str, Record], names: Sequence[str], rivals: Sequence[str]
+) -> list[tuple[Record | None, str, str]]:
+    fine, split = names
+    pairs = [*((name, base) for base in rivals for name in names), (split, fine)]
+    return [(rows.get(name), base, f"{where}, {named(name)} instead of {named(base)}") for name, base in pairs]
 
 
 def _plainly(record: Record, base: str) -> str:
-    """Better, worse and equal, by AP in all and by size."""
-    told: dict[str, list[str]] = {"better": [], "worse": [], "equal": []}
+    """Better, worse and not told apart, by AP in all and by size."""
+    told: dict[str, list[str]] = {"better": [], "worse": [], "not told apart": []}
     for key, what in (("ap", "AP"), ("ar", "AR"), *((f"ap_{size}", f"{size} objects") for size in SIZES)):
         change = difference(record, base, key)
         if change is not None:
-            told["equal" if not change.clear else "better" if change.value > 0 else "worse"].append(what)
+            told["not told apart" if not change.clear else "better" if change.value > 0 else "worse"].append(what)
     return "; ".join(f"**{word}** in {', '.join(kinds)}" for word, kinds in told.items() if kinds)
 
 
 # ---- what else there is to say
 
 
-def harm(found: Mapping[str, Record]) -> str:
-    """Whether the schedule of the fine-tuning is one that the detector itself gains by."""
-    rows = _by_row(found, TUNED)
-    change = difference(rows["as is"], "base before training", "ap") if "as is" in rows else None
-    if change is None or change.high >= 0:
+def unused(free: Mapping[str, Record]) -> str:
+    """Which finer paths the photographs themselves choose to leave out."""
+    left = [name for name, r in free.items() if "bounds" in r and not any(r["bounds"])]
+    if not left:
         return ""
+    return f"Both halves of the photographs choose to use no box of the finer view of {' and '.join(left)}."
+
+
+def unlearned(free: Mapping[str, Record]) -> str:
+    """What holds on the photographs that the detector did not learn from."""
+    told = []
+    for name in ("S1L0", DUAL, LARGE, LARGER):
+        ends = free[name]["splits against as is"].get("val2017") if name in free else None
+        change = interval(ends)
+        if change is not None:
+            told.append(f"{name} {change.signed} ({'clear' if change.clear else 'not clear'})")
+    if not told:
+        return ""
+    return f"On those of val2017 alone, which the detector did not learn from, AP against as is: {', '.join(told)}."
+
+
+def harm(found: Mapping[str, Record]) -> str:
+    """What the fine-tuning does to the networks themselves."""
+    changes = {row: difference(r, f"{row} before training", "ap") for row, r in by_row(found).items()}
+    clear = {row: c for row, c in changes.items() if c is not None and c.clear}
+    if not clear:
+        return ""
+    better = [f"{named(row)} {c.signed}" for row, c in clear.items() if c.value > 0]
+    worse = [f"{named(row)} {c.signed}" for row, c in clear.items() if c.value < 0]
+    parts = [f"{word} the AP of {', '.join(rows)}" for word, rows in (("raises", better), ("lowers", worse)) if rows]
     return (
-        "The fine-tuning makes the detector itself worse: its rows say how far each network gets in a short training "
-        "on few photographs, not where a full one ends."
+        f"The fine-tuning {' and '.join(parts)}: its rows say how the networks compare after a short training on few "
+        "photographs, not where a full one ends"
+        + ("." if better else "; with no better one at hand, start from the networks that are not fine-tuned.")
     )
+
+
+def recalibrating(norms: Mapping[str, Record]) -> str:
+    """Whether `recalibrate` pays."""
+    changes = {}
+    for name, record in norms.items():
+        base = name.removesuffix(", recalibrated")
+        change = difference(record, base, "ap") if base != name else None
+        if change is not None:
+            changes[base] = change
+    if not changes:
+        return ""
+    kinds = {
+        "raises": [n for n, c in changes.items() if c.clear and c.value > 0],
+        "lowers": [n for n, c in changes.items() if c.clear and c.value < 0],
+        "shows no difference in": [n for n, c in changes.items() if not c.clear],
+    }
+    told = "; ".join(f"{word} the AP of {', '.join(names)}" for word, names in kinds.items() if names)
+    best = max(norms, key=lambda name: norms[name]["figures"]["ap"][0])
+    return f"`recalibrate`, FastestDet: {told}. The best of all these rows is {best}."
 
 
 def cost(times: Mapping[str, Record]) -> list[str]:
     """What S1L0 costs in time, beside what the paper measured."""
-    base, fine = list(SHORT)[:2]
+    base, fine = "SSDMnetv1", "SSDMnetv1-S1L0"
     told = []
     for name, record in times.items():
         row, how = record["rows"].get(fine), name.partition("-")[2]
         if row is not None:
             told.append(
-                f"{fine} takes {row['ratio'][0]:.1f} times as long as {base} ({how}; compute: "
+                f"S1L0 takes {row['ratio'][0]:.1f} times as long as the network as it is ({how}; compute: "
                 f"{row['gmacs'] / record['rows'][base]['gmacs']:.1f} times; the paper, on a GTX 1080 Ti: "
                 f"{TABLE_4[fine] / TABLE_4[base]:.1f} times)."
             )

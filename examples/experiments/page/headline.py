@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from textwrap import fill
 
+from examples.experiments.page.names import DUAL, LARGER, SAME_PIXELS, by_row
 from examples.experiments.page.reading import Record, figure, shown, table
 from examples.experiments.page.words import compared
 from examples.ssd.files import write_atomically
@@ -12,7 +13,6 @@ README = Path(__file__).parents[3] / "README.md"
 BEGIN, END = "<!-- written by examples.experiments.gather -->", "<!-- until here -->"
 WIDTH = 120
 
-DUAL, SAME_PIXELS, LARGER = "S1L0 dual path", "pyramid, 300 pixels enlarged", "pyramid, 600 pixels"
 ROWS = {
     "as is": "as it is",
     "S1L0 by hand": "`stride = 1` by hand, anchors in mid-cell",
@@ -24,6 +24,7 @@ ROWS = {
 }
 NETWORKS = {
     "SSDMnetv1": "as it is",
+    "SSDMnetv1-Anchor10-45": "as it is, S1L0's boxes",
     "SSDMnetv1-S1L0": "S1L0",
     "SSDMnetv1-Size600": "600 pixels",
     "SSDMnetv1-S1L0-DualPath19-10-S": "dual path, split",
@@ -40,7 +41,7 @@ def _trained(sets: Mapping[str, Mapping[str, Record]]) -> str:
     """AP of each set and network, of the first seed."""
     lines = []
     for name, found in sets.items():
-        first = {r["row"]: r for r in sorted(found.values(), key=lambda r: -r["seed"])}
+        first = by_row(found)
         values = [shown(figure(first[row], "ap")) if row in first else "not run" for row in NETWORKS]
         settings = next(iter(first.values()))["settings"]
         lines.append(
@@ -49,8 +50,8 @@ def _trained(sets: Mapping[str, Mapping[str, Record]]) -> str:
     if not lines:
         return ""
     said = (
-        "Trained for a short while on small sets, from ImageNet weights (MobileNet v1, AP, one seed, the paper's "
-        "networks; S1L0 and 600 pixels cost the same):"
+        "Trained for a short while on small sets, from ImageNet weights (the paper's SSD on MobileNet v1, AP, one "
+        "seed; S1L0 and 600 pixels cost the same; its smallest boxes are of 10 pixels, those of the base of 45):"
     )
     return fill(said, WIDTH) + "\n\n" + table(("", *NETWORKS.values()), lines)
 
@@ -59,7 +60,8 @@ def _untrained(free: Mapping[str, Record]) -> str:
     settings = free["as is"]["settings"]
     lines = [(what, *(shown(figure(free[n], k)) for k in KEYS), f"{free[n]['gmacs']:.2f}") for n, what in ROWS.items()]
     first = (
-        "A COCO-trained SSD (MobileNet v1 0.75, 300 x 300) with the first stride of its backbone eliminated, evaluated "
+        "A COCO-trained SSD (MobileNet v1 0.75, 300 x 300), nothing trained further, untouched and with the first "
+        "stride of its backbone eliminated, evaluated "
         f"on {settings['images']} COCO photographs ({settings['of train2017']} of train2017, from which it very likely "
         f"learned; {settings['with recovered boxes']} with boxes that are not COCO's own); ± is half of a 95% interval "
         "over photographs:"

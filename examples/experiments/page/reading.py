@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from examples.experiments import records
+from examples.experiments.trained import FEW
 
 Record = Mapping[str, Any]
 SIZES = ("small", "medium", "large")
-FEW = 20  # objects: a figure of fewer is not shown
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,22 @@ def interval(ends: Sequence[float | None] | None) -> Interval | None:
     return Interval(value, low, high)
 
 
+def marked(value: Interval | None) -> str:
+    """A difference, bold where it is clear."""
+    if value is None:
+        return "–"
+    return f"**{value.signed}**" if value.clear else value.signed
+
+
 def shown(value: Interval | None, signed: bool = False) -> str:
     if value is None:
         return "–"
     return value.signed if signed else str(value)
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """In Markdown, all columns but the first to the right."""
-    ruler = ["---", *["---:"] * (len(header) - 1)]
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, words: bool = False) -> str:
+    """In Markdown; figures stand on the right of all columns but the first, words on the left."""
+    ruler = ["---", *["---" if words else "---:"] * (len(header) - 1)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ruler, *rows))
 
 

@@ -2,25 +2,26 @@
 
 from collections.abc import Mapping, Sequence
 
-from examples.experiments.page.reading import Record, difference, figure, shown, table
+from examples.experiments.page.reading import Record, difference, figure, marked, shown, table
 
-HEADS = ("AP", "small", "medium", "large", "AR small", "AR medium", "AR large", "GMAC")
-KEYS = ("ap", "ap_small", "ap_medium", "ap_large", "ar_small", "ar_medium", "ar_large")
+SHOWN = {"ap": "AP", "ap_small": "small", "ap_medium": "medium", "ap_large": "large"}
+SHOWN |= {"ar": "AR", "ar_small": "AR small", "ar_medium": "AR medium", "ar_large": "AR large"}
+COMPARED = ("ap", "ap_small", "ap_medium", "ap_large", "ar", "ar_small")
 
 
 def figures_table(rows: Mapping[str, Record]) -> str:
-    lines = [(name, *(shown(figure(r, key)) for key in KEYS), f"{r['gmacs']:.2f}") for name, r in rows.items()]
-    return table(("", *HEADS), lines)
+    lines = [(name, *(shown(figure(r, key)) for key in SHOWN), f"{r['gmacs']:.2f}") for name, r in rows.items()]
+    return table(("", *SHOWN.values(), "GMAC"), lines)
 
 
 def differences_table(rows: Mapping[str, Record]) -> str:
-    """Paired: both networks on the same resampled photographs."""
+    """Paired: both networks on the same resampled photographs. Bold: the interval leaves zero out."""
     lines = []
     for name, record in rows.items():
         for base in record["differences"]:
-            values = (shown(difference(record, base, key), signed=True) for key in KEYS[:5])
+            values = (marked(difference(record, base, key)) for key in COMPARED)
             lines.append((f"{name}, against {base}", *values))
-    return table(("", *HEADS[:5]), lines)
+    return table(("", *(SHOWN[key] for key in COMPARED)), lines)
 
 
 def missing(rows: Mapping[str, Record], wanted: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from examples.experiments import recalibration
+from examples.experiments.page.choosing import unused
 from examples.experiments.page.reading import SIZES, Record, code, difference, figure, in_order, interval, shown, table
 from examples.experiments.page.tables import differences_table, figures_table, missing
 
@@ -22,20 +23,20 @@ def training_free(found: Mapping[str, Record]) -> str:
 {code("training_free --work runs")}. The stock COCO SSD (MobileNet v1 0.75, 300x300) on {settings["images"]} COCO
 photographs. {settings["of train2017"]} of them are of train2017, from which the detector very likely learned; the other
 {settings["with recovered boxes"]}, of val2017, have boxes that were recovered from another list (areas estimated,
-crowds mostly unmarked). Hardware: {rows["as is"]["hardware"]}.
+crowds mostly unmarked). Hardware: {rows["as is"]["hardware"]}. It leaves ten gigabytes in `runs`.
 
 "By hand": `stride = 1` and anchors in the middles of equal cells; without that word: `eliminate`, and anchors as far
 from where their cell looks as the detector has learned, in cells. "Dilated": `eliminate(dilate=True)` at the last
 stride; it leaves the map for small objects as it is. "Dual path": all boxes of both paths, merged by one suppression.
 The boxes of dual paths and pyramids that come from the finer view are kept below a bound on their side in pixels, one
-of {_tried(rows)}, which for each half of the photographs was chosen on the other half{_bounds(rows)}. Intervals take
-the bound as given.
+of {_tried(rows)} (0: no box of it), which for each half of the photographs was chosen on the other half{_bounds(rows)}.
+Intervals take the bound as given.
 
 {figures_table(rows)}
 
 ![AP and AR by size of object against compute](results/training_free.png)
 
-{_by_hand(rows)}
+{_by_hand(rows)} {unused(rows)}
 
 AP on the photographs of each of COCO's sets, and the difference from the detector as it is:
 
@@ -101,7 +102,8 @@ def recalibrated(found: Mapping[str, Record]) -> str:
 
 {code("recalibration --work runs")}. FastestDet (a ShuffleNetV2, 352x352) on {settings["images"]} photographs of COCO;
 the statistics of the recalibrated rows are those of {settings["seen for statistics"]} other photographs.
-The norms of the detector above are folded into its convolutions: there is nothing to recalibrate in it.
+The norms of the detector above are folded into its convolutions: there is nothing to recalibrate in it. Which
+photographs FastestDet learned from is not known here; those for the statistics are at most 448 pixels long.
 Hardware: {first["hardware"]}.
 
 {figures_table(rows)}

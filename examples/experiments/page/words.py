@@ -27,4 +27,4 @@ def compared(record: Record, base: str) -> str:
         return f"AP {overall.signed}" + (f" ({', '.join(clear)})" if clear else "")
     if clear:
         return f"AP {overall.signed}, not clear, but {', '.join(clear)}"
-    return f"no difference that these photographs can show (AP {overall.signed})"
+    return f"nothing that these photographs can tell apart (AP {overall.signed})"
