@@ -68,7 +68,7 @@ def _tail(
     """The original on a larger image, with its layers' outputs replaced by the finer maps."""
     size, last = list(image.shape[-2:]), first.operator.last
     for cut in planned.cuts:
-        size = [s * k for s, k in zip(size, cut.by, strict=True)]
+        size = [int(s * k) for s, k in zip(size, cut.by, strict=True)]
     for _ in range(4):
         queues = {place: list(maps) for place, maps in fine.items()}
 
