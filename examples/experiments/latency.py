@@ -21,7 +21,7 @@ from torch import nn
 from tqdm import tqdm
 
 from examples.experiments import records
-from examples.experiments.views import AS_IS, LARGE, views
+from examples.experiments.views import AS_IS, DILATED, LARGE, SURGERIES, views
 from examples.ssd import counting
 from examples.ssd.benchmark import WARMUP, clock
 from examples.ssd.configurations import find
@@ -51,13 +51,13 @@ def paper_rows() -> dict[str, Candidate]:
 
 
 def stock_rows() -> dict[str, Candidate]:
-    """The detector of `training_free`; its pyramids take as long as two of the rows."""
+    """The detector of `training_free`: what is patched by hand takes as long as what is operated, a pyramid as two."""
     net = load_stock(data_folder() / "weights")
     known = views(net)
     return {
         AS_IS: Candidate(net, INPUT_SIZE),
-        **{name: Candidate(known[name].net, INPUT_SIZE) for name in ("S1L6", "S1L4", "S1L0")},
-        "S1L0 dual path": Candidate(TwoPaths(net, "S1L0"), INPUT_SIZE),
+        **{name: Candidate(known[name].net, INPUT_SIZE) for name in (*SURGERIES, DILATED)},
+        **{f"{name} dual path": Candidate(TwoPaths(net, name), INPUT_SIZE) for name in SURGERIES},
         LARGE: Candidate(net, DOUBLED),
     }
 

@@ -69,8 +69,7 @@ def _order(free: Mapping[str, Record]) -> Iterator[str]:
     if len(names) == 3 and None not in gains:
         here = sorted(names, key=lambda n: -free[n]["figures"]["ap_small"][0])
         there = sorted(names, key=lambda n: -_theirs(ROWS[n], "ap_small"))
-        word = "agrees" if here == there else "contradicts"
-        yield f"Small objects, untrained, the most first: {', '.join(here)} (the paper: {', '.join(there)}; {word})."
+        yield f"AP small, untrained, the most first: {', '.join(here)} (the paper, trained: {', '.join(there)})."
 
 
 def _signs(trained: Mapping[str, Record]) -> Iterator[str]:
@@ -84,7 +83,7 @@ def _signs(trained: Mapping[str, Record]) -> Iterator[str]:
         and change.value * _theirs(ROWS[name], key) < 0
     ]
     if against:
-        yield f"Fine-tuned, contradicts the paper's sign: {'; '.join(against)}."
+        yield f"Fine-tuned, though not for 100 epochs, of the other sign than the paper: {'; '.join(against)}."
     elif known:
         yield f"Fine-tuned, no clear difference of another sign than the paper's ({', '.join(known)})."
 
@@ -98,10 +97,10 @@ def _two_paths(trained: Mapping[str, Record], sets: Mapping[str, Mapping[str, Re
     for where, (record, base) in found.items():
         change = difference(record, base, "ap") if record is not None else None
         if change is not None:
-            word = "not clear" if not change.clear else "agrees" if change.value * theirs > 0 else "contradicts"
+            word = "not clear" if not change.clear else "same sign" if change.value * theirs > 0 else "other sign"
             told.append(f"{where} {change.signed} ({word})")
     if told:
-        yield f"AP of {SPLIT} against S1L0: the paper {theirs:+.1f}; {', '.join(told)}."
+        yield f"AP of {SPLIT} against S1L0: the paper, 100 epochs of COCO, {theirs:+.1f}; {', '.join(told)}."
 
 
 def _time(times: Mapping[str, Record]) -> Iterator[str]:

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 
 from examples.experiments import small_objects
 from examples.experiments.page.names import AS_IS, DUAL, LARGE, LARGER, SAME_PIXELS, by_row, named
-from examples.experiments.page.reading import SIZES, Record, difference, in_order, interval, table
+from examples.experiments.page.reading import Record, difference, in_order, interval, table
 from examples.ssd.paper import TABLE_4
 
 DILATED = "S1L12 dilated"
 FIXED = (AS_IS, "S1L6", "S1L4", "S1L0", DILATED, "S1L6 dual path", "S1L4 dual path", DUAL)
 BUDGETS = (2, 4, 5)  # times the compute of the network as it is
-AIMS = {"ap": "all sizes (AP)", "ap_small": "small objects", "ap_medium": "medium", "ap_large": "large"}
-LEAVE = "leave it"
+AIMS = {"ap": "AP", "ap_small": "AP small", "ar_small": "AR small", "ap_medium": "AP medium", "ap_large": "AP large"}
 UNTOUCHED = small_objects.ROWS[:2]
 
 
@@ -24,26 +23,45 @@ class Situation:
     """What a user may do, and the networks that were measured in it."""
 
     what: str
-    rows: Mapping[str, Record]  # with the network as it is
-    base: str  # its name
+    rows: Mapping[str, Record]
+    base: str  # the network as it is, by its name among the differences
+    cost: float  # its compute, 10^9 multiply-accumulates
     most: float = float("inf")  # compute, in that of the network as it is
 
     def times(self, name: str) -> float:
-        return float(self.rows[name]["gmacs"] / self.rows[self.base]["gmacs"])
+        return float(self.rows[name]["gmacs"] / self.cost)
 
     def best(self, key: str) -> str:
-        """What is clearly better than the network as it is by most, and what of the rest cannot be told from that."""
-        within = {name: r for name, r in self.rows.items() if name != self.base and self.times(name) <= self.most}
-        changes = {name: difference(r, self.base, key) for name, r in within.items()}
-        if all(change is None for change in changes.values()):
+        """What is clearly better than the network as it is, bold without a loss; then what gains more at a price."""
+        changes = {
+            name: difference(r, self.base, key) for name, r in self.rows.items() if self.times(name) <= self.most
+        }
+        known = {name: change for name, change in changes.items() if change is not None}
+        if not known:
             return "too few such objects"
-        gains = {name: c for name, c in changes.items() if c is not None and c.clear and c.value > 0}
+        gains = {name: c for name, c in known.items() if c.clear and c.value > 0}
         if not gains:
-            return LEAVE
-        best = max(gains, key=lambda name: gains[name].value)
-        alike = sorted((n for n in gains if self.alike(n, best, key)), key=self.times)
-        told = f"**{named(best)}** {gains[best].signed} ({self.times(best):.1f}x)"
-        return told + "".join(f", or {named(n)} ({self.times(n):.1f}x)" for n in alike)
+            return "none clearly better" if any(not c.clear for c in known.values()) else "all clearly worse"
+        harmless = {name: c.value for name, c in gains.items() if not self.losses(name)}
+        dear = {name: c.value for name, c in gains.items() if name not in harmless}
+        dear = {name: value for name, value in dear.items() if value > max(harmless.values(), default=0.0)}
+        parts = [f"**{named(best)}**{told}" for best, told in self.first(harmless, key)]
+        parts += [f"{named(best)}{told}, but {self.losses(best)}" for best, told in self.first(dear, key)]
+        return "; ".join(parts)
+
+    def first(self, gains: Mapping[str, float], key: str) -> Iterator[tuple[str, str]]:
+        """The name of what gains most, if there is any; its compute, gain and figure, and what is not told apart."""
+        if gains:
+            best = max(gains, key=lambda name: gains[name])
+            gain = difference(self.rows[best], self.base, key)
+            assert gain is not None
+            alike = "".join(f" (or {named(n)}, {self.times(n):.1f}x)" for n in gains if self.alike(n, best, key))
+            yield best, f" ({self.times(best):.1f}x) {gain.signed} to {self.rows[best]['figures'][key][0]:.1f}{alike}"
+
+    def losses(self, name: str) -> str:
+        """In what it is clearly worse than the network as it is."""
+        changes = {what: difference(self.rows[name], self.base, key) for key, what in AIMS.items()}
+        return ", ".join(f"{w} {c.signed}" for w, c in changes.items() if c is not None and c.clear and c.value < 0)
 
     def alike(self, one: str, other: str, key: str) -> bool:
         """Whether the two were compared and could not be told apart."""
@@ -53,24 +71,51 @@ class Situation:
 
 
 def situations(
-    free: Mapping[str, Record], tuned: Mapping[str, Record], sets: Mapping[str, Mapping[str, Record]]
+    free: Mapping[str, Record],
+    norms: Mapping[str, Record],
+    tuned: Mapping[str, Record],
+    sets: Mapping[str, Mapping[str, Record]],
 ) -> Iterator[Situation]:
+    cost = free[AS_IS]["gmacs"]
+    fixed = {**in_order(free, FIXED), **untrained_split(tuned)}
     for most in BUDGETS:
-        rows = in_order(free, FIXED)
-        yield Situation(f"nothing trained, input stays 300x300, up to {most}x compute", rows, AS_IS, most)
-    rows = in_order(free, (*FIXED, SAME_PIXELS))
-    yield Situation("nothing trained, input may be enlarged, no more pixels to be had, up to 5x", rows, AS_IS, 5)
+        yield Situation(f"SSD, nothing trained, input stays 300x300, up to {most}x", fixed, AS_IS, cost, most)
+    rows = {**fixed, **in_order(free, (SAME_PIXELS,))}
+    yield Situation(
+        "SSD, nothing trained, input may be enlarged, no more pixels to be had, up to 5x", rows, AS_IS, cost, 5
+    )
+    rows = {**fixed, **in_order(free, (LARGE, LARGER))}
     for most in BUDGETS[1:]:
-        rows = in_order(free, (*FIXED, LARGE, LARGER))
-        yield Situation(f"nothing trained, the photograph is larger than the input, up to {most}x", rows, AS_IS, most)
+        what = f"SSD, nothing trained, the photograph is larger than the input, up to {most}x"
+        yield Situation(what, rows, AS_IS, cost, most)
+    if AS_IS in norms:
+        yield Situation("FastestDet, nothing trained", norms, AS_IS, norms[AS_IS]["gmacs"])
     if "base" in (rows := by_row(tuned)):
-        yield Situation("fine-tuned on some COCO photographs, against as is, fine-tuned", rows, "base")
+        base = "base before training"
+        yield from _by_input("SSD, fine-tuned on some COCO photographs, against as is, before it", rows, base, "base")
     for name, found in sets.items():
         rows = in_order(by_row(found), small_objects.ROWS)
-        if (base := better_untouched(rows)) is not None:
-            worse = set(UNTOUCHED) - {base}
+        if (better := better_untouched(rows)) is not None:
+            worse = set(UNTOUCHED) - {better}
             rows = {row: r for row, r in rows.items() if row not in worse}
-            yield Situation(f"`{name}`, from ImageNet weights, against {named(base)}", rows, base)
+            yield from _by_input(f"`{name}`, from ImageNet weights, against {named(better)}", rows, better, better)
+
+
+def _by_input(what: str, rows: Mapping[str, Record], base: str, untouched: str) -> Iterator[Situation]:
+    """Where the input may grow, and where it may not."""
+    cost = rows[untouched]["gmacs"]
+    yield Situation(what, rows, base, cost)
+    fixed = {row: r for row, r in rows.items() if named(row) != LARGE}
+    yield Situation(f"{what}, input stays 300x300", fixed, base, cost)
+
+
+def untrained_split(tuned: Mapping[str, Record]) -> dict[str, Record]:
+    """The split network before training, beside the rows that were never to be trained."""
+    record = tuned.get("S1L0-Split-untrained")
+    if record is None:
+        return {}
+    changes = {named(row): change for row, change in record["differences"].items()}
+    return {"S1L0 split": {**record, "differences": changes}}
 
 
 def better_untouched(rows: Mapping[str, Record]) -> str | None:
@@ -100,7 +145,7 @@ def plain(
             ("S1L0", LARGE, "600 pixels"),
             (LARGE, AS_IS, "the network as it is"),
             (LARGER, AS_IS, "the network as it is"),
-            (DILATED, AS_IS, "the network as it is"),
+            (DILATED, AS_IS, "the network as it is, whose map for small objects it keeps"),
         )
     ]
     asked += _asked("Fine-tuned", by_row(tuned), ("S1L0", "S1L0-Split"), ("base", "Size600"))
@@ -122,9 +167,9 @@ def _asked(
 
 
 def _plainly(record: Record, base: str) -> str:
-    """Better, worse and not told apart, by AP in all and by size."""
+    """Better, worse and not told apart."""
     told: dict[str, list[str]] = {"better": [], "worse": [], "not told apart": []}
-    for key, what in (("ap", "AP"), ("ar", "AR"), *((f"ap_{size}", f"{size} objects") for size in SIZES)):
+    for key, what in {**AIMS, "ar": "AR"}.items():
         change = difference(record, base, key)
         if change is not None:
             told["not told apart" if not change.clear else "better" if change.value > 0 else "worse"].append(what)
@@ -155,7 +200,7 @@ def unlearned(free: Mapping[str, Record]) -> str:
     return f"On those of val2017 alone, which the detector did not learn from, AP against as is: {', '.join(told)}."
 
 
-def harm(found: Mapping[str, Record]) -> str:
+def harm(found: Mapping[str, Record], free: Mapping[str, Record]) -> str:
     """What the fine-tuning does to the networks themselves."""
     changes = {row: difference(r, f"{row} before training", "ap") for row, r in by_row(found).items()}
     clear = {row: c for row, c in changes.items() if c is not None and c.clear}
@@ -164,11 +209,15 @@ def harm(found: Mapping[str, Record]) -> str:
     better = [f"{named(row)} {c.signed}" for row, c in clear.items() if c.value > 0]
     worse = [f"{named(row)} {c.signed}" for row, c in clear.items() if c.value < 0]
     parts = [f"{word} the AP of {', '.join(rows)}" for word, rows in (("raises", better), ("lowers", worse)) if rows]
-    return (
-        f"The fine-tuning {' and '.join(parts)}: its rows say how the networks compare after a short training on few "
-        "photographs, not where a full one ends"
-        + ("." if better else "; with no better one at hand, start from the networks that are not fine-tuned.")
-    )
+    said = f"The fine-tuning, short and on few photographs, {' and '.join(parts)}."
+    best = max(by_row(found).values(), key=lambda r: r["figures"]["ap"][0])
+    rival = free.get(DUAL)
+    if not better and rival is not None and rival["figures"]["ap"][0] > best["figures"]["ap"][0]:
+        said += (
+            f" With nothing trained {DUAL} has AP {rival['figures']['ap'][0]:.1f}, the best fine-tuned row "
+            f"{best['figures']['ap'][0]:.1f}: without more photographs or a better schedule, do not fine-tune."
+        )
+    return said
 
 
 def recalibrating(norms: Mapping[str, Record]) -> str:
@@ -187,8 +236,8 @@ def recalibrating(norms: Mapping[str, Record]) -> str:
         "shows no difference in": [n for n, c in changes.items() if not c.clear],
     }
     told = "; ".join(f"{word} the AP of {', '.join(names)}" for word, names in kinds.items() if names)
-    best = max(norms, key=lambda name: norms[name]["figures"]["ap"][0])
-    return f"`recalibrate`, FastestDet: {told}. The best of all these rows is {best}."
+    best, small = (max(norms, key=lambda n: norms[n]["figures"][key][0]) for key in ("ap", "ap_small"))
+    return f"`recalibrate`, FastestDet: {told}. Most AP of all these rows has {best}, most AP small {small}."
 
 
 def cost(times: Mapping[str, Record]) -> list[str]:

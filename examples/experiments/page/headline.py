@@ -51,7 +51,8 @@ def _trained(sets: Mapping[str, Mapping[str, Record]]) -> str:
         return ""
     said = (
         "Trained for a short while on small sets, from ImageNet weights (the paper's SSD on MobileNet v1, AP, one "
-        "seed; S1L0 and 600 pixels cost the same; its smallest boxes are of 10 pixels, those of the base of 45):"
+        "seed; S1L0 and 600 pixels cost the same; the smallest boxes are of 45 pixels in the first column, of 10 in "
+        "the others):"
     )
     return fill(said, WIDTH) + "\n\n" + table(("", *NETWORKS.values()), lines)
 
@@ -68,6 +69,7 @@ def _untrained(free: Mapping[str, Record]) -> str:
     )
     against = {base: compared(free[DUAL], base) for base in ("as is", SAME_PIXELS, LARGER)}
     last = (
+        f"`eliminate` alone, against the detector as it is: {compared(free['S1L0'], 'as is')}. "
         f"The dual path on the same photographs: against the detector as it is {against['as is']}; against the pyramid "
         f"of the same pixels {against[SAME_PIXELS]}; against the pyramid that is given the photograph at 600 x 600 "
         f"{against[LARGER]}. Where larger images are to be had, try them too. Boxes of the finer view are kept below a "

@@ -66,7 +66,7 @@ def trained_looks(rows: Mapping[str, Record]) -> dict[str, Look]:
     result = {}
     for (backbone, shade), titles in alike.items():
         hatch, marker = marked[backbone]
-        for number, title in enumerate(titles):
+        for number, title in enumerate(sorted(titles, key=len)):  # "as is" before "as is, before training"
             before_training = not rows[title]["settings"]["steps"]
             result[title] = Look(paler(shade, PALEST * number / len(titles)), marker, before_training, hatch)
     return result

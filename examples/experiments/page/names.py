@@ -20,14 +20,14 @@ OF_SETS = {
 
 MEANINGS: Mapping[str, str] = {
     f"{AS_IS} (`base`, `SSDMnetv1`)": "the untouched network on 300x300 pixels",
-    "S1L0, S1L4, S1L6, S2L4-6": "`eliminate`: one stride removed at layer 0 (4, 6), or two at layers 4 and 6; every "
-    "map from there on is twice (four times) as fine",
+    "S1L0, S1L4, S1L6, S2L4-6": '`eliminate(net, "S1L0")`: one stride removed at layer 0 (4, 6), or two at layers 4 '
+    "and 6; every map from there on is twice (four times) as fine",
     "S1L12 dilated": "the last stride removed with `dilate=True`: more features between the trained ones",
     f"{LARGE} (`Size600`)": "the untouched network on the photographs (of COCO mostly 640x480) stretched to 600x600, "
     "not shrunk to 300x300; it costs as much as S1L0",
-    "... dual path": "nothing trained: `dual_path`, all boxes of the network as it is and the small ones of the finer "
-    "path, merged",
-    f"{SPLIT} (`S1L0-Split`, `...-DualPath19-10-S`)": "trained: `dual_path` with one set of predictors, the maps for "
+    "... dual path": "nothing trained: `dual_path`, all boxes of the network as it is, and those of the finer path "
+    "below a bound on their side, merged (`examples/training_free.py`)",
+    f"{SPLIT} (`S1L0-Split`, `...-DualPath19-10-S`)": "`dual_path` with one set of predictors: the maps for "
     "small objects from the finer path, the others from the original",
     LARGER: "the untouched network twice, on 300 and on 600 pixels, boxes merged as for a dual path",
     SAME_PIXELS: "the same, but the larger photograph is enlarged from 300 pixels, and shows no more than those",

@@ -22,7 +22,8 @@ def latency(found: Mapping[str, Record]) -> str:
 
 The network alone. The networks take turns, and each is compared with the first one in the same round; in brackets the
 middle half of the rounds. Processor time is that of one thread: what else runs takes no share of it, but does share its
-caches. A command without --device, --dtype, --batch and --compile is one of cpu-fp32-batch1."""
+caches. By hand a network takes as long as by the library, a pyramid as long as its two inputs. A command without
+--device, --dtype, --batch and --compile is one of cpu-fp32-batch1."""
     ]
     for name, record in found.items():
         group, _, how = name.partition("-")
