@@ -59,17 +59,17 @@ def verdicts(
     times: Mapping[str, Record],
 ) -> list[str]:
     """What agrees and what does not, whatever it is."""
-    return [*_order(free), *_signs(by_row(tuned)), *_two_paths(by_row(tuned), sets), *_time(times)]
+    return [*_order(free, by_row(tuned)), *_signs(by_row(tuned)), *_two_paths(by_row(tuned), sets), *_time(times)]
 
 
-def _order(free: Mapping[str, Record]) -> Iterator[str]:
+def _order(free: Mapping[str, Record], trained: Mapping[str, Record]) -> Iterator[str]:
     """Which layer's stride matters most for small objects."""
-    names = [name for name in ("S1L6", "S1L4", "S1L0") if name in free]
-    gains = [difference(free[name], "as is", "ap_small") for name in names]
-    if len(names) == 3 and None not in gains:
-        here = sorted(names, key=lambda n: -free[n]["figures"]["ap_small"][0])
-        there = sorted(names, key=lambda n: -_theirs(ROWS[n], "ap_small"))
-        yield f"AP small, untrained, the most first: {', '.join(here)} (the paper, trained: {', '.join(there)})."
+    names = ("S1L6", "S1L4", "S1L0")
+    there = sorted(names, key=lambda n: -_theirs(ROWS[n], "ap_small"))
+    for how, rows in (("untrained", free), ("fine-tuned", trained)):
+        if all(name in rows for name in names):
+            here = sorted(names, key=lambda n: -rows[n]["figures"]["ap_small"][0])
+            yield f"AP small, {how}, the most first: {', '.join(here)} (the paper: {', '.join(there)})."
 
 
 def _signs(trained: Mapping[str, Record]) -> Iterator[str]:

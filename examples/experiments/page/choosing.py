@@ -212,7 +212,7 @@ def harm(found: Mapping[str, Record], free: Mapping[str, Record]) -> str:
     said = f"The fine-tuning, short and on few photographs, {' and '.join(parts)}."
     best = max(by_row(found).values(), key=lambda r: r["figures"]["ap"][0])
     rival = free.get(DUAL)
-    if not better and rival is not None and rival["figures"]["ap"][0] > best["figures"]["ap"][0]:
+    if rival is not None and rival["figures"]["ap"][0] > best["figures"]["ap"][0]:
         said += (
             f" With nothing trained {DUAL} has AP {rival['figures']['ap'][0]:.1f}, the best fine-tuned row "
             f"{best['figures']['ap'][0]:.1f}: without more photographs or a better schedule, do not fine-tune."
