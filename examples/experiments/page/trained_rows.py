@@ -131,7 +131,7 @@ def _by_class(rows: Mapping[str, Record]) -> str:
 
 
 def _not_run(rows: Mapping[str, Record], wanted: Sequence[str]) -> str:
-    done = {r["row"] for r in rows.values()}
+    done = {r["row"] for r in rows.values() if r["settings"]["steps"]}
     seeds = {r["seed"] for r in rows.values()}
     left = [name for name in wanted if name not in done]
     parts = ([f"the rows {', '.join(left)}"] if left else []) + (["further seeds"] if len(seeds) < 3 else [])
