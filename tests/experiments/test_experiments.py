@@ -29,13 +29,15 @@ from examples.experiments.page.beside_paper import beside_paper, verdicts
 from examples.experiments.page.reading import all_in
 from examples.experiments.page.words import compared
 from examples.ssd import boxes
+from examples.ssd.annotations import Split
 from examples.ssd.errors import RequestError
 from examples.ssd.stock import LOW_TAP, load_stock, prepare
-from examples.ssd.stock_boxes import anchors, decode, learned_centres, six_layers, usual_centres
+from examples.ssd.stock_boxes import Candidates, anchors, decode, learned_centres, six_layers, usual_centres
 from examples.ssd.stock_networks import with_stride_eliminated
 
 DATA = os.environ.get("STRIDESURGERY_DATA")
 needs_data = pytest.mark.skipif(DATA is None, reason="STRIDESURGERY_DATA names no folder with images and weights")
+NOWHERE = Split(Path("instances.json"), Path("images"))  # never read
 OBJECTS = [f"{s}{c}" for s in ("", "_small", "_medium", "_large") for c in ("", " person", " car")]
 KEYS = [f"{m}{s}" for m in ("ap", "ar") for s in ("", "_small", "_medium", "_large")]
 
@@ -70,14 +72,14 @@ def test_a_row_that_is_there_is_not_trained_again(tmp_path: Path, monkeypatch: p
 def test_a_row_is_compared_with_rivals_that_run_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(small_objects, "data_folder", lambda: tmp_path)
     monkeypatch.setattr(small_objects, "images_in", lambda *_: 7)
-    monkeypatch.setattr(small_objects, "find_split", lambda *_: None)
+    monkeypatch.setattr(small_objects, "find_split", lambda *_: NOWHERE)
     monkeypatch.setattr(small_objects, "train_row", lambda *_: tmp_path)
     known = SimpleNamespace(ssd=None, row=SimpleNamespace(size=300), categories=SimpleNamespace(names=("a", "b")))
     monkeypatch.setattr(small_objects, "detector", lambda _: known)
     monkeypatch.setattr(trained, "detect", lambda ssd, split, device, kept: kept.write_text("[]"))
 
     def facts(ssd: object, size: int, device: str, kept: Path, judge: object, others: dict[str, Path]) -> dict:
-        assert judge == trained.Judge(None, 20, ("a", "b"))  # type: ignore[arg-type]
+        assert judge == trained.Judge(NOWHERE, 20, ("a", "b"))
         there = {name: {} for name, path in others.items() if path.is_file()}
         return {"figures": {"ap": [1.0]}, "differences": there}
 
@@ -226,7 +228,7 @@ def test_a_class_of_few_objects_does_not_count() -> None:
     whole = np.ones((1, 1))
     assert bootstrap.figures(found, whole)["ap"][0] == pytest.approx(50)
     assert bootstrap.figures(bootstrap.common(found, 20), whole)["ap"][0] == pytest.approx(100)
-    judge = trained.Judge(None, 20)  # type: ignore[arg-type]
+    judge = trained.Judge(NOWHERE, 20)
     assert judge.left_out(found) == ["few"] and judge.judged(found).objects[""] == 20
 
 
@@ -273,6 +275,15 @@ def test_each_photograph_gets_the_bound_that_the_other_half_chose() -> None:
     swept = {64.0: [5.0, 1.0, 3.0], 128.0: [2.0, 4.0, 3.0]}  # AP on the even ones, the odd ones, all
     assert free.best(swept) == (64.0, 128.0)
     assert free.crossed(swept, 4) == [128.0, 64.0, 128.0, 64.0]
+
+
+def test_a_bound_may_leave_the_finer_view_out() -> None:
+    boxes = torch.tensor([(0.0, 0.0, 9.0, 9.0)])
+    original, finer = (Candidates(boxes + k, torch.tensor([0.9]), torch.tensor([1])) for k in (0, 50))
+    [without], [with_it] = (list(free.joined([original], [finer], [b])) for b in (min(free.BOUNDS), max(free.BOUNDS)))
+    assert torch.equal(without.boxes, boxes) and len(with_it.boxes) == 2
+    swept = {0.0: [5.0, 1.0, 3.0], 48.0: [5.0, 0.5, 3.0]}
+    assert free.best(swept) == (0, 0)  # of equals, the cheaper one
 
 
 def test_networks_are_timed_in_turn() -> None:
