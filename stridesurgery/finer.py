@@ -213,12 +213,12 @@ def kept_cells(pixels: int, reduction: tuple[int, int], cells: int, finer_cells:
 
 
 @_one_node
-def first_phase(x: Tensor, count: int) -> Tensor:
-    """The first of `count` phases in the batch: what the original network computes."""
-    return x[: x.shape[0] // count]
+def first_phase(x: Tensor, count: int, axis: int = 0) -> Tensor:
+    """The first of `count` phases in the batch, which lies along `axis`: what the original network computes."""
+    return x.narrow(axis, 0, x.shape[axis] // count)
 
 
 @_one_node
-def each_phase(x: Tensor, count: int) -> Tensor:
-    """The same value for every one of `count` phases in the batch."""
-    return x.repeat(count, *[1] * (x.dim() - 1))
+def each_phase(x: Tensor, count: int, axis: int = 0) -> Tensor:
+    """The same value for every one of `count` phases in the batch, which lies along `axis`."""
+    return x.repeat([count if i == axis else 1 for i in range(x.dim())])

@@ -1,7 +1,6 @@
 """A model whose forward is a recorded graph: two of them, for training and for evaluation, over its own modules."""
 
 import builtins
-import copy
 import importlib
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import _get_qualified_name, map_aggregate
 
 from stridesurgery.errors import GridError
+from stridesurgery.skeleton import duplicate
 
 _OWN = {
     "_graph",
@@ -65,10 +65,9 @@ class RewrittenModel(fx.GraphModule):
         return {k: v for k, v in vars(self).items() if k not in _OWN}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "RewrittenModel":
-        shell = nn.Module()
-        shell.__dict__.update(copy.deepcopy(self._owned(), memo))
-        graphs = {mode: copy.deepcopy(graph) for mode, graph in self.graphs.items()}
-        return RewrittenModel(shell, _once(graphs), self.only_at)
+        result = duplicate(self, memo)
+        assert isinstance(result, RewrittenModel)
+        return result
 
     def __copy__(self) -> "RewrittenModel":
         shell = nn.Module()

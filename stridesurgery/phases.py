@@ -10,6 +10,7 @@ import math
 import operator
 from collections.abc import Callable
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 from torch import fx, nn
@@ -20,10 +21,11 @@ from stridesurgery.errors import GridError, OperatorError
 from stridesurgery.graph import copied
 from stridesurgery.maps import channel_axis
 from stridesurgery.operators import FUNCTIONS, arguments
-from stridesurgery.place import Reduction, Site
+from stridesurgery.place import Place, Reduction, Site
 from stridesurgery.plan import Plan, changes_of
+from stridesurgery.record import record
 from stridesurgery.report import Analysis
-from stridesurgery.traced import BATCH, Traced, called, returned, shape_of, tensors_in
+from stridesurgery.traced import BATCH, Key, Shape, Traced, called, returned, shape_of, tensors_in
 from stridesurgery.transitions import beyond
 
 Phases = tuple[tuple[int, int], ...]
@@ -47,6 +49,7 @@ class _Phased:
         self.changes = {c.site.node.meta["key"]: c for c in changes_of(original.sites, planned)}
         self.cuts = planned.cuts
         self.model, self.training = original.traced.model, original.traced.training
+        self.size = original.traced.size
         self.graph = copied(original.traced.graph)
         leaving = returned(self.graph)
         for node in list(self.graph.nodes):
@@ -60,12 +63,34 @@ class _Phased:
         place = self.places[node.meta["key"]]
         return tuple((int(c.by[0]), int(c.by[1])) for c in self.cuts if beyond(place.reduction, c.before))
 
+    def batch_axis(self, node: fx.Node) -> int:
+        """The axis of a value that the images of the batch lie along.
+
+        Raises:
+            GridError: they lie along none of their own: folded with cells, or not all of them are there.
+        """
+        shape = shape_of(node) or ()
+        axes = batch_axes(shape)
+        if len(axes) > 1:  # another length is as long by chance
+            other = self.larger_batch.get(node.meta["key"], shape)
+            axes = [i for i in axes if len(other) == len(shape) and other[i] != shape[i]]
+        if len(axes) != 1 or (axes != [0] and shape[axes[0]] != BATCH):
+            raise GridError(
+                f"the value at {_place(node)}, {shape}, has no axis for the images alone, out of which their phases "
+                "could be taken. Return the batch as an axis of its own, or choose a transition after this place"
+            )
+        return axes[0]
+
+    @cached_property
+    def larger_batch(self) -> dict[Key, Shape]:
+        """The shapes of a recording with a longer batch."""
+        return record(self.model, self.size, training=self.training, batch=BATCH + 2).shapes
+
     def _align(self, node: fx.Node) -> None:
         """Give a node its inputs in its own phases; an eliminated operator makes the phases itself."""
         if self.phases(node) and not self.training and mixes_images(node, self.model):
-            name = node.target if node.op == "call_module" else node.meta["path"] or node.name
             raise OperatorError(
-                f"{name} computes with all images of a batch, which would hold the phases; choose a transition after it"
+                f"{_place(node)} computes with all images of a batch, which would hold the phases; choose a transition after it"
             )
         own, key = self.phases(node), node.meta["key"]
         sources = [s for s in tensors_in([node.args, node.kwargs]) if s.meta["key"] in self.places]
@@ -84,10 +109,10 @@ class _Phased:
         if have == wanted:
             return
         longer, shorter = (have, wanted) if len(have) > len(wanted) else (wanted, have)
-        count = _count(longer[len(shorter) :])
+        axis, count = self.batch_axis(source), _count(longer[len(shorter) :])
         function = finer.first_phase if longer is have else finer.each_phase
         with self.graph.inserting_before(node):
-            value = self.graph.call_function(function, (source, count))
+            value = self.graph.call_function(function, (source, count, *([axis] if axis else [])))
         _describe(value, source, "aligned", node.name)
         value.meta["phases"] = wanted
         node.replace_input_with(source, value)
@@ -95,10 +120,10 @@ class _Phased:
     def _lengthen(self, node: fx.Node, length: fx.Node, wanted: Phases) -> None:
         """Give a node the length of a batch in its own phases."""
         source, axis = length.args
-        if axis != 0 or not isinstance(source, fx.Node) or source.meta["key"] not in self.places:
+        if not isinstance(source, fx.Node) or source.meta["key"] not in self.places:
             return
         have, want = _count(self.phases(source)), _count(wanted)
-        if have == want:
+        if have == want or axis != self.batch_axis(source):
             return
         function, factor = (operator.mul, want // have) if want > have else (operator.floordiv, have // want)
         with self.graph.inserting_before(node):
@@ -136,30 +161,63 @@ class _Phased:
                 continue
             axis = channel_axis(source, place)
             if axis is None:
-                with self.graph.inserting_before(output):
-                    value = self.graph.call_function(finer.first_phase, (source, _count(phases)))
-                _describe(value, source, "aligned", "output")
-                value.meta["phases"] = ()
+                _check_no_map(source, place)
+                self._give(output, source, ())
             else:
-                value = whole_map(source, place.reduction, phases, axis)
-            output.replace_input_with(source, value)
+                output.replace_input_with(source, whole_map(source, place.reduction, phases, axis))
 
 
-_ALONG_AN_AXIS = "mean sum amax amin var std softmax log_softmax flip roll sort cumsum logsumexp norm".split()
+def batch_axes(shape: Shape) -> list[int]:
+    """The axes that the images of a recording's batch may lie along."""
+    return [i for i, length in enumerate(shape) if length and length % BATCH == 0]
+
+
+def _place(node: fx.Node) -> str:
+    return str(node.target if node.op == "call_module" else node.meta["path"] or node.name)
+
+
+def _check_no_map(node: fx.Node, place: Place) -> None:
+    """Refuse to return one phase of a value that has the form of a map, though its grid is not known.
+
+    Raises:
+        GridError: its cells cannot be put together.
+    """
+    shape = shape_of(node) or ()
+    if len(shape) == 4 and not place.pooled and place.grid is not None and min(*shape[2:], *shape[1:3]) > 1:
+        raise GridError(
+            f"the output at {_place(node)}, {shape}, has the form of a map, and its cells come from operators that are "
+            "not understood, so that its phases cannot be put together. Choose form='module' without dilation"
+        )
+
+
+_REDUCTIONS = frozenset("mean sum amax amin max min var std norm logsumexp prod median".split())
+_ALONG_AN_AXIS = _REDUCTIONS | frozenset("softmax log_softmax flip roll sort cumsum".split())
 
 
 def mixes_images(node: fx.Node, model: nn.Module) -> bool:
-    """Whether an operator of evaluation reads across the batch: statistics of the batch, functions along axis 0."""
+    """Whether an operator of evaluation reads across the batch.
+
+    So do statistics of the batch, functions along its axis, and sequences whose steps are images.
+    """
+    source = next(iter(tensors_in(node.args)), None)
+    shape = shape_of(source) or ()
+    axes = batch_axes(shape)
     if node.op == "call_module":
         module = model.get_submodule(str(node.target))
+        if isinstance(getattr(module, "batch_first", None), bool):  # recurrent networks, attention
+            return bool(axes) and (0 if module.batch_first and len(shape) == 3 else len(shape) - 2) not in axes
         return isinstance(module, _BatchNorm) and not module.track_running_stats
     name = called(node)
     if name == "batch_norm":
         return len(node.args) < 2 and "running_mean" not in node.kwargs
-    axes = node.kwargs.get("dim", node.kwargs.get("dims", node.args[1] if len(node.args) > 1 else None))
-    if name == "roll":
-        axes = node.kwargs.get("dims", node.args[2] if len(node.args) > 2 else None)
-    return name in _ALONG_AN_AXIS and bool(axes == 0 or (isinstance(axes, (tuple, list)) and 0 in axes))
+    if name not in _ALONG_AN_AXIS:
+        return False
+    given = node.args[2 if name == "roll" else 1 :][:1]
+    along = node.kwargs.get("dim", node.kwargs.get("dims", given[0] if given else None))
+    if along is None:
+        return bool(axes) and name in _REDUCTIONS
+    chosen = along if isinstance(along, (tuple, list)) else (along,)
+    return any(isinstance(i, int) and i % max(len(shape), 1) in axes for i in chosen)
 
 
 def whole_map(node: fx.Node, reduction: Reduction, phases: Phases, axis: int) -> fx.Node:
@@ -217,8 +275,7 @@ def check_phases(original: Analysis, dilated: Traced, planned: Plan) -> int:
 
 def _batched(shape: tuple[int, ...], factor: int) -> list[tuple[int, ...]]:
     """The shape with a batch `factor` times as long; windows and attention heads may stand before or beside it."""
-    axes = [i for i, length in enumerate(shape) if length and length % BATCH == 0]
-    return [(*shape[:i], shape[i] * factor, *shape[i + 1 :]) for i in axes]
+    return [(*shape[:i], shape[i] * factor, *shape[i + 1 :]) for i in batch_axes(shape)]
 
 
 def _count(phases: Phases) -> int:

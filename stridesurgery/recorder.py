@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from stridesurgery.errors import TraceError
 from stridesurgery.shortcuts import known_result, known_sum
 from stridesurgery.sizes import Number, Size, with_origin
-from stridesurgery.traced import called, origins, tensors_among
+from stridesurgery.traced import called, origins, tensors_among, tensors_returned
 
 _OPERATORS = {
     f"__{name}__": getattr(operator, name)
@@ -57,6 +57,8 @@ class Recorder(TorchFunctionMode):
         self._names: dict[int, str] = {}
         self._shared_memory: dict[int, int] = {}
         self._own_forwards: dict[nn.Module, Any] = {}
+        self._hooks: dict[nn.Module, _Hooks] = {}
+        self._repeated: list[tuple[str, fx.Node]] = []  # what leaves' hooks compute, which run with the leaf again
         for path, module in model.named_modules():
             for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
                 self._names.setdefault(id(tensor), f"{path}.{name}" if path else name)
@@ -64,6 +66,8 @@ class Recorder(TorchFunctionMode):
             # the copy is ours: its forward is shadowed on the instance, nothing global is patched
             self._own_forwards[module] = vars(module).get("forward")  # some models set one themselves
             vars(module)["forward"] = wrapper(path, module, module.forward)
+            if module._forward_hooks or module._forward_pre_hooks:
+                self._hooks[module] = _Hooks(module)  # the model's own run when the result is called
 
     def record(self, image: Tensor) -> fx.Graph:
         """Run the model on a weightless (N, C, H, W) image; its own `forward` is put back, whatever happens."""
@@ -75,10 +79,15 @@ class Recorder(TorchFunctionMode):
             self._image = node
             with torch.no_grad(), torch.device("meta"), self:
                 result = self.model(image)
+            if not tensors_returned(result):
+                raise TraceError(f"it returns {_shortly(result)}, in which there is no tensor")
             self.graph.output(self._argument(self._contained(result))).meta.update(shape=None, path="")
+            self._erase_repeated()
             _give_keys(self.graph)
         finally:
             random.setstate(state)
+            for module, hooks in self._hooks.items():
+                hooks.put_back(module)
             for module, own in self._own_forwards.items():
                 vars(module).pop("forward")
                 if own is not None:
@@ -102,9 +111,13 @@ class Recorder(TorchFunctionMode):
 
     def _inner_forward(self, path: str, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
+            hooks = self._hooks.get(module) if path else None
             self.scope.append((path, module))
             try:
-                return self._note_end(path, forward(*args, **kwargs))
+                if hooks is None:
+                    return self._note_end(path, forward(*args, **kwargs))
+                args, kwargs = hooks.before(module, args, kwargs)
+                return self._note_end(path, hooks.after(module, args, kwargs, forward(*args, **kwargs)))
             except Exception:
                 self.innermost = self.innermost or (path, type(module).__name__)
                 raise
@@ -118,7 +131,10 @@ class Recorder(TorchFunctionMode):
             if self._paused:
                 return forward(*args, **kwargs)
             self._paused += 1
+            hooks, given, named = self._hooks.get(module), args, kwargs
             try:
+                if hooks is not None:  # part of the leaf: they run with it
+                    args, kwargs = hooks.before(module, args, kwargs)
                 result, writes = known_result(module, args[0]) if len(args) == 1 else None, tuple[int, ...]()
                 if result is None:
                     versions = self._versions(args, kwargs)
@@ -128,7 +144,7 @@ class Recorder(TorchFunctionMode):
                 memory = self._memory(args[0]) if same else None
                 if getattr(module, "inplace", False):
                     writes = tuple({*writes, *([memory] if memory else [])})
-                elif args and result is args[0]:
+                elif isinstance(result, Tensor) and args and result is args[0]:
                     result = result.clone()  # an identity: what else reads its input reads that, not this
             except Exception:
                 self.innermost = self.innermost or (path, type(module).__name__)
@@ -136,16 +152,38 @@ class Recorder(TorchFunctionMode):
                 raise
             finally:
                 self._paused -= 1
-            node = self.emit("call_module", path, args, kwargs)
+            node = self.emit("call_module", path, given, named)
             node.meta["writes"] = writes
-            result = self._note_end(path, self._tag(result, node))
+            result = self._tag(result, node)
             if memory is not None:
                 node.meta["memory"] = memory
                 if result.untyped_storage()._cdata != memory:
                     self._shared_memory[result.untyped_storage()._cdata] = memory
-            return result
+            if hooks is not None:
+                result = self._after_leaf(path, module, node, result, partial(hooks.after, module, args, kwargs))
+            return self._note_end(path, result)
 
         return run
+
+    def _after_leaf(
+        self, path: str, module: nn.Module, node: fx.Node, result: Any, hooks: Callable[[Any], Any]
+    ) -> Any:
+        """Run a leaf's forward hooks on its recorded result; the node stands for what they make of it."""
+        count, versions = len(self.graph.nodes), self._versions(result)
+        changed = hooks(result)
+        if changed is result and not self._written(versions):
+            return result
+        self._repeated += [(path, n) for n in list(self.graph.nodes)[count:]]
+        return self._tag(changed, node)
+
+    def _erase_repeated(self) -> None:
+        for path, node in reversed(self._repeated):
+            if node.users:
+                raise TraceError(
+                    f"a forward hook of {path} changes what the module returns and keeps a value of its own; let it "
+                    "do one of both"
+                )
+            self.graph.erase_node(node)
 
     def _note_end(self, path: str, value: Any) -> Any:
         """Note at the nodes of what a module returns that it does; a part of several is `path[i]`."""
@@ -333,6 +371,46 @@ class Recorder(TorchFunctionMode):
                 self._device = self.graph.call_function(getattr, (self._image, "device"))
             self._device.meta.update(shape=None, path="")
         return self._device
+
+
+class _Hooks:
+    """The forward hooks of a module, taken off it for as long as it is recorded."""
+
+    tables = ("_forward_pre_hooks", "_forward_hooks")
+
+    def __init__(self, module: nn.Module) -> None:
+        self.own = {name: vars(module)[name] for name in self.tables}
+        self.with_kwargs = {*module._forward_pre_hooks_with_kwargs, *module._forward_hooks_with_kwargs}
+        vars(module).update({name: OrderedDict() for name in self.tables})
+
+    def put_back(self, module: nn.Module) -> None:
+        """Give the module its hooks again, besides those that it has got while it ran."""
+        for name, own in self.own.items():
+            own.update(vars(module)[name])
+            vars(module)[name] = own
+
+    def before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Arguments as the pre-hooks leave them."""
+        for key, hook in list(self.own["_forward_pre_hooks"].items()):
+            changed = hook(module, args, kwargs) if key in self.with_kwargs else hook(module, args)
+            if changed is not None and key in self.with_kwargs:
+                args, kwargs = changed
+            elif changed is not None:
+                args = changed if isinstance(changed, tuple) else (changed,)
+        return args, kwargs
+
+    def after(self, module: nn.Module, args: Any, kwargs: dict[str, Any], result: Any) -> Any:
+        """The result as the hooks leave it."""
+        for key, hook in list(self.own["_forward_hooks"].items()):
+            given = (args, kwargs, result) if key in self.with_kwargs else (args, result)
+            changed = hook(module, *given)
+            result = result if changed is None else changed
+        return result
+
+
+def _shortly(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"a {type(value).__name__}"
 
 
 def _give_keys(graph: fx.Graph) -> None:

@@ -1,7 +1,7 @@
 """What a recording of a model is: its graph with, in every node's meta, what is known of its value."""
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -57,6 +57,29 @@ def tensors_among(values: Any) -> list[Tensor]:
     """The tensors in (nested) arguments of a call, in order."""
     found: list[Tensor] = []
     fx.node.map_aggregate(values, lambda v: found.append(v) if isinstance(v, Tensor) else None)
+    return found
+
+
+def tensors_returned(value: Any, name: str = "output", inside: frozenset[int] = frozenset()) -> dict[str, Tensor]:
+    """The tensors in what a model returns, by where they stand, such as `output['maps'][0]`.
+
+    Looks into dicts, lists, tuples, named tuples, dataclasses and whatever else has attributes. `inside` holds the ids
+    of what the value stands in.
+    """
+    if isinstance(value, Tensor):
+        return {name: value}
+    if id(value) in inside:
+        return {}
+    parts: dict[str, Any] = {}
+    if isinstance(value, Mapping):
+        parts = {f"{name}[{key!r}]": part for key, part in value.items()}
+    elif isinstance(value, (list, tuple)):
+        parts = {f"{name}[{i}]": part for i, part in enumerate(value)}
+    elif hasattr(value, "__dict__") and not isinstance(value, (type, nn.Module)) and not callable(value):
+        parts = {f"{name}.{key}": part for key, part in vars(value).items()}
+    found: dict[str, Tensor] = {}
+    for place, part in parts.items():
+        found.update(tensors_returned(part, place, inside | {id(value)}))
     return found
 
 
