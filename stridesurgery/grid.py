@@ -40,7 +40,7 @@ def check_grid(original: Analysis, operated: Traced, plan: Plan) -> GridCheck:
         GridError: naming the first value that is off.
     """
     base, now = original.traced.shapes, operated.shapes
-    factors = _factors(plan)
+    factors = factors_of(plan)
     references = {}
     if not (_is_local(original.traced) and all(_is_multiple(site, plan, now) for site in original.sites)):
         references = {factor: _reference(original, plan, factor, now) for factor in factors[1:]}
@@ -108,7 +108,7 @@ def _check_reductions(original: Analysis, operated: Traced, plan: Plan) -> None:
             )
 
 
-def _factors(plan: Plan) -> list[Factor]:
+def factors_of(plan: Plan) -> list[Factor]:
     """How many times larger maps become, from the first cut to the last."""
     factors: list[Factor] = [(1, 1)]
     for cut in plan.cuts:

@@ -13,9 +13,8 @@ from stridesurgery.features import tapped
 from stridesurgery.graph import RewrittenModel, rewritten
 from stridesurgery.operate import copied_model
 from stridesurgery.place import Reduction
-from stridesurgery.report import Pair, analyse
+from stridesurgery.report import analyse
 from stridesurgery.site_check import difference
-from stridesurgery.skeleton import input_channels, number_format
 from stridesurgery.taps import Tap
 from stridesurgery.traced import Key
 
@@ -38,37 +37,31 @@ class _Map:
 
 
 def check_maps(
-    original: nn.Module, fine: nn.Module | None, returning: RewrittenModel, size: Pair, *, dilated: bool = False
+    original: nn.Module, fine: nn.Module, returning: RewrittenModel, image: Tensor, *, dilated: bool = False
 ) -> tuple[MapCheck, ...]:
     """Compare the maps that a model returns, in eval mode, with those of the networks that they are from.
 
     Args:
         original: the model before the surgery.
-        fine: what `eliminate` gives; None: there was no surgery.
+        fine: what `eliminate` gives.
         returning: what `features` or `dual_path` gave.
-        size: (h, w) in pixels of the two random images that copies of all three are run on.
+        image: (N, C, h, w), what copies of all three are run on.
         dilated: a finer map sampled on the old grid must be the original's.
 
     Raises:
         SurgeryError, GridError: a map is another one.
         RequestError: the maps are those of yet another network.
     """
-    image, features = _image(original, size), returning.feature_info.features
+    features = returning.feature_info.features
     sources = [source for feature in features for source in feature.sources]
     with torch.no_grad():
         returned = copied_model(returning).eval()(image.clone())
-        before = _maps(original, sources, image)
-        after = before if fine is None else _maps(fine, sources, image)
+        before, after = _maps(original, sources, image), _maps(fine, sources, image)
     if list(returned) != [feature.name for feature in features]:
         raise SurgeryError(f"the maps that are returned are {', '.join(returned)}, which feature_info does not say")
     parts = [part for feature in features for part in _split(returned[feature.name], feature)]
-    return tuple(_check(s, part, before, after, dilated) for s, part in zip(sources, parts, strict=True))
-
-
-def _image(model: nn.Module, size: Pair) -> Tensor:
-    like = next(model.parameters(), torch.empty(0))
-    pixels = torch.randn(2, input_channels(model)[0], *size, generator=torch.Generator().manual_seed(0))
-    return pixels.to(like.device, number_format(model))
+    claimed = [feature.reduction for feature in features for _ in feature.sources]
+    return tuple(_check(*each, before, after, dilated) for each in zip(sources, parts, claimed, strict=True))
 
 
 def _split(value: Tensor, feature: Feature) -> Sequence[Tensor]:
@@ -93,11 +86,18 @@ def _maps(network: nn.Module, sources: Sequence[Source], image: Tensor) -> dict[
     return {key: _Map(values[tap.name], tap.place.whole.reduction) for key, tap in taps.items()}
 
 
-def _check(source: Source, found: Tensor, before: dict[Key, _Map], after: dict[Key, _Map], dilated: bool) -> MapCheck:
+def _check(
+    source: Source,
+    found: Tensor,
+    claimed: tuple[float, float],
+    before: dict[Key, _Map],
+    after: dict[Key, _Map],
+    dilated: bool,
+) -> MapCheck:
     if source.network == "sliced":
         way_out = "sampler='original' makes it the original's"
         return MapCheck(source.name, f"not compared: it is a slice where the original pools; {way_out}", None)
-    operated = source.network == "operated" and after is not before
+    operated = source.network == "operated"
     whose = "eliminate's" if operated else "the original's"
     wanted = (after if operated else before).get(source.key)
     if wanted is None:
@@ -105,6 +105,8 @@ def _check(source: Source, found: Tensor, before: dict[Key, _Map], after: dict[K
             f"map {source.name} is not one of the network that this surgery gives: verify what `features` or "
             "`dual_path` made of the model that `eliminate` took or gave"
         )
+    if claimed != tuple(map(float, wanted.reduction)):
+        raise GridError(f"feature_info gives map {source.name} the reduction {claimed}, and it has {wanted.reduction}")
     error, what = _error(source.name, found, wanted.value, whose), f"equals {whose}"
     if operated and dilated and source.key in before:
         old = before[source.key]

@@ -1,27 +1,26 @@
 """The one place that edits: a plan goes in, an operated copy of the model comes out."""
 
-import copy
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from fractions import Fraction
 from typing import Any
 
 from torch import fx, nn
 
 from stridesurgery.errors import GridError, ModelError, OperatorError, RequestError, TraceError
-from stridesurgery.feature_info import FeatureInfo, geometry_of, reduction_of
+from stridesurgery.feature_info import FeatureInfo
 from stridesurgery.graph import RewrittenModel, copied, rewritten
 from stridesurgery.grid import GridCheck, check_grid
 from stridesurgery.operators import FUNCTIONS, MODULES, Operator, arguments
 from stridesurgery.phases import check_phases, phased
 from stridesurgery.plan import Change, Plan, changes_of, plan
 from stridesurgery.record import record
+from stridesurgery.records import check_intermediates, refreshed, update_records
 from stridesurgery.report import Analysis, Pair, analyse
 from stridesurgery.request import requested
 from stridesurgery.skeleton import duplicate, without_weights
 from stridesurgery.surgery import Surgery
-from stridesurgery.traced import BATCH, Key, Shape, Traced, returned
+from stridesurgery.traced import BATCH, Key, Shape, Traced
 
 
 def eliminate(
@@ -99,12 +98,12 @@ def operate(
     except TraceError as problem:
         raise _impossible(planned, problem) from problem
     rehearse(analysis, planned, trial.eval())
+    check_intermediates(analysis, planned, trial)
     operated = _edited(model if inplace else copied_model(model), planned, modes)
     if isinstance(trial, RewrittenModel) and as_graph:
         operated = rewritten(operated, trial.graphs[True], trial.graphs[False], trial.only_at)
-    update_records(operated, planned)
     if isinstance(info := getattr(operated, "feature_info", None), FeatureInfo):
-        operated.feature_info = _refreshed(info, operated, analysis.traced.size)  # type: ignore[assignment]
+        operated.feature_info = refreshed(info, operated, analysis.traced.size)  # type: ignore[assignment]
     operated.surgery = replace(surgery, after=before)  # type: ignore[assignment]
     return operated
 
@@ -172,6 +171,7 @@ def _edited(model: nn.Module, planned: Plan, modes: Sequence[Analysis]) -> nn.Mo
             raise OperatorError(
                 f"{target} ({operator.name}) cannot take the finer stride: its registered `refine` says it {problem}"
             ) from problem
+    update_records(model, planned)
     return model
 
 
@@ -278,44 +278,3 @@ def holds_sizes(bare: nn.Module, traced: Traced) -> bool:
             continue  # the model itself does not take this size
         same.append(str(other.graph) == str(traced.graph))
     return not same or not all(same)
-
-
-def update_records(model: nn.Module, planned: Plan) -> None:
-    """Bring the reductions that a model keeps on record (`feature_info`, `output_stride`) up to date."""
-    seen: set[int] = set()
-    for module in model.modules():
-        info = getattr(module, "feature_info", None)
-        entries = info if isinstance(info, (list, tuple)) else getattr(info, "info", None)  # timm's FeatureInfo
-        if not isinstance(entries, (list, tuple)):
-            entries = ()
-        elif "feature_info" not in vars(module):  # the class's own: leave it alone
-            info = copy.deepcopy(info)
-            entries = info if isinstance(info, (list, tuple)) else getattr(info, "info", ())
-            module.feature_info = info  # type: ignore[assignment]
-        for entry in entries:
-            if isinstance(entry, dict) and "reduction" in entry and id(entry) not in seen:
-                seen.add(id(entry))
-                entry["reduction"] = _new_reduction(entry["reduction"], planned)
-        stride = vars(module).get("output_stride")
-        if isinstance(stride, int) and not isinstance(stride, bool):
-            module.output_stride = _new_reduction(stride, planned)
-
-
-def _refreshed(info: FeatureInfo, operated: nn.Module, size: Pair) -> FeatureInfo:
-    """What there is to know of the maps of an operated model that returns them."""
-    analysis = analyse(operated, size)
-    maps: Any = returned(analysis.traced.graph)[0].args[0]
-    places = {feature: analysis.places[maps[feature.name]] for feature in info.features}
-    return FeatureInfo(
-        tuple(
-            replace(feature, reduction=reduction_of(place), geometry=geometry_of(*place.whole.geometry))
-            for feature, place in places.items()
-        )
-    )
-
-
-def _new_reduction(old: Any, planned: Plan) -> Any:
-    rows, columns = old if isinstance(old, tuple) else (old, old)
-    new = planned.reduction((Fraction(rows), Fraction(columns)))
-    values = tuple(int(r) if r.denominator == 1 else float(r) for r in new)
-    return values[0] if values[0] == values[1] else values

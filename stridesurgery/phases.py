@@ -90,7 +90,8 @@ class _Phased:
         """Give a node its inputs in its own phases; an eliminated operator makes the phases itself."""
         if self.phases(node) and not self.training and mixes_images(node, self.model):
             raise OperatorError(
-                f"{_place(node)} computes with all images of a batch, which would hold the phases; choose a transition after it"
+                f"{_place(node)} computes with all images of a batch, which would hold the phases; choose a "
+                "transition after it"
             )
         own, key = self.phases(node), node.meta["key"]
         sources = [s for s in tensors_in([node.args, node.kwargs]) if s.meta["key"] in self.places]
@@ -186,7 +187,7 @@ def _check_no_map(node: fx.Node, place: Place) -> None:
     if len(shape) == 4 and not place.pooled and place.grid is not None and min(*shape[2:], *shape[1:3]) > 1:
         raise GridError(
             f"the output at {_place(node)}, {shape}, has the form of a map, and its cells come from operators that are "
-            "not understood, so that its phases cannot be put together. Choose form='module' without dilation"
+            "not understood, so that its phases cannot be put together. Leave dilate out, or choose a later transition"
         )
 
 

@@ -40,14 +40,21 @@ def record(skeleton: nn.Module, size: tuple[int, int], *, training: bool = False
 
 def image_for(skeleton: nn.Module, size: tuple[int, int], batch: int) -> torch.Tensor:
     """A weightless (batch, C, h, w) image as the model takes it."""
-    channels, dtype = input_channels(skeleton)[0], number_format(skeleton)
-    return torch.empty(batch, channels, *size, device="meta", dtype=dtype)
+    if isinstance(skeleton, RewrittenModel):  # its graph has run
+        channels = _image_node(skeleton.graph).meta["shape"][1]
+    else:
+        channels = input_channels(skeleton)[0]
+    return torch.empty(batch, channels, *size, device="meta", dtype=number_format(skeleton))
 
 
 def one_image(traced: Traced) -> torch.Tensor:
     """A weightless (1, C, h, w) image as a recorded model took it."""
-    image = next(node for node in traced.graph.nodes if node.op == "placeholder")
-    return torch.empty(1, *image.meta["shape"][1:], device="meta", dtype=number_format(traced.model))
+    shape = _image_node(traced.graph).meta["shape"]
+    return torch.empty(1, *shape[1:], device="meta", dtype=number_format(traced.model))
+
+
+def _image_node(graph: fx.Graph) -> fx.Node:
+    return next(node for node in graph.nodes if node.op == "placeholder")
 
 
 class _Replay(fx.Interpreter):

@@ -165,9 +165,7 @@ class Recorder(TorchFunctionMode):
 
         return run
 
-    def _after_leaf(
-        self, path: str, module: nn.Module, node: fx.Node, result: Any, hooks: Callable[[Any], Any]
-    ) -> Any:
+    def _after_leaf(self, path: str, module: nn.Module, node: fx.Node, result: Any, hooks: Callable[[Any], Any]) -> Any:
         """Run a leaf's forward hooks on its recorded result; the node stands for what they make of it."""
         count, versions = len(self.graph.nodes), self._versions(result)
         changed = hooks(result)

@@ -49,7 +49,7 @@ class Transition:
     index: int
     level: tuple[float, float]  #: the reduction of the maps before it
     factor: tuple[float, float]  #: by which it grows
-    layers: tuple[int, ...]
+    layers: tuple[int, ...]  #: those that belong to no other transition come first
 
 
 @dataclass(frozen=True)
@@ -203,8 +203,9 @@ def make_report(name: str, analysis: Analysis) -> Report:
     except OperatorError as problem:
         levels, note = (), str(problem)
     number = {analysis.sites.index(s): i for i, s in enumerate(analysis.layers)}
+    spans = {site: sum(site in lv.sites for lv in levels) for site in number}
     transitions = tuple(
-        Transition(i, _floats(lv.before), _floats(lv.factor), tuple(number[s] for s in lv.sites if s in number))
+        Transition(i, _floats(lv.before), _floats(lv.factor), _own_first(lv, number, spans))
         for i, lv in enumerate(levels)
         if lv.sites  # a dilated stride leaves a step that no layer takes
     )
@@ -212,6 +213,12 @@ def make_report(name: str, analysis: Analysis) -> Report:
     layers = tuple(_layer(i, site, first.get(i)) for i, site in enumerate(analysis.layers))
     strided = tuple(i for i, site in enumerate(analysis.layers) if site.is_strided)
     return Report(name, analysis.traced.size, layers, strided, transitions, note)
+
+
+def _own_first(level: Level, number: dict[int, int], spans: dict[int, int]) -> tuple[int, ...]:
+    """The layers of a transition, those that cross no other before those that do."""
+    crossing = sorted((site for site in level.sites if site in number), key=lambda site: (spans[site], site))
+    return tuple(number[site] for site in crossing)
 
 
 def _layer(index: int, site: Site, transition: int | None) -> Layer:

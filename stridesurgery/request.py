@@ -58,6 +58,7 @@ def requested(
     check_one_path(analysis, "operate on the original")
     if options["restore_at"] is not None:
         options["restore_at"] = layer_number(analysis, options["restore_at"])
+        _check_names_one(analysis, options["restore_at"])
     return replace(request(analysis, S, L, options), input_size=analysis.traced.size), analysis
 
 
@@ -88,6 +89,8 @@ def request(
         return Surgery(len(first), first, **options)
     asked = list(L) if isinstance(L, Iterable) and not isinstance(L, (str, bytes)) else [L]
     named = [layer_number(analysis, item) for item in asked]  # type: ignore[arg-type]  # which it checks
+    for layer in named:
+        _check_names_one(analysis, layer)
     groups = {analysis.transitions_of(layer): layer for layer in reversed(named)}
     layers = tuple(layer for layer in dict.fromkeys(named) if layer in groups.values())  # one of each transition
     if S is not None and S != len(layers):
@@ -95,6 +98,27 @@ def request(
     if not layers:
         raise RequestError(f"L is empty. {_strided(analysis)}")
     return Surgery(len(layers), layers, **options)
+
+
+def _check_names_one(analysis: Analysis, layer: int) -> None:
+    """Refuse a layer that spans several transitions as the name of one, where each has a layer of its own.
+
+    Raises:
+        RequestError: naming those layers.
+    """
+    transitions = analysis.transitions_of(layer)
+    if len(transitions) == 1:
+        return
+    own: dict[int, list[int]] = {t: [] for t in transitions}
+    for i in range(len(analysis.layers)):
+        if len(found := analysis.transitions_of(i)) == 1 and found[0] in own:
+            own[found[0]].append(i)
+    if all(own.values()):
+        each = "; ".join(f"transition {t}: {listed(layers)}" for t, layers in own.items())
+        raise RequestError(
+            f"layer {layer} ({analysis.layers[layer].name}) spans transitions {listed(transitions)}, so it does not "
+            f"name one. Name a layer of each that is to go: {each}"
+        )
 
 
 def _first_layers(analysis: Analysis, S: int) -> tuple[int, ...]:

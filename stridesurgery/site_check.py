@@ -143,6 +143,11 @@ def _run(node: fx.Node, model: nn.Module, x: Tensor) -> Tensor:
         if argument.op == "get_attr":
             path, _, name = str(argument.target).rpartition(".")
             return getattr(model.get_submodule(path), name)
+        if argument.op == "call_method" and argument.target == "size":
+            of, axis = argument.args
+            return (x.shape if of is source else shape_of(of) or ())[axis]  # type: ignore[index]
+        if shape_of(argument) is None and argument.op == "call_function":  # computed from sizes
+            return argument.target(*fx.node.map_arg(argument.args, value))  # type: ignore[operator]
         return torch.randn(shape_of(argument) or (), generator=generator).to(x.device, x.dtype)  # a computed weight
 
     args: Any = fx.node.map_arg(node.args, value)

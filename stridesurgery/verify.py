@@ -1,20 +1,21 @@
 """Whether an operated model keeps its promises: weights, grid, exactness at every eliminated layer, maps."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from stridesurgery.errors import GridError, ModelError, RequestError, SurgeryError, TraceError
 from stridesurgery.feature_info import FeatureInfo
 from stridesurgery.graph import RewrittenModel
 from stridesurgery.map_check import MapCheck, check_maps
 from stridesurgery.operate import operate, rehearse
+from stridesurgery.output_check import OutputCheck, check_modes, check_outputs, check_records
 from stridesurgery.plan import plan
-from stridesurgery.record import record
-from stridesurgery.report import Pair, analyse
+from stridesurgery.record import one_image, record
+from stridesurgery.report import Analysis, Pair, analyse
 from stridesurgery.site_check import SiteCheck, check_site
-from stridesurgery.skeleton import without_weights
+from stridesurgery.skeleton import number_format, without_weights
 from stridesurgery.surgery import Surgery
 
 
@@ -31,6 +32,9 @@ class Verification:
     maps: tuple[
         MapCheck, ...
     ] = ()  #: the same of each map that the model returns, if `features` or `dual_path` made it
+    outputs: tuple[OutputCheck, ...] = ()  #: the same of each tensor that another model returns
+    records: int = 0  #: reductions and patch sizes on record that were found right
+    modes: str = ""  #: what was found of the modules' modes, in words
 
     def __str__(self) -> str:
         h, w = self.input_size
@@ -41,8 +45,20 @@ class Verification:
             f"  grid     {self.values} values checked, maps {maps}",
             *(f"  site     {site.name}: {site.what}" for site in self.sites),
             *(f"  map      {found.name}: {found.what}" for found in self.maps),
+            *self._outputs(),
+            f"  records  {self.records} reductions and patch sizes on record are right",
+            f"  modes    {self.modes}",
         ]
         return "\n".join(lines)
+
+    def _outputs(self) -> list[str]:
+        errors = [found.error for found in self.outputs if found.error is not None]
+        whose = "the original's" if self.surgery.dilate else "what eliminate gives"
+        equal = [
+            f"  output   {len(errors)} tensors equal {whose}, largest relative difference {max(errors, default=0):.1g}"
+        ]
+        odd = [f"  output   {found.name}: {found.what}" for found in self.outputs if found.error is None]
+        return [*(equal if errors else []), *odd]
 
 
 def verify(original: nn.Module, operated: nn.Module, input_size: int | Pair | None = None) -> Verification:
@@ -50,9 +66,11 @@ def verify(original: nn.Module, operated: nn.Module, input_size: int | Pair | No
 
     Weights: the same state_dict keys and values. Grid: every value of the graph, by shape, nothing is run.
     Exactness: every changed operator is run on a small random map, and its output sampled `[::k, ::k]` compared
-    with the original operator's. Maps, where the model returns some: copies are run on two random images, and the
-    maps compared with those of the network that `eliminate` gives (whose grid is the one that is checked), those of
-    the large path with the original's.
+    with the original operator's. Outputs: copies of both, and of what `eliminate` gives now, are run in eval mode on
+    two random images; everything that is returned is compared (with the original's values where features are kept),
+    and so is what `forward_intermediates` gives. Maps that `features` or `dual_path` returns are compared with those
+    of the network that they are from. Records: `feature_info`, `output_stride`, `patch_size`. Modes: of every module.
+    What cannot be compared is named in the result.
 
     Args:
         original: the model that was operated.
@@ -77,20 +95,33 @@ def verify(original: nn.Module, operated: nn.Module, input_size: int | Pair | No
         between = surgery.after.apply(original)
         verify(original, between, input_size)
         original = between
+    for model in (original, operated):
+        if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+            raise ModelError("verify compares numbers, and a model's weights are on the meta device")
     tensors = _check_weights(original, operated)
-    if any(p.is_meta for p in original.parameters()):
-        raise ModelError("verify compares numbers, and the model's weights are on the meta device")
     analysis = analyse(original, input_size or getattr(operated, "only_at", None) or surgery.input_size)
     planned, size = plan(analysis, surgery), analysis.traced.size
+    modes = check_modes(original, operated)
     _check_untouched(original, operated, {str(c.site.node.target) for c in planned.changes})
-    fine, maps = operated, tuple[MapCheck, ...]()
-    if isinstance(operated, RewrittenModel) and isinstance(getattr(operated, "feature_info", None), FeatureInfo):
-        fine = operate(original, surgery, analysis=analysis)
-        maps = check_maps(original, fine, operated, size, dilated=surgery.dilate)
-    grid = rehearse(analysis, planned, without_weights(fine).eval())
+    fine = operate(original, replace(surgery, after=None), analysis=analysis)
+    returns_maps = isinstance(getattr(operated, "feature_info", None), FeatureInfo)
+    grid = rehearse(analysis, planned, without_weights(fine if returns_maps else operated).eval())
     _check_train_mode(operated, size)
-    checks = tuple(check_site(change, original, operated) for change in planned.changes)
-    return Verification(surgery, size, tensors, grid.nodes, grid.exact, checks, maps)
+    sites = tuple(check_site(change, original, operated) for change in planned.changes)
+    records, image = check_records(fine, operated), _image(original, analysis)
+    maps, outputs = tuple[MapCheck, ...](), tuple[OutputCheck, ...]()
+    if returns_maps and isinstance(operated, RewrittenModel):
+        maps = check_maps(original, fine, operated, image, dilated=surgery.dilate)
+    else:
+        outputs = check_outputs(original, fine, operated, image, planned)
+    return Verification(surgery, size, tensors, grid.nodes, grid.exact, sites, maps, outputs, records, modes)
+
+
+def _image(model: nn.Module, analysis: Analysis) -> Tensor:
+    """Two random images as the model takes them."""
+    like, shape = next(model.parameters(), torch.empty(0)), one_image(analysis.traced).shape
+    pixels = torch.randn(2, *shape[1:], generator=torch.Generator().manual_seed(0))
+    return pixels.to(like.device, number_format(model))
 
 
 def _check_untouched(original: nn.Module, operated: nn.Module, changed: set[str]) -> None:
@@ -100,8 +131,13 @@ def _check_untouched(original: nn.Module, operated: nn.Module, changed: set[str]
         if not path or path in changed:
             continue
         other = others.get(path)
-        if other is None or type(other) is not type(module) or module.extra_repr() != other.extra_repr():
+        if other is None or _kind(other) is not _kind(module) or module.extra_repr() != other.extra_repr():
             raise SurgeryError(f"module {path} is not the original's: {module} became {other}")
+
+
+def _kind(module: nn.Module) -> type:
+    """The class of a module; a graph module has one for itself, derived from it."""
+    return type(module).__mro__[1] if isinstance(module, fx.GraphModule) else type(module)
 
 
 def _check_train_mode(operated: nn.Module, size: Pair) -> None:
@@ -112,7 +148,7 @@ def _check_train_mode(operated: nn.Module, size: Pair) -> None:
 
 
 def _check_weights(original: nn.Module, operated: nn.Module) -> int:
-    before, after = original.state_dict(), operated.state_dict()
+    before, after = ({**dict(m.named_buffers()), **m.state_dict()} for m in (original, operated))
     if before.keys() != after.keys():
         odd = sorted(set(before) ^ set(after))
         raise SurgeryError(f"the state_dicts have different keys: {', '.join(odd[:5])}")
@@ -121,4 +157,4 @@ def _check_weights(original: nn.Module, operated: nn.Module) -> int:
             continue
         if value.dtype != after[key].dtype or not torch.equal(value.cpu(), after[key].cpu()):
             raise SurgeryError(f"weight {key} is not the original's")
-    return len(before)
+    return len(original.state_dict())

@@ -128,7 +128,7 @@ def swapped(both: nn.Module) -> None:
     ("spoil", "words"),
     [
         (weight, "weight layer3.0.conv1.weight"),
-        (padding, "small.act1 is .* where eliminate's is"),
+        (padding, "conv1: the sampled output is"),
         (other_norm, "large.layer2 differs from the original's"),
         (other_slice, "large.act1 differs from the original's"),
         (swapped, "small.layer2 has 64 channels instead of 128"),
