@@ -264,6 +264,10 @@ def _rewrite(graph: fx.Graph, changes: Sequence[Change]) -> fx.Graph:
 
 def holds_sizes(bare: nn.Module, traced: Traced) -> bool:
     """Whether a graph holds sizes as constants: whether it would be another one at other input sizes."""
+    if traced.missed:
+        raise OperatorError(
+            f"a forward hook of {traced.missed[0]} needs numbers, so that no graph can do what it does; remove the hook"
+        )
     if str(record(bare, traced.size, batch=BATCH + 2).graph) != str(traced.graph):
         raise GridError(
             "the model computes with the batch size as a constant (len(x), int(x.shape[0])), which no graph can "

@@ -58,6 +58,7 @@ class Recorder(TorchFunctionMode):
         self._shared_memory: dict[int, int] = {}
         self._own_forwards: dict[nn.Module, Any] = {}
         self._hooks: dict[nn.Module, _Hooks] = {}
+        self.missed: list[str] = []  # modules recorded from the inside, with a hook that fails without numbers
         self._repeated: list[tuple[str, fx.Node]] = []  # what leaves' hooks compute, which run with the leaf again
         for path, module in model.named_modules():
             for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
@@ -117,7 +118,10 @@ class Recorder(TorchFunctionMode):
                 if hooks is None:
                     return self._note_end(path, forward(*args, **kwargs))
                 args, kwargs = hooks.before(module, args, kwargs)
-                return self._note_end(path, hooks.after(module, args, kwargs, forward(*args, **kwargs)))
+                result = hooks.after(module, args, kwargs, forward(*args, **kwargs))
+                if any(getattr(hook, "failed", False) for table in hooks.own.values() for hook in table.values()):
+                    self.missed.append(path)
+                return self._note_end(path, result)
             except Exception:
                 self.innermost = self.innermost or (path, type(module).__name__)
                 raise
@@ -390,7 +394,7 @@ class _Hooks:
     def before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Arguments as the pre-hooks leave them."""
         for key, hook in list(self.own["_forward_pre_hooks"].items()):
-            changed = hook(module, args, kwargs) if key in self.with_kwargs else hook(module, args)
+            changed = hook(module, args, *([kwargs] if key in self.with_kwargs else []))
             if changed is not None and key in self.with_kwargs:
                 args, kwargs = changed
             elif changed is not None:

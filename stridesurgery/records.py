@@ -146,7 +146,11 @@ def larger_by(was: Shape, now: Shape, planned: Plan) -> Pair | None:
         return (1, 1) if len(was) == len(now) else None
     for rows, columns in factors_of(planned):
         for factors in ((1, 1, rows, columns), (1, rows, columns, 1)):
-            # a finer map may lack cells beyond the border
-            if all(n == k * w or k * w - k < n < k * w + k for w, n, k in zip(was, now, factors, strict=True)):
+            if all(_about(n, k * w, k) for w, n, k in zip(was, now, factors, strict=True)):
                 return rows, columns
     return None
+
+
+def _about(cells: int, wanted: int, k: int) -> bool:
+    """Whether an axis is k times as long, up to the border that convolutions without padding cut off."""
+    return cells == wanted if k == 1 else abs(cells - wanted) <= max(2 * k, wanted // 4)

@@ -3,6 +3,8 @@
 import copy
 import types
 from collections import OrderedDict, deque
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -60,6 +62,11 @@ def duplicate(model: nn.Module, memo: dict[int, Any], *, apart: bool = False) ->
         memo: copies that are there already, by the id of their original.
         apart: also copy the containers outside of the model that its hooks write into.
     """
+    with nullcontext() if apart else _DetachedCopy():
+        return _duplicate(model, memo, apart)
+
+
+def _duplicate(model: nn.Module, memo: dict[int, Any], apart: bool) -> nn.Module:
     modules = [module for module in model.modules() if _is_copied_by_its_attributes(type(module))]
     for module in modules:
         memo[id(module)] = _shell(type(module))
@@ -70,9 +77,11 @@ def duplicate(model: nn.Module, memo: dict[int, Any], *, apart: bool = False) ->
         memo[id(module)].__dict__.update(settings)  # of model.compile() nothing stays: the copy runs as written
     result = copy.deepcopy(model, memo)
     for module in modules:
-        for name in (_HOOKS if not apart else _FORWARD_HOOKS) & vars(module).keys():
+        for name in (_FORWARD_HOOKS if apart else _HOOKS) & vars(module).keys():
             hooks = vars(module)[name]
-            memo[id(hooks)].update({key: _copied_function(hook, memo, apart) for key, hook in hooks.items()})
+            for key, hook in hooks.items():  # in some tables these are no hooks but flags
+                called = apart and callable(hook)
+                memo[id(hooks)][key] = _Observer(hook, memo) if called else _copied_function(hook, memo, False)
         if isinstance(module, fx.GraphModule):
             memo[id(module)].graph = memo[id(module)]._graph  # compiles its code
     copies = dict(result.named_modules(remove_duplicate=False))
@@ -121,32 +130,64 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
 
 
 def _copied_function(function: Any, memo: dict[int, Any], apart: bool) -> Any:
-    """A function whose closure refers to copies, where there are some (or where it holds containers, if `apart`)."""
+    """A function that refers to copies, where there are some, and if `apart` to copies of the containers it knows."""
     if isinstance(function, partial):
         inner, given = _copied_function(function.func, memo, apart), copy.deepcopy(function.args, memo)
         return type(function)(inner, *given, **copy.deepcopy(function.keywords, memo))
     if not isinstance(function, types.FunctionType):
         return copy.deepcopy(function, memo)
 
-    def renewed(cell: types.CellType) -> types.CellType:
-        try:
-            value = cell.cell_contents
-        except ValueError:  # not assigned yet
-            return cell
-        if id(value) in memo or (apart and isinstance(value, (dict, list, set, deque))):
-            return types.CellType(copy.deepcopy(value, memo))
-        return cell
+    def renewed(value: Any) -> Any:
+        outside = apart and isinstance(value, (dict, list, set, deque))
+        return copy.deepcopy(value, memo) if outside or id(value) in memo else value
 
     old = function.__closure__ or ()
-    cells = tuple(map(renewed, old))
-    if all(new is cell for new, cell in zip(cells, old, strict=True)):
+    cells = tuple(_renewed_cell(cell, renewed) for cell in old)
+    names = function.__code__.co_names if apart else ()
+    read = {name: function.__globals__[name] for name in names if name in function.__globals__}
+    shared = {name: new for name, value in read.items() if (new := renewed(value)) is not value}
+    if all(new is cell for new, cell in zip(cells, old, strict=True)) and not shared:
         return function
     result = types.FunctionType(
-        function.__code__, function.__globals__, function.__name__, function.__defaults__, cells
+        function.__code__,
+        {**function.__globals__, **shared} if shared else function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        cells,
     )
     result.__kwdefaults__ = function.__kwdefaults__
     result.__dict__.update(vars(function))
     return result
+
+
+class _Observer:
+    """A hook of a model without weights; one that fails there needs numbers, and most look at them only."""
+
+    def __init__(self, hook: Callable[..., Any], memo: dict[int, Any]) -> None:
+        self.hook: Callable[..., Any] = _uncopied
+        self.failed = False
+        with suppress(Exception):  # what belongs to an object that cannot be copied is not called
+            self.hook = _copied_function(hook, memo, True)
+
+    def __call__(self, *given: Any) -> Any:
+        try:
+            return self.hook(*given)
+        except Exception:
+            self.failed = True
+            return None
+
+
+def _uncopied(*given: Any) -> None:
+    raise TypeError("a hook that cannot be copied")
+
+
+def _renewed_cell(cell: types.CellType, renewed: Callable[[Any], Any]) -> types.CellType:
+    try:
+        value = cell.cell_contents
+    except ValueError:  # not assigned yet
+        return cell
+    new = renewed(value)
+    return cell if new is value else types.CellType(new)
 
 
 def _meta(tensor: Tensor) -> Tensor:
@@ -159,6 +200,15 @@ class _MetaCopy(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.__deepcopy__:
             return args[1].setdefault(id(args[0]), _meta(args[0]))
+        return func(*args, **(kwargs or {}))
+
+
+class _DetachedCopy(TorchFunctionMode):
+    """Makes deepcopy detach tensors that a forward pass has left in attributes, which torch refuses to copy."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            return args[1].setdefault(id(args[0]), args[0].detach().clone())
         return func(*args, **(kwargs or {}))
 
 

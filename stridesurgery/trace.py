@@ -45,7 +45,7 @@ def trace(
         image = torch.empty(batch, channels, *size, device="meta", dtype=number_format(skeleton))
         try:
             graph = recorder.record(image)
-            return Traced(graph, skeleton, size, training, recorder.compares)
+            return Traced(graph, skeleton, size, training, recorder.compares, tuple(recorder.missed))
         except Exception as problem:
             failures.append(_explain(problem, recorder, size))
             failures[-1].__cause__ = problem

@@ -26,6 +26,7 @@ class Traced:
     size: tuple[int, int]  # input (rows, columns)
     training: bool
     compares: bool = False  # the forward code compares sizes: at another input size it may do something else
+    missed: tuple[str, ...] = ()  # modules one of whose hooks needs numbers: what it does is not in the graph
 
     @cached_property
     def shapes(self) -> dict[Key, Shape]:
