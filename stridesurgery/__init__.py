@@ -1,21 +1,14 @@
 """Change the strides of a pretrained backbone and keep every weight."""
 
-from stridesurgery import known_functions, known_modules  # noqa: F401  (they fill the operator table)
-from stridesurgery.compare import Comparison, Row, compare
-from stridesurgery.cost import Cost, Part, cost
-from stridesurgery.dual_path import dual_path
+from stridesurgery._analysis import Feature, FeatureInfo, Layer, MapGeometry, Report, Transition, inspect
+from stridesurgery._cost import Budget, Candidate, Comparison, Cost, Part, Row, Search, Timing, compare, cost, search
+from stridesurgery._features import dual_path, features
+from stridesurgery._rewrite import eliminate
+from stridesurgery._verify import Verification, verify
 from stridesurgery.errors import GridError, ModelError, OperatorError, RequestError, SurgeryError, TraceError
-from stridesurgery.feature_info import Feature, FeatureInfo, MapGeometry
-from stridesurgery.features import features
-from stridesurgery.latency import Timing
-from stridesurgery.operate import eliminate
-from stridesurgery.operators import Operator, register_operator
+from stridesurgery.ops import Operator, Window, register_operator
 from stridesurgery.recalibrate import recalibrate
-from stridesurgery.report import Layer, Report, Transition, inspect
-from stridesurgery.search import Budget, Candidate, Search, search
 from stridesurgery.surgery import Surgery
-from stridesurgery.verify import Verification, verify
-from stridesurgery.window import Window
 
 __version__ = "0.1.0"
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from stridesurgery.cli.main import main
+from stridesurgery._cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

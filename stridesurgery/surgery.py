@@ -2,10 +2,8 @@
 
 import json
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
-
-from torch import nn
 
 from stridesurgery.errors import RequestError
 
@@ -101,10 +99,3 @@ class Surgery:
         if not fields["L"] or fields["S"] != len(fields["L"]):
             raise RequestError(f"S is {fields['S']} but L names {len(fields['L'])} layers")
         return cls(**{**fields, "after": cls._from_fields(before) if before else None})
-
-    def apply(self, model: nn.Module) -> nn.Module:
-        """Operate a fresh model of the same architecture in the same way; see `eliminate`."""
-        from stridesurgery.operate import operate  # the one step from the plan to the deed: not at import
-
-        fresh = self.after.apply(model) if self.after else model
-        return operate(fresh, replace(self, after=None))

@@ -18,11 +18,11 @@ from safetensors import safe_open
 from torch import nn
 
 import stridesurgery as ss
-from stridesurgery.cli.arguments import surgery
-from stridesurgery.cli.main import main
-from stridesurgery.cli.models import Source
-from stridesurgery.cli.plain import plain
-from stridesurgery.cli.terminal import fitted
+from stridesurgery._cli import main
+from stridesurgery._cli.arguments import surgery
+from stridesurgery._cli.models import Source
+from stridesurgery._cli.plain import plain
+from stridesurgery._cli.terminal import fitted
 
 SMALL = "--input-size=64"
 BUILDERS = """
@@ -170,7 +170,7 @@ def test_what_eliminate_writes_verify_reads(
     assert all(torch.equal(value, written[key]) for key, value in original.state_dict().items())
     with safe_open(tmp_path / "fine.safetensors", framework="pt") as file:
         recipe = ss.Surgery.from_json(file.metadata()["surgery"])
-    again = recipe.apply(build())
+    again = ss.eliminate(build(), recipe)
     again.load_state_dict(written)
     told = ss.verify(original, again)
     assert cli("verify", *which, "--operated", "fine.safetensors") == (0, f"{told}\n", "")
@@ -222,7 +222,7 @@ def test_onnx_computes_what_the_operated_model_does(cli: Cli, wanted: str) -> No
     code, out, err = cli("eliminate", "builders:net", wanted, "--input-size=40x24", "--out", "fine.onnx")
     assert (code, err) == (0, "") and "fine.onnx" in out
     metadata = {entry.key: entry.value for entry in onnx.load("fine.onnx").metadata_props}
-    operated = ss.Surgery.from_json(metadata["surgery"]).apply(Source("builders:net", {}, None).build())
+    operated = ss.eliminate(Source("builders:net", {}, None).build(), ss.Surgery.from_json(metadata["surgery"]))
     session = onnxruntime.InferenceSession("fine.onnx", providers=["CPUExecutionProvider"])
     x = torch.randn(1, 3, 40, 24)
     (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import stridesurgery as ss
-from stridesurgery.cli.main import main
+from stridesurgery._cli import main
 
 ROOT = Path(__file__).parent.parent
 FENCE = re.compile(r"^```(\S*).*\n([\s\S]*?)^```$", re.M)

@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 import examples.pictures
 import stridesurgery as ss
 from stridesurgery import plot
-from stridesurgery.cli.main import main
+from stridesurgery._cli import main
 from stridesurgery.plot.marks import AS_IS, marks
 from tests.models import create
 

@@ -107,7 +107,7 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
 
 
 def _hooks(module: nn.Module) -> list[tuple[str, Any]]:
-    return [(k, v) for k, v in vars(module).items() if k.endswith("_hooks")]
+    return [(k, v) for k, v in vars(module).items() if k.endswith("_hooks") and isinstance(v, dict)]
 
 
 def unchanged(before: dict[str, Any], model: nn.Module) -> list[str]:

@@ -24,7 +24,7 @@ def built_and_counted(net: nn.Module, surgeries: list[ss.Surgery]) -> list[int]:
     """Multiply-accumulates of every operated network, by torch's counter on weightless images."""
     counts = []
     for surgery in surgeries:
-        fine = surgery.apply(net).to("meta")
+        fine = ss.eliminate(net, surgery).to("meta")
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             fine(torch.empty(1, 3, *surgery.input_size, device="meta"))  # type: ignore[misc]
         counts.append(counter.get_total_flops() // 2)

@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import nn
 
-from stridesurgery.compare import Row, compare
+from stridesurgery._analysis import MapGeometry
+from stridesurgery._cost import Row, compare
+from stridesurgery._features import TapName
+from stridesurgery._hw import Pair
 from stridesurgery.errors import RequestError
-from stridesurgery.feature_info import MapGeometry
 from stridesurgery.plot.marks import COLOURS, STYLE
-from stridesurgery.report import Pair
 from stridesurgery.surgery import Surgery
-from stridesurgery.taps import TapName
 
 PANEL = 3.0  # inches
 KEY = "dots: where cells look; dashed: what the middle one\nsees; filled: the step from it to its neighbours"

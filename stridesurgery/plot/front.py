@@ -7,9 +7,9 @@ from itertools import groupby
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from stridesurgery._cost import Candidate, Search
 from stridesurgery.errors import RequestError
 from stridesurgery.plot.marks import GREY, STYLE, marks
-from stridesurgery.search import Candidate, Search
 
 ROW = 0.17  # inches
 

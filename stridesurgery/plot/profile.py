@@ -10,13 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
 from torch import nn
 
-from stridesurgery.compare import said
-from stridesurgery.cost import cost
-from stridesurgery.operate import eliminate
+from stridesurgery._analysis import Report, inspect
+from stridesurgery._cost import cost, said
+from stridesurgery._hw import Pair
+from stridesurgery._rewrite import eliminate, requested
+from stridesurgery._trace import without_weights
 from stridesurgery.plot.marks import AS_IS, GREY, STYLE, Mark, marks
-from stridesurgery.report import Pair, Report, inspect
-from stridesurgery.request import requested
-from stridesurgery.skeleton import without_weights
 from stridesurgery.surgery import Surgery
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 import stridesurgery as ss
-from stridesurgery.report import analyse, make_report
-from stridesurgery.skeleton import input_channels
+from stridesurgery._analysis import analyse
+from stridesurgery._analysis.inspect import make_report
+from stridesurgery._trace.meta_copy import input_channels
 from tests.zoo.tail import logits_of, tail_errors
 
 SMALL = 96  # pixels, for networks of convolutions; others run at their own size

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 import stridesurgery as ss
-from stridesurgery.operate import rehearse
-from stridesurgery.plan import plan
-from stridesurgery.report import Analysis, analyse, make_report
-from stridesurgery.skeleton import input_channels, without_weights
+from stridesurgery._analysis import Analysis, analyse
+from stridesurgery._analysis.inspect import make_report
+from stridesurgery._rewrite import plan, rehearse
+from stridesurgery._trace import without_weights
+from stridesurgery._trace.meta_copy import input_channels
 from tests.zoo.compare import compare
 from tests.zoo.models import awaken, build, create, quiet
 from tests.zoo.numbers import check_numbers

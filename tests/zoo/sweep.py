@@ -26,7 +26,7 @@ SMALL = 12.0  # million parameters up to which numbers are computed
 
 def versions() -> str:
     """The versions and the code that rows depend on, in words."""
-    sources = sorted(Path(stridesurgery.__file__).parent.glob("*.py"))
+    sources = sorted(Path(stridesurgery.__file__).parent.rglob("*.py"))
     code = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:8]
     return (
         f"stridesurgery {stridesurgery.__version__} (sources {code}), torch {torch.__version__}, "

@@ -13,13 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from stridesurgery.graph import RewrittenModel
-from stridesurgery.operators import is_leaf
-from stridesurgery.place import Site
-from stridesurgery.plan import Plan, plan
-from stridesurgery.report import analyse
-from stridesurgery.skeleton import without_weights
-from stridesurgery.trace import trace
+from stridesurgery._analysis import Site, analyse
+from stridesurgery._rewrite import Plan, plan
+from stridesurgery._trace import RewrittenModel, without_weights
+from stridesurgery._trace.record import trace
+from stridesurgery.ops import is_leaf
 
 Act = Callable[[Any, Tensor], Tensor | None]  # (place, output) -> another output, or None
 Result = tuple[Tensor, Tensor]  # logits, last map

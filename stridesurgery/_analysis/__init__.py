@@ -1,0 +1,31 @@
+"""Layers, grids and transitions of a recorded model."""
+
+from stridesurgery._analysis.analysis import Analysis, analyse
+from stridesurgery._analysis.feature_info import Feature, FeatureInfo, MapGeometry, Source, geometry_of, reduction_of
+from stridesurgery._analysis.grid import Grid, Place, Reduction, Site, channel_axis
+from stridesurgery._analysis.inspect import Layer, Report, Transition, inspect
+from stridesurgery._analysis.propagate import REARRANGING, find_sites
+from stridesurgery._analysis.transitions import beyond
+
+__all__ = [
+    "Analysis",
+    "Feature",
+    "FeatureInfo",
+    "Grid",
+    "Layer",
+    "MapGeometry",
+    "Place",
+    "REARRANGING",
+    "Reduction",
+    "Report",
+    "Site",
+    "Source",
+    "Transition",
+    "analyse",
+    "beyond",
+    "channel_axis",
+    "find_sites",
+    "geometry_of",
+    "inspect",
+    "reduction_of",
+]

@@ -1,0 +1,128 @@
+"""Where a value stands on the grid, and the calls that move it."""
+
+import math
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import torch
+from torch import fx
+
+from stridesurgery._analysis.geometry import Geometry
+from stridesurgery._node import BATCH, shape_of, tensors_in
+from stridesurgery.ops import Operator, kept_cells
+
+Grid = tuple[int, int]
+Reduction = tuple[Fraction, Fraction]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value stands: everything that is known of its grid."""
+
+    reduction: Reduction
+    grid: Grid | None  # of the last map on the way here; None after adaptive pooling
+    geometry: tuple[Geometry, Geometry]  # (rows, columns)
+    image: Grid = (0, 0)  # the input's (rows, columns) in pixels
+    pooled: bool = False  # made from whole maps (squeeze-excite): what it holds has no grid any more
+    resampled: bool = False  # interpolated from a coarser map, so that its cells look where those of that map do
+    phases: tuple[tuple[int, int], ...] = ()  # of a dilated network: its batch holds the phases of a finer map
+    apart: tuple[tuple[float, float], ...] = ()  # pixels from each of the phases to the next one
+
+    @property
+    def finer(self) -> tuple[int, int]:
+        """How many times finer the map of all phases is, (rows, columns)."""
+        return math.prod(p[0] for p in self.phases), math.prod(p[1] for p in self.phases)
+
+    @property
+    def whole(self) -> "Place":
+        """Where the map stands when its phases are put together."""
+        down, right = self.finer
+        return replace(
+            self,
+            reduction=(self.reduction[0] / down, self.reduction[1] / right),
+            grid=self.whole_grid(self.grid) if self.grid is not None else None,
+            geometry=(self._whole_geometry(0), self._whole_geometry(1)),
+            phases=(),
+            apart=(),
+        )
+
+    def _whole_geometry(self, axis: int) -> Geometry:
+        """Along one axis; behind a later stride phases are no farther apart than before it: cells stand in groups."""
+        own, step = self.geometry[axis], self.geometry[axis].step
+        phases = [(px[axis], k[axis]) for k, px in zip(self.phases, self.apart, strict=True) if k[axis] > 1]
+        for apart, count in sorted(phases, reverse=True):
+            step = step / count if math.isclose(apart * count, step) else math.nan
+        return replace(own, step=step)
+
+    def whole_grid(self, grid: Grid) -> Grid:
+        """The cells of all phases together, as `from_phases` puts them."""
+        if not self.phases:
+            return grid
+        rows, columns = (
+            kept_cells(pixels, ((r := reduction / k).numerator, r.denominator), cells, cells * k)
+            for pixels, reduction, cells, k in zip(self.image, self.reduction, grid, self.finer, strict=True)
+        )
+        return rows, columns
+
+    @property
+    def batch(self) -> int:
+        """The length of the batch axis in a recording."""
+        return BATCH * math.prod(self.finer)
+
+
+@dataclass(frozen=True)
+class Site:
+    """One call of an operator that has extent, stride, or changes the number of cells."""
+
+    node: fx.Node
+    operator: Operator
+    name: str  # module path; for a function the path of the calling module and the node's own name
+    before: Place
+    after: Place
+    in_grid: Grid  # cells of the operator's own input
+    out_grid: Grid
+    channels: int
+    local: bool = False  # it runs on windows of the map, laid out over the batch
+
+    @property
+    def is_layer(self) -> bool:
+        """Whether it has a number: extent or stride beyond 1, and no fixed output size."""
+        op = self.operator
+        if op.kind in ("adaptive", "global", "pad", "unknown_pad"):
+            return False
+        if op.kind == "resize":
+            return op.scale is not None and max(op.scale) < 1
+        removed = any(window.tap for window in op.windows)  # a removed pool keeps its number
+        return op.kind == "opaque" or removed or max(*op.kernel, *op.step) > 1
+
+    @property
+    def is_strided(self) -> bool:
+        """Whether it leads from one grid to the next; what works on pooled maps of fixed size does not."""
+        return self.is_layer and not self.before.pooled and self.after.reduction != self.before.reduction
+
+
+def channel_axis(node: fx.Node, place: Place) -> int | None:
+    """Where the channels of a map are, or None where a value is no map."""
+    shape = shape_of(node) or ()
+    if len(shape) != 4 or place.pooled or place.grid is None or shape[0] % BATCH:
+        return None
+    if shape[2:] == place.grid == shape[1:3]:
+        return _axis_by_history(node)  # as many channels as rows and columns
+    if shape[2:] == place.grid:
+        return 1
+    return 3 if shape[1:3] == place.grid else None
+
+
+def _axis_by_history(node: fx.Node) -> int:
+    """Where the last permutation before a value has put its channels; after a convolution they come first."""
+    while sources := tensors_in(node.args[:1]):
+        orders = {(0, 2, 3, 1): 3, (0, 3, 1, 2): 1}
+        order = (
+            tuple(node.args[1]) if len(node.args) == 2 and isinstance(node.args[1], (tuple, list)) else node.args[1:]
+        )
+        if node.target in ("permute", torch.permute) and order in orders:
+            return orders[order]  # type: ignore[index]
+        if node.op == "call_module" and shape_of(node) != shape_of(sources[0]):
+            return 1
+        node = sources[0]
+    return 1

@@ -1,0 +1,177 @@
+"""What a model's strides are: the numbered layers and their transitions, as a table and as data."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+from stridesurgery._analysis.analysis import Analysis, analyse
+from stridesurgery._analysis.grid import Site
+from stridesurgery._analysis.transitions import Level
+from stridesurgery._hw import Pair, _both, _equal, _floats
+from stridesurgery.errors import OperatorError
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One operator with spatial extent; every pair is (rows, columns)."""
+
+    index: int  #: L, in running order
+    name: str  #: module path, or the call site of a function
+    operator: str
+    kernel: Pair  #: cells
+    stride: Pair  #: cells of the incoming grid
+    padding: tuple[int | str, int | str]  #: cells before the first; "same" where computed from the size
+    dilation: Pair
+    in_grid: Pair  #: cells
+    out_grid: Pair
+    channels: int  #: of the output
+    reduction: tuple[float, float]  #: input pixels per cell of the output, nominal
+    transition: int | None  #: the (first) transition it belongs to
+    step: tuple[float, float]  #: input pixels between neighbouring output cells
+    offset: tuple[float, float]  #: input pixel at the centre of what output cell 0 sees
+    receptive_field: tuple[float, float]  #: input pixels
+
+
+@dataclass(frozen=True)
+class Transition:
+    """The layers that lead from one grid to the next and change together."""
+
+    index: int
+    level: tuple[float, float]  #: the reduction of the maps before it
+    factor: tuple[float, float]  #: by which it grows
+    layers: tuple[int, ...]  #: those that belong to no other transition come first
+
+
+@dataclass(frozen=True)
+class Report:
+    """The layers of a model; prints as a table, iterates over its layers."""
+
+    model: str
+    input_size: Pair
+    layers: tuple[Layer, ...]
+    strided: tuple[int, ...]  #: the L of every layer with a stride
+    transitions: tuple[Transition, ...]
+    note: str = ""  #: why there are no transitions, where the reductions form no chain
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __getitem__(self, index: int) -> Layer:
+        return self.layers[index]
+
+    def __str__(self) -> str:
+        header = (
+            "L",
+            "name",
+            "operator",
+            "kernel",
+            "stride",
+            "in",
+            "out",
+            "channels",
+            "reduction",
+            "field",
+            "transition",
+        )
+        rows = [header, *(_row(layer) for layer in self.layers)]
+        widths = [max(len(r[i]) for r in rows) for i in range(len(header))]
+        left = {1, 2}
+        lines = [
+            "  ".join(
+                c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))
+            ).rstrip()
+            for r in rows
+        ]
+        h, w = self.input_size
+        title = (
+            f"{self.model} at {h}x{w}: {len(self.layers)} layers, "
+            f"{len(self.strided)} strided, {len(self.transitions)} transitions"
+        )
+        return "\n".join([title, *lines, *([self.note] if self.note else [])])
+
+
+def _row(layer: Layer) -> tuple[str, ...]:
+    mark = "-" if layer.transition is None else str(layer.transition)
+    return (
+        str(layer.index),
+        layer.name,
+        layer.operator,
+        _both(layer.kernel),
+        _both(layer.stride) if max(layer.stride) > 1 else "",
+        _both(layer.in_grid),
+        _both(layer.out_grid),
+        str(layer.channels),
+        _equal(layer.reduction),
+        _equal(layer.receptive_field),
+        mark if max(layer.stride) > 1 or layer.transition is not None else "",
+    )
+
+
+def inspect(model: nn.Module, input_size: int | Pair | None = None) -> Report:
+    """List every operator with spatial extent, numbered in running order, with its grid and geometry.
+
+    Args:
+        model: a torchvision or timm model, or any module whose forward takes an image batch (N, C, H, W).
+        input_size: pixels, one number or (h, w); by default what the model was made for, else 224.
+
+    Returns:
+        A report with `.layers`, `.strided` and `.transitions`; `print` shows it as a table.
+
+    Raises:
+        ModelError: not a module, or one that is wrapped or compiled.
+        TraceError: the forward pass cannot be recorded at this size.
+    """
+    return make_report(type(model).__name__, analyse(model, input_size))
+
+
+def make_report(name: str, analysis: Analysis) -> Report:
+    """The public view of an analysis."""
+    note = ""
+    try:
+        levels = analysis.levels
+    except OperatorError as problem:
+        levels, note = (), str(problem)
+    number = {analysis.sites.index(s): i for i, s in enumerate(analysis.layers)}
+    spans = {site: sum(site in lv.sites for lv in levels) for site in number}
+    transitions = tuple(
+        Transition(i, _floats(lv.before), _floats(lv.factor), _own_first(lv, number, spans))
+        for i, lv in enumerate(levels)
+        if lv.sites  # a dilated stride leaves a step that no layer takes
+    )
+    first = {la: t.index for t in reversed(transitions) for la in t.layers}
+    layers = tuple(_layer(i, site, first.get(i)) for i, site in enumerate(analysis.layers))
+    strided = tuple(i for i, site in enumerate(analysis.layers) if site.is_strided)
+    return Report(name, analysis.traced.size, layers, strided, transitions, note)
+
+
+def _own_first(level: Level, number: dict[int, int], spans: dict[int, int]) -> tuple[int, ...]:
+    """The layers of a transition, those that cross no other before those that do."""
+    crossing = sorted((site for site in level.sites if site in number), key=lambda site: (spans[site], site))
+    return tuple(number[site] for site in crossing)
+
+
+def _layer(index: int, site: Site, transition: int | None) -> Layer:
+    op, place = site.operator, site.after.whole
+    rows, columns = place.geometry
+    strides = (b / a for a, b in zip(site.before.reduction, site.after.reduction, strict=True))
+    return Layer(
+        index=index,
+        name=site.name,
+        operator=op.name,
+        kernel=op.kernel,
+        stride=tuple(int(s) for s in strides),  # type: ignore[arg-type]
+        padding=(op.windows[0].padding, op.windows[1].padding),
+        dilation=(op.windows[0].dilation, op.windows[1].dilation),
+        in_grid=site.before.whole_grid(site.in_grid),
+        out_grid=site.after.whole_grid(site.out_grid),
+        channels=site.channels,
+        reduction=_floats(place.reduction),
+        transition=transition,
+        step=(rows.step, columns.step),
+        offset=(rows.offset, columns.offset),
+        receptive_field=(rows.receptive_field, columns.receptive_field),
+    )

@@ -1,0 +1,295 @@
+"""From a model's graph to its numbered layers: one walk that carries reduction, grid and geometry along.
+
+The reduction of a map is the product of the strides before it, not a ratio of sizes: it is exact at every input
+size and follows a map through permutes, windows and tokens, whose axes need not be known.
+"""
+
+import math
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+from torch import fx
+
+from stridesurgery._analysis.geometry import PIXELS, Geometry
+from stridesurgery._analysis.grid import Grid, Place, Reduction, Site
+from stridesurgery._node import called, shape_of, tensors_in
+from stridesurgery._trace import Traced
+from stridesurgery.ops import (
+    FUNCTIONS,
+    MODULES,
+    Operator,
+    Window,
+    arguments,
+    each_phase,
+    first_phase,
+    from_phases,
+    to_phases,
+)
+
+
+def find_sites(traced: Traced) -> tuple[Site, ...]:
+    """Every operator of the graph that matters to the grid, in running order."""
+    return survey(traced)[0]
+
+
+def survey(traced: Traced) -> tuple[tuple[Site, ...], dict[fx.Node, Place]]:
+    """The sites of a graph in running order, and where every value that is computed from the image stands."""
+    places: dict[fx.Node, Place] = {}
+    sites: list[Site] = []
+    for node in traced.graph.nodes:
+        if node.op == "placeholder":
+            one = Fraction(1)
+            places[node] = Place((one, one), traced.size, (PIXELS, PIXELS), traced.size)
+            continue
+        sources = [s for s in tensors_in([node.args, node.kwargs]) if s in places]
+        if not sources or (shape_of(node) is None and "parts" not in node.meta):
+            continue
+        if node.target in REARRANGING:
+            places[node] = _rearranged(node, places[sources[0]])
+            continue
+        operator = operator_of(traced, node)
+        hidden = None if operator is None else _hidden_stride(node, sources[0], places, operator)
+        if hidden is not None:
+            sites.append(hidden)
+            places[sources[0]] = hidden.after
+        if operator is not None and _is_spatial(operator, node, sources[0], places[sources[0]]):
+            site = _site(traced, node, operator, sources[0], places)
+            places[node] = site.after
+            sites.append(site)
+        else:
+            places[node] = _join(node, [places[s] for s in sources])
+    return tuple(sites), places
+
+
+REARRANGING = {to_phases, from_phases, first_phase, each_phase}
+
+
+def _rearranged(node: fx.Node, before: Place) -> Place:
+    """Where a value stands after its phases are moved into the batch, or out of it."""
+    arguments: Any = node.args
+    shape = shape_of(node) or ()
+    if node.target in (first_phase, each_phase):
+        phases = node.meta["phases"]
+        none = ((0.0, 0.0),) * len(phases)  # copies of one map look where it looks
+        return replace(before, phases=phases, apart=(*before.apart, *none)[: len(phases)])
+    if node.target is from_phases:
+        (last,) = arguments[4:] or (-1,)
+        return replace(before.whole, grid=(shape[last - 1], shape[last]))
+    (down, right), (last,) = arguments[1], arguments[2:] or (-1,)
+    rows, columns = before.geometry
+    return replace(
+        before,
+        reduction=(before.reduction[0] * down, before.reduction[1] * right),
+        grid=(shape[last - 1], shape[last]),
+        geometry=(replace(rows, step=rows.step * down), replace(columns, step=columns.step * right)),
+        phases=(*before.phases, (down, right)),
+        apart=(*before.apart, (rows.step, columns.step)),
+    )
+
+
+def _site(traced: Traced, node: fx.Node, operator: Operator, source: fx.Node, places: dict[fx.Node, Place]) -> Site:
+    before = places[source]
+    grid_in, grid_out = _grids(node, operator, source, before)
+    if grid_in is None or grid_out is None:
+        return Site(node, operator, _name(node), before, before, (0, 0), (0, 0), 0)
+    scale = operator.scale
+    if _collapses(operator, grid_in, grid_out):
+        operator = replace(operator, kind="global")
+    elif operator.kind == "resize" and scale is None:
+        scale = _nearest(before, grid_in, grid_out, {p.reduction for p in places.values()})
+        if scale is None:
+            operator = replace(operator, kind="opaque", refusal="resizes to a size that is computed from its own")
+    after = _after(operator, scale, before, grid_in, grid_out)
+    local = (shape_of(source) or (before.batch,))[0] != before.batch
+    if local and before.grid is not None:
+        rows, columns = (max(-(-g // s), 1) for g, s in zip(before.grid, operator.step, strict=True))
+        after = replace(after, grid=(rows, columns))
+    shape = shape_of(node) or ()
+    channels = shape[-1] if operator.last == -2 else shape[1]
+    return Site(node, operator, _name(node), before, after, grid_in, grid_out, channels, local)
+
+
+def _grids(node: fx.Node, operator: Operator, source: fx.Node, before: Place) -> tuple[Grid | None, Grid | None]:
+    """The cells of an operator's input and output."""
+    grid_in, grid_out = _grid(source, operator), _grid(node, operator)
+    if operator.kind == "resize" and len(shape_of(source) or ()) == 3:
+        grid_in = before.grid  # folds tokens
+    if operator.kind == "opaque" and len(shape_of(node) or ()) == 3 and grid_in is not None:
+        rows, columns = (w.cells(size) for w, size in zip(operator.windows, grid_in, strict=True))
+        grid_out = rows, columns  # unfolds to tokens
+    return grid_in, grid_out
+
+
+def _after(operator: Operator, scale: Reduction | None, before: Place, grid_in: Grid, grid_out: Grid) -> Place:
+    """Where an operator's output stands."""
+    if operator.kind == "resize" and scale is not None:
+        return _resized(operator, scale, before, grid_out)
+    if operator.kind in ("adaptive", "global"):
+        return replace(before, grid=None, pooled=True)
+    if operator.kind == "opaque":
+        return _opaque(before, grid_in, grid_out)
+    step = operator.step
+    reduction = (before.reduction[0] * step[0], before.reduction[1] * step[1])
+    rows, columns = (g.through(w, size) for g, w, size in zip(before.geometry, operator.windows, grid_in, strict=True))
+    if operator.kind == "unknown_pad":
+        rows, columns = (replace(g, offset=math.nan) for g in (rows, columns))
+    return replace(before, reduction=reduction, grid=grid_out, geometry=(rows, columns))
+
+
+def _is_pointwise(operator: Operator) -> bool:
+    return operator.kind == "conv" and operator.windows == (Window(), Window())
+
+
+def _is_spatial(operator: Operator, node: fx.Node, source: fx.Node, before: Place) -> bool:
+    """Whether an operator does anything to a grid here."""
+    if _is_pointwise(operator):
+        return False
+    if operator.kind in ("pad", "unknown_pad", "slice") and _grid(source, operator) != before.grid:
+        return False  # of something else than a map: channels, tokens, attention
+    return True
+
+
+def _grid(node: fx.Node, operator: Operator) -> Grid | None:
+    shape = shape_of(node)
+    if shape is None or len(shape) not in (3, 4):
+        return None
+    return shape[operator.last - 1], shape[operator.last]
+
+
+def _nearest(before: Place, grid_in: Grid, grid_out: Grid, known: set[Reduction]) -> Reduction | None:
+    """The scale of a resize to a given size: to the grid of another map, if one fits."""
+
+    def misfit(r: Reduction) -> float:
+        expected = [g * b / a for g, b, a in zip(grid_in, before.reduction, r, strict=True)]
+        return max(abs(math.log(float(e) / o)) for e, o in zip(expected, grid_out, strict=True))
+
+    nearest = min(known, key=misfit)
+    if misfit(nearest) > math.log(1.25) and max(grid_in) > 4:  # small grids round by more than that
+        return None
+    return before.reduction[0] / nearest[0], before.reduction[1] / nearest[1]
+
+
+def _resized(operator: Operator, scale: Reduction, before: Place, grid_out: Grid) -> Place:
+    reduction = (before.reduction[0] / scale[0], before.reduction[1] / scale[1])
+    rows, columns = (
+        g.transposed(w, float(s)) if operator.transposed else g.resized(float(s))
+        for g, w, s in zip(before.geometry, operator.windows, scale, strict=True)
+    )
+    upwards = before.resampled or max(scale) > 1
+    return replace(before, reduction=reduction, grid=grid_out, geometry=(rows, columns), resampled=upwards)
+
+
+def _opaque(before: Place, grid_in: Grid, grid_out: Grid) -> Place:
+    factors = [Fraction(max(round(i / o), 1)) for i, o in zip(grid_in, grid_out, strict=True)]
+    rows, columns = (
+        Geometry(g.step * float(f), math.nan, math.nan) for g, f in zip(before.geometry, factors, strict=True)
+    )
+    reduction = (before.reduction[0] * factors[0], before.reduction[1] * factors[1])
+    return replace(before, reduction=reduction, grid=grid_out, geometry=(rows, columns))
+
+
+def _collapses(operator: Operator, grid_in: Grid, grid_out: Grid) -> bool:
+    """Whether a pool covers its whole map: global pooling written as a large kernel."""
+    pools = operator.kind in ("max_pool", "avg_pool") and grid_out == (1, 1)
+    return pools and operator.kernel == grid_in and min(operator.kernel) >= 5
+
+
+def _hidden_stride(node: fx.Node, source: fx.Node, places: dict[fx.Node, Place], operator: Operator) -> Site | None:
+    """An operator that is not understood has shrunk the map on its way here: a layer of kind "opaque"."""
+    carried, grid, shape = places[source].grid, _grid(source, operator), shape_of(source)
+    if carried is None or grid is None or shape is None or shape[0] != places[source].batch or len(shape) != 4:
+        return None
+    if grid == (1, 1):
+        return None
+    smaller = [g * 1.5 <= c for g, c in zip(grid, carried, strict=True)]
+    moves = operator.kind in ("pad", "unknown_pad", "slice")  # may work on channels, tokens or attention
+    if _is_pointwise(operator) or not (all(smaller) if moves else any(smaller)):
+        return None
+    culprit = _first_with_grid(source, grid, places)
+    name = called(culprit) or "function"
+    unknown = Operator(name, "opaque", refusal="changes the grid in a way that is not understood")
+    after = _opaque(places[source], carried, grid)
+    return Site(culprit, unknown, _name(culprit), places[source], after, carried, grid, shape[1])
+
+
+def _first_with_grid(source: fx.Node, grid: Grid, places: dict[fx.Node, Place]) -> fx.Node:
+    found, todo, seen = source, [source], set()
+    while todo:
+        node = todo.pop()
+        shape = shape_of(node)
+        if node in seen or shape is None or len(shape) != 4 or grid not in (shape[2:], shape[1:3]):
+            continue
+        seen.add(node)
+        found = node
+        todo.extend(s for s in tensors_in([node.args, node.kwargs]) if s in places)
+    return found
+
+
+_LIKE_FIRST = {"type_as", "to"}  # of what else they are given they take the number format and the device
+_MIXERS = {"matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention"}
+
+
+def _join(node: fx.Node, places: list[Place]) -> Place:
+    """The place of a value made from several: the finest of them (of attention: the query), seeing what all see."""
+    if node.target in _LIKE_FIRST:
+        return places[0]
+    batch = max(p.batch for p in places)
+    if all(p is places[0] for p in places) and (places[0].pooled or not _is_pooled(shape_of(node), batch)):
+        return places[0]
+    places = [p for p in places if not p.pooled] or places
+    name = called(node)
+    mixes = name in _MIXERS and len(places) > 1
+    first = _query(places, shape_of(node) or ()) if mixes else min(places, key=lambda p: p.reduction)
+    alike = [p for p in places if p.reduction == first.reduction]
+    rows, columns = _seen_by(alike)
+    own = [p for p in alike if not p.resampled]
+    if 0 < len(own) < len(alike):  # cells stay where the finest maps have them (HRNet, feature pyramids)
+        (up, left), wide = _seen_by(own), (rows, columns)
+        rows, columns = (replace(g, receptive_field=w.receptive_field) for g, w in zip((up, left), wide, strict=True))
+    if mixes:
+        rows, columns = (replace(g, receptive_field=math.inf) for g in (rows, columns))
+    grid = next((p.grid for p in alike if p.grid is not None), None)
+    pooled = all(p.pooled for p in places) or (grid != (1, 1) and _is_pooled(shape_of(node), batch))
+    return replace(first, grid=None if pooled else grid, geometry=(rows, columns), pooled=pooled, resampled=not own)
+
+
+def _seen_by(places: list[Place]) -> tuple[Geometry, Geometry]:
+    """The geometry of a cell that sees what the cells of several maps see."""
+    rows, columns = places[0].geometry
+    for place in places[1:]:
+        rows, columns = rows.joined(place.geometry[0]), columns.joined(place.geometry[1])
+    return rows, columns
+
+
+def _query(places: list[Place], shape: tuple[int, ...]) -> Place:
+    """Of the factors of a matrix product, the first whose cells its result still has."""
+    return next((p for p in places if p.grid is not None and math.prod(p.grid) in shape), places[0])
+
+
+def _is_pooled(shape: tuple[int, ...] | None, batch: int) -> bool:
+    """Whether a value has one cell an image: (N, C), (N, 1, C), (N, C, 1, 1) or (N, 1, 1, C)."""
+    if shape is None or shape[:1] != (batch,):
+        return False
+    if len(shape) == 3:
+        return shape[1] == 1
+    return len(shape) == 2 or (len(shape) == 4 and (1, 1) in (shape[2:], shape[1:3]))
+
+
+def _name(node: fx.Node) -> str:
+    if node.op == "call_module":
+        return str(node.target)
+    path = node.meta.get("path", "")
+    return f"{path}.{node.name}" if path else node.name
+
+
+def operator_of(traced: Traced, node: fx.Node) -> Operator | None:
+    """The operator that a node runs, or None where it does nothing to the grid that is known here."""
+    if node.op == "call_module":
+        module = traced.module(node)
+        rule = MODULES.get(type(module))
+        return rule.read(module) if rule else None
+    if node.op == "call_function" and node.target in FUNCTIONS:
+        rule_ = FUNCTIONS[node.target]
+        return rule_.read(arguments(node, rule_))
+    return None

@@ -1,0 +1,63 @@
+"""Transitions by stride level: the strided layers that must change together.
+
+The reductions that occur in a network form a chain r0 < r1 < ... Eliminating the transition at level l = r_i
+replaces every reduction r by f(r) = r where r <= l, and r / k where r > l. The new reduction of a map is a
+function of its old one, so whatever maps agreed before (at an addition, a concatenation, a product) agree after:
+a layer from r to r' gets the stride f(r') / f(r), a fixed upsampling likewise, and nothing else changes.
+"""
+
+from dataclasses import dataclass
+
+from stridesurgery._analysis.grid import Reduction, Site
+from stridesurgery.errors import OperatorError
+
+
+@dataclass(frozen=True)
+class Level:
+    """One step of the chain of reductions, and the sites that cross it."""
+
+    before: Reduction
+    after: Reduction
+    sites: tuple[int, ...]  # indices into the tuple of sites
+
+    @property
+    def factor(self) -> Reduction:
+        """How much the reduction grows, (rows, columns)."""
+        return self.after[0] / self.before[0], self.after[1] / self.before[1]
+
+
+def find_levels(sites: tuple[Site, ...]) -> tuple[Level, ...]:
+    """The levels of a network, from the input on.
+
+    Raises:
+        OperatorError: two paths of the network reduce rows and columns in different orders.
+    """
+    strided = [s for s in sites if s.is_strided]
+    chain = sorted({r for s in strided for r in (s.before.reduction, s.after.reduction)})
+    for low, high in zip(chain, chain[1:], strict=False):
+        if not _within(low, high):
+            raise OperatorError(
+                f"the maps' reductions {_pair(low)} and {_pair(high)} are not one a multiple of the other"
+            )
+    return tuple(
+        Level(low, high, tuple(i for i, s in enumerate(sites) if s.is_strided and crosses(s, low)))
+        for low, high in zip(chain, chain[1:], strict=False)
+    )
+
+
+def crosses(site: Site, level: Reduction) -> bool:
+    """Whether a site leads from reductions up to `level` to reductions beyond it."""
+    return _within(site.before.reduction, level) and not _within(site.after.reduction, level)
+
+
+def beyond(r: Reduction, level: Reduction) -> bool:
+    """Whether maps of reduction r come after the step that begins at `level`."""
+    return not _within(r, level)
+
+
+def _within(r: Reduction, level: Reduction) -> bool:
+    return r[0] <= level[0] and r[1] <= level[1]
+
+
+def _pair(r: Reduction) -> str:
+    return f"({float(r[0]):g}, {float(r[1]):g})"

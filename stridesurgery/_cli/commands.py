@@ -1,0 +1,157 @@
+"""What each command does: it takes the parsed arguments, and returns what there is to say."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stridesurgery._analysis import inspect
+from stridesurgery._cli import saved
+from stridesurgery._cli.arguments import add_model, add_out, add_surgeries, add_taps, source
+from stridesurgery._cli.errors import CommandError
+from stridesurgery._cli.files import check_writable
+from stridesurgery._cli.models import load
+from stridesurgery._cli.plain import plain
+from stridesurgery._cost import Budget, Search, compare, cost, said, search
+from stridesurgery._rewrite import eliminate
+from stridesurgery._verify import verify
+from stridesurgery.errors import SurgeryError
+from stridesurgery.surgery import AXES
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command found or did."""
+
+    text: str
+    data: Any  # the same as JSON holds it
+
+
+def add_inspect(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `inspect`."""
+    add_model(parser)
+    add_surgeries(parser, "?")
+    parser.add_argument("--cost", action="store_true", help="what inference on one image costs, instead of the layers")
+
+
+def run_inspect(arguments: argparse.Namespace) -> Answer:
+    """List the layers of a model, or what it costs; after a surgery, if one is named."""
+    model, size = source(arguments).build(), arguments.input_size
+    if arguments.surgery is not None:
+        model = eliminate(model, arguments.surgery, input_size=size)
+    told = cost(model, size) if arguments.cost else inspect(model, size)
+    return Answer(str(told), plain(told))
+
+
+def add_compare(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `compare`."""
+    add_model(parser)
+    add_surgeries(parser, "+")
+    add_taps(parser, "a map to compare")
+    parser.add_argument("--measure", action="store_true", help="also time inference and a training step")
+    parser.add_argument("--rounds", type=int, default=20, metavar="N", help="how often to time each (default: 20)")
+
+
+def run_compare(arguments: argparse.Namespace) -> Answer:
+    """Put surgeries side by side, and beside the larger input that costs as much."""
+    told = compare(
+        source(arguments).build(),
+        arguments.surgeries,
+        arguments.input_size,
+        taps=arguments.tap,
+        measure=arguments.measure,
+        rounds=arguments.rounds,
+    )
+    return Answer(str(told), plain(told))
+
+
+def add_search(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `search`."""
+    add_model(parser)
+    bounds = parser.add_argument_group("the most that one image may cost; at least one")
+    bounds.add_argument("--budget", type=float, metavar="X", help="so many times the compute of the model as it is")
+    bounds.add_argument("--gmacs", type=float, metavar="X", help="billions of multiply-accumulates")
+    bounds.add_argument("--activations", type=float, metavar="MIB", help="MiB of all values that are made")
+    bounds.add_argument("--peak", type=float, metavar="MIB", help="MiB of activations held at once")
+    bounds.add_argument("--milliseconds", type=float, metavar="MS", help="measured on this machine")
+    add_taps(parser, "a map that is wanted finer")
+    parser.add_argument("--reduction", type=float, metavar="R", help="the most input pixels per cell at the taps")
+    parser.add_argument("--axis", choices=AXES, action="append", help="try these axes (default: hw); repeatable")
+    parser.add_argument("--dilate", action="store_true", help="also surgeries that keep the pretrained features")
+
+
+def run_search(arguments: argparse.Namespace) -> Answer:
+    """Find the surgeries within a budget that no other one beats."""
+    found = searched(arguments)
+    return Answer(str(found), plain(found))
+
+
+def searched(arguments: argparse.Namespace) -> Search:
+    """What `search` finds for the arguments of `add_search`."""
+    bounds = Budget(
+        _times(arguments.gmacs, 1e9),
+        _times(arguments.activations, 2**20),
+        _times(arguments.peak, 2**20),
+        _times(arguments.milliseconds, 1e-3),
+    )
+    if (arguments.budget is None) == (bounds == Budget()):
+        raise CommandError("give either --budget, or one or more of --gmacs, --activations, --peak and --milliseconds")
+    return search(
+        source(arguments).build(),
+        bounds if arguments.budget is None else arguments.budget,
+        taps=arguments.tap,
+        reduction=arguments.reduction,
+        input_size=arguments.input_size,
+        axes=arguments.axis or "hw",
+        dilate=arguments.dilate,
+    )
+
+
+def _times(value: float | None, unit: float) -> float | None:
+    return None if value is None else value * unit
+
+
+def add_eliminate(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `eliminate`."""
+    add_model(parser)
+    add_surgeries(parser)
+    add_out(parser, "what to write: .safetensors (the weights, the recipe in its metadata) or .onnx (one image)")
+
+
+def run_eliminate(arguments: argparse.Namespace) -> Answer:
+    """Eliminate strides and write the operated model."""
+    made, out = source(arguments), arguments.out
+    check_writable(out, saved.SUFFIXES)
+    operated = eliminate(made.build(), arguments.surgery, input_size=arguments.input_size)
+    surgery = operated.surgery
+    saved.write(operated, surgery, made.name, out)  # type: ignore[arg-type]  # eliminate has attached it
+    tensors, size = len(operated.state_dict()), out.stat().st_size
+    text = f"{said(surgery)} of {made.name}: wrote {out}, {tensors} tensors, {size / 2**20:.1f} MiB"  # type: ignore[arg-type]
+    if made.weights is None:
+        text += "\nThe weights are random: --weights names a file, or pretrained"
+    return Answer(text, {"out": str(out), "surgery": plain(surgery), "tensors": tensors, "bytes": size})
+
+
+def add_verify(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `verify`."""
+    add_model(parser)
+    add_surgeries(parser, "?")
+    parser.add_argument("--operated", type=Path, metavar="FILE", help="what `eliminate` wrote, instead of a surgery")
+
+
+def run_verify(arguments: argparse.Namespace) -> Answer:
+    """Check an operated model against its original: weights, grid, values at the changed operators."""
+    made = source(arguments)
+    if (arguments.surgery is None) == (arguments.operated is None):
+        raise CommandError("give either a SURGERY to carry out and check, or --operated FILE")
+    original = made.build()
+    if arguments.operated is None:
+        operated = eliminate(original, arguments.surgery, input_size=arguments.input_size)
+    else:
+        surgery, state = saved.read(arguments.operated)
+        operated = eliminate(made.untrained.build(), surgery)
+        misfit = load(operated, state)
+        if misfit:
+            raise SurgeryError(f"{arguments.operated} is not {made.name} operated: {misfit}")
+    told = verify(original, operated, arguments.input_size)
+    return Answer(str(told), plain(told))

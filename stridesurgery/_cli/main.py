@@ -1,0 +1,98 @@
+"""From a command line to an exit code."""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+
+import stridesurgery
+from stridesurgery._cli import commands, pictures
+from stridesurgery._cli.arguments import Parser, add_output
+from stridesurgery._cli.commands import Answer
+from stridesurgery._cli.errors import CommandError
+from stridesurgery._cli.terminal import fitted
+from stridesurgery.errors import SurgeryError
+
+REFUSED, FAILED = 1, 2
+INTERRUPTED, PIPE_CLOSED = 130, 141  # as a shell tells of a process that SIGINT or SIGPIPE ended
+
+DESCRIPTION = "Change the strides of a timm or torchvision backbone and keep every weight."
+EPILOG = (
+    "Exit codes: 0 done; 1 the answer is no (a surgery is refused, a model is not what it should be); "
+    "2 the command could not do its work (wrong usage, no such model, a file that cannot be read or written)."
+)
+COMMANDS = {
+    "inspect": (commands.add_inspect, commands.run_inspect),
+    "compare": (commands.add_compare, commands.run_compare),
+    "search": (commands.add_search, commands.run_search),
+    "eliminate": (commands.add_eliminate, commands.run_eliminate),
+    "verify": (commands.add_verify, commands.run_verify),
+}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = Parser(prog="stridesurgery", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("--version", action="version", version=f"stridesurgery {stridesurgery.__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (add, run) in COMMANDS.items():
+        _add(subparsers, name, add, run)
+    plot = subparsers.add_parser("plot", help=pictures.__doc__, description=pictures.__doc__)
+    kinds = plot.add_subparsers(dest="picture", metavar="PICTURE", required=True)
+    for name, (add, run) in pictures.PICTURES.items():
+        _add(kinds, name, add, run)
+    return parser
+
+
+def _add(subparsers: argparse._SubParsersAction, name: str, add: Callable, run: Callable) -> None:
+    parser = subparsers.add_parser(name, help=run.__doc__, description=run.__doc__)
+    add(parser)
+    add_output(parser)
+    parser.set_defaults(run=run, prog=parser.prog)
+    parser.mixed = True
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code. A wrong command line exits by itself, with code 2."""
+    try:
+        try:
+            return _run(make_parser().parse_args(argv))
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read the output has seen enough
+        code = PIPE_CLOSED
+    except OSError as problem:
+        print(f"stridesurgery: the output cannot be written: {problem.strerror}", file=sys.stderr)
+        code = FAILED
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+    return code
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Carry out a command and print its answer; only printing raises."""
+    try:
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.simplefilter("ignore")  # those of the libraries, which are for their callers
+            answer = arguments.run(arguments)
+    except Exception as problem:
+        if arguments.debug:
+            traceback.print_exc()
+        known = isinstance(problem, (SurgeryError, CommandError))
+        what = str(problem) if known else f"{type(problem).__name__}: {problem} (--debug shows where)"
+        print(f"{arguments.prog}: {' '.join(what.split())}", file=sys.stderr)
+        return REFUSED if isinstance(problem, SurgeryError) else FAILED
+    print(_shown(answer, arguments.json))
+    return 0
+
+
+def _shown(answer: Answer, as_json: bool) -> str:
+    if as_json:
+        return json.dumps(answer.data, indent=2, allow_nan=False)
+    return fitted(answer.text, shutil.get_terminal_size().columns) if sys.stdout.isatty() else answer.text

@@ -1,0 +1,154 @@
+"""Models by name, with the weights of a file or the pretrained ones."""
+
+import ast
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from stridesurgery._cli.errors import CommandError
+
+PRETRAINED = "pretrained"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What to build a model from."""
+
+    name: str  # timm:NAME, torchvision:NAME or module.path:callable
+    arguments: Mapping[str, Any]  # of the function that builds it
+    weights: str | None  # a file, PRETRAINED, or None: random ones, the same each time
+
+    @property
+    def untrained(self) -> "Source":
+        """The same model with random weights."""
+        return replace(self, weights=None)
+
+    def build(self) -> nn.Module:
+        """The model, in eval mode.
+
+        Raises:
+            CommandError: there is no such model, it cannot be built, or the weights do not fit it.
+        """
+        make = _maker(self.name, pretrained=self.weights == PRETRAINED)
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                model = make(**self.arguments)
+        except Exception as problem:
+            raise CommandError(f"{self.name} cannot be built: {type(problem).__name__}: {problem}") from problem
+        if not isinstance(model, nn.Module):
+            raise CommandError(f"{self.name} returned a {type(model).__name__}, not a torch.nn.Module")
+        if self.weights is not None and self.weights != PRETRAINED:
+            misfit = load(model, read_weights(Path(self.weights)))
+            if misfit:
+                raise CommandError(f"{self.weights} does not fit {self.name}: {misfit}. See --model-arg")
+        return model.eval()
+
+
+def _maker(name: str, pretrained: bool) -> Callable[..., Any]:
+    """The function that builds a model."""
+    library, colon, rest = name.partition(":")
+    if not colon or not library or not rest:
+        raise CommandError(f"{name!r} is not timm:NAME, torchvision:NAME or module.path:callable")
+    if library == "timm":
+        if ":" not in rest and not timm.is_model(rest):  # hf-hub:NAME and local-dir:FOLDER are for timm to find
+            raise _unknown(rest, library, timm.list_models())
+        return lambda **arguments: timm.create_model(rest, pretrained=pretrained, **arguments)
+    if library == "torchvision":
+        if rest.lower() not in torchvision.models.list_models():
+            raise _unknown(rest, library, torchvision.models.list_models())
+        builder = torchvision.models.get_model_builder(rest)
+        chosen: dict[str, Any] = {"weights": "DEFAULT" if pretrained else None}
+        if not pretrained and "weights_backbone" in inspect.signature(builder).parameters:
+            chosen["weights_backbone"] = None  # else it is downloaded
+        return lambda **arguments: builder(**{**chosen, **arguments})
+    if pretrained:
+        raise CommandError(f"--weights {PRETRAINED} is for timm: and torchvision: models; let {name} load its own")
+    return _imported(library, rest)
+
+
+def _imported(module: str, attribute: str) -> Callable[..., Any]:
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as `python -m` has it
+    try:
+        found = attrgetter(attribute)(importlib.import_module(module))
+    except Exception as problem:
+        raise CommandError(f"{module}:{attribute} cannot be imported: {problem}") from problem
+    if not callable(found):
+        raise CommandError(f"{module}:{attribute} is a {type(found).__name__}, not a callable that builds a model")
+    return found
+
+
+def _unknown(name: str, library: str, names: Iterable[str]) -> CommandError:
+    close = get_close_matches(name, names, n=3)
+    hint = f"; the closest are {', '.join(close)}" if close else ""
+    return CommandError(f"{library} has no model {name!r}{hint}")
+
+
+def read_weights(path: Path) -> dict[str, Any]:
+    """The state_dict of a safetensors file or of one that torch.save wrote; no code in it is run.
+
+    Raises:
+        CommandError: the file is not there, or holds no weights that can be read.
+    """
+    if not path.is_file():
+        raise CommandError(f"there is no file {path}")
+    try:
+        return timm.models.load_state_dict(str(path), weights_only=True)
+    except Exception as problem:
+        raise CommandError(f"{path} cannot be read as weights: {type(problem).__name__}: {problem}") from problem
+
+
+def load(model: nn.Module, state: Mapping[str, Any]) -> str:
+    """Load a state_dict into a model; returns what does not fit, in words, or nothing."""
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as problem:
+        return _misfit(model.state_dict(), state) or str(problem)
+    return ""
+
+
+def _misfit(own: Mapping[str, Any], state: Mapping[str, Any]) -> str:
+    shapes = {key: tuple(getattr(value, "shape", ())) for key, value in state.items()}
+    other = [
+        f"{key} {shapes[key]} instead of {tuple(value.shape)}"
+        for key, value in own.items()
+        if key in shapes and shapes[key] != tuple(value.shape)
+    ]
+    found = {
+        "missing": [key for key in own if key not in state],
+        "unknown": [key for key in state if key not in own],
+        "of another shape": other,
+    }
+    return "; ".join(f"{len(keys)} {what} ({_few(keys)})" for what, keys in found.items() if keys)
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:2]) + (", ..." if len(names) > 2 else "")
+
+
+def argument(text: str) -> tuple[str, Any]:
+    """NAME=VALUE of a function's argument; VALUE as Python writes it, else it is text.
+
+    Raises:
+        ValueError: there is no "=" in it.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise ValueError(text)
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value

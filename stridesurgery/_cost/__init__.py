@@ -1,0 +1,21 @@
+"""What networks cost, and the search among surgeries."""
+
+from stridesurgery._cost.compare import Comparison, Row, compare, said
+from stridesurgery._cost.cost import Cost, Part, cost
+from stridesurgery._cost.latency import Timing
+from stridesurgery._cost.search import Budget, Candidate, Search, search
+
+__all__ = [
+    "Budget",
+    "Candidate",
+    "Comparison",
+    "Cost",
+    "Part",
+    "Row",
+    "Search",
+    "Timing",
+    "compare",
+    "cost",
+    "said",
+    "search",
+]

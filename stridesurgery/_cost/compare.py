@@ -1,0 +1,231 @@
+"""Surgeries side by side, and beside the larger input that would cost as much."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, SupportsIndex
+
+from torch import nn
+
+from stridesurgery._analysis import Analysis, Feature, Grid, analyse
+from stridesurgery._cost.cost import Cost, count
+from stridesurgery._cost.latency import Timing, in_turn, inference, training_step
+from stridesurgery._features import Tap, TapName, feature_of, find_taps
+from stridesurgery._hw import Pair
+from stridesurgery._rewrite import eliminate, requested
+from stridesurgery._trace import one_image, without_weights
+from stridesurgery.errors import RequestError, SurgeryError
+from stridesurgery.surgery import AXES, Surgery
+
+MENDINGS = 8  # of the size of the equal-cost input, at most
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network at one input size."""
+
+    name: str  #: "as is", the surgery, or the input size of the untouched network
+    surgery: Surgery | None
+    input_size: Pair
+    maps: tuple[Feature, ...]  #: channels, reduction and receptive field at the taps
+    grids: tuple[Grid, ...]  #: their cells, (rows, columns)
+    cost: Cost
+    latency: Timing | None = None  #: of one image, measured
+    training_step: Timing | None = None  #: forward and backward of two images, measured
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Networks side by side, the untouched one first; prints as a table of ratios to it."""
+
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()  #: what could not be compared, and why
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, name: SupportsIndex | str) -> Row:
+        if not isinstance(name, str):
+            return self.rows[name]
+        found = [row for row in self.rows if row.name == name]
+        if not found:
+            raise KeyError(f"{name!r}; the rows are {', '.join(row.name for row in self.rows)}")
+        return found[0]
+
+    def __str__(self) -> str:
+        base = self.rows[0]
+        columns: list[tuple[str, Callable[[Row], str]]] = [
+            ("", lambda row: row.name),
+            ("maps", lambda row: " ".join(_by(grid) for grid in row.grids)),
+            ("reduction", lambda row: " ".join(_sides(m.reduction) for m in row.maps)),
+            ("field", lambda row: " ".join(_sides(m.geometry.receptive_field) for m in row.maps)),
+            ("parameters", lambda row: f"{_ratio(row.cost.parameters, base.cost.parameters):.2f}"),
+            ("compute", lambda row: f"{_ratio(row.cost.macs, base.cost.macs):.2f}"),
+            ("activations", lambda row: f"{_ratio(row.cost.activation_bytes, base.cost.activation_bytes):.2f}"),
+            ("peak", lambda row: f"{_ratio(row.cost.peak_bytes, base.cost.peak_bytes):.2f}"),
+        ]
+        if base.latency is not None:
+            columns += [
+                ("latency", lambda row: _timed(row.latency, base.latency)),
+                ("training step", lambda row: _timed(row.training_step, base.training_step)),
+            ]
+        cells = [[title for title, _ in columns], *([text(row) for _, text in columns] for row in self.rows)]
+        widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+        aligned = (
+            "  ".join(c.ljust(w) if i < 4 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+            for line in cells
+        )
+        cost = base.cost
+        title = (
+            f"{cost.model} at {_by(base.input_size)}: {cost.parameters / 1e6:.2f} M parameters, "
+            f"{cost.macs / 1e9:.3f} GMAC, activations {cost.activation_bytes / 2**20:.1f} MiB, "
+            f"peak {cost.peak_bytes / 2**20:.1f} MiB; the rest as ratios"
+        )
+        return "\n".join([title, *(line.rstrip() for line in aligned), *self.notes])
+
+
+def _ratio(value: float, base: float) -> float:
+    return value / base if base else math.nan
+
+
+def _by(sides: Sequence[float]) -> str:
+    return f"{sides[0]:g}x{sides[1]:g}"
+
+
+def _sides(sides: Sequence[float]) -> str:
+    if any(math.isnan(s) for s in sides):
+        return "?"
+    if sides[0] == sides[1]:
+        return "all" if math.isinf(sides[0]) else f"{sides[0]:g}"
+    return _by(sides)
+
+
+def _timed(timing: Timing | None, base: Timing | None) -> str:
+    if timing is None or base is None:
+        return "-"
+    first, third = timing.spread
+    return f"{timing.ratio(base):.2f} ({1000 * timing.median:.1f} ms, {1000 * first:.1f} to {1000 * third:.1f})"
+
+
+def compare(
+    model: nn.Module,
+    surgeries: str | Surgery | Iterable[str | Surgery],
+    input_size: int | Pair | None = None,
+    *,
+    taps: Sequence[TapName] | TapName | None = None,
+    measure: bool = False,
+    rounds: int = 20,
+) -> Comparison:
+    """Put surgeries of a model side by side, each with its equal-cost rival: the untouched model on a larger input.
+
+    Args:
+        model: a torchvision or timm model, or any module whose forward takes an image batch (N, C, H, W).
+        surgeries: names such as "S1L0", or `Surgery` values where they need options.
+        input_size: pixels, one number or (h, w); by default what the model was made for, else 224.
+        taps: the maps to compare, as for `features`, of the untouched model; None: the last of every reduction.
+        measure: also time inference on one image and a training step on two, in turn on the model's own device.
+        rounds: how often to time each. The training step trains all parameters.
+
+    Returns:
+        A row each: the model as it is, every surgery, and the larger inputs whose compute comes nearest, of the sizes
+        that the total stride divides as well as it divides `input_size`. Nothing is run unless measured.
+
+    Raises:
+        SurgeryError: what `eliminate` and `features` raise for a surgery or a tap.
+    """
+    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
+        raise RequestError(f"rounds, how often to time each network, is a positive int, got {rounds!r}")
+    skeleton = without_weights(model)
+    base = analyse(skeleton, input_size)
+    size = base.traced.size
+    found = find_taps(base, taps)
+    plans = dict.fromkeys(requested(skeleton, item, None, size)[0] for item in _asked(surgeries))
+    rows, networks = [_row("as is", None, base, found)], [model]
+    for surgery in plans:
+        operated = eliminate(model if measure else skeleton, surgery)
+        rows.append(_row(said(surgery), surgery, analyse(operated, size), found))
+        networks.append(operated)
+    notes: list[str] = []
+    for row in rows[1:]:
+        try:
+            rival = _rival(row, base, found)
+        except SurgeryError as refusal:
+            notes.append(f"the untouched model has no larger input to stand beside {row.name}: {refusal}")
+            continue
+        if all(rival.input_size != other.input_size for other in rows):
+            rows.append(rival)
+            networks.append(model)
+    return Comparison(tuple(_timed_rows(rows, networks, base, rounds) if measure else rows), tuple(notes))
+
+
+def _asked(surgeries: Any) -> list[str | Surgery]:
+    asked = [surgeries] if isinstance(surgeries, (str, Surgery)) else surgeries
+    listed = list(asked) if isinstance(asked, Iterable) and not isinstance(asked, bytes) else [asked]
+    for item in listed:
+        if not isinstance(item, (str, Surgery)):
+            raise RequestError(f"surgeries are names such as 'S1L0' or Surgery values, got {item!r}")
+    return listed
+
+
+def said(surgery: Surgery) -> str:
+    """A surgery in a few words: its name and the options that are not the usual ones."""
+    words = [surgery.name]
+    if surgery.stride != 1:
+        words.append(f"to stride {surgery.stride}")
+    if surgery.axis != "hw":
+        words.append({"h": "rows only", "w": "columns only"}[surgery.axis])
+    if surgery.pool != "remove":
+        words.append("pools kept")
+    if surgery.dilate:
+        words.append("dilated")
+    if surgery.restore_at is not None:
+        words.append(f"restored at {surgery.restore_at}")
+    if surgery.form == "graph":
+        words.append("as a graph")
+    return ", ".join(words)
+
+
+def _row(name: str, surgery: Surgery | None, analysis: Analysis, taps: Sequence[Tap]) -> Row:
+    now = {node.meta["key"]: node for node in analysis.places}
+    maps, grids = [], []
+    for tap in taps:
+        place = analysis.places[now[tap.node.meta["key"]]]
+        maps.append(feature_of(replace(tap, place=place)))
+        assert place.grid is not None
+        grids.append(place.whole_grid(place.grid))
+    return Row(name, surgery, analysis.traced.size, tuple(maps), tuple(grids), count(analysis))
+
+
+def _rival(row: Row, base: Analysis, taps: Sequence[Tap]) -> Row:
+    """The untouched network on the input at which its compute comes nearest to a surgery's, grown along the same axes.
+
+    Compute grows as the area does, but for attention (faster) and classifiers (not at all); so the size is mended until
+    it stays.
+    """
+    assert row.surgery is not None
+    along, start = AXES[row.surgery.axis], base.traced.size
+    total = [max(int(place.reduction[i]) for place in base.places.values()) for i in (0, 1)]
+    steps = [math.gcd(side, stride) for side, stride in zip(start, total, strict=True)]
+    tried: dict[Pair, Row] = {}
+    factor = (row.cost.macs / (count(base).macs or 1)) ** (1 / sum(along))
+    while True:
+        rows, columns = (
+            max(side, round(side * factor / step) * step) if grows else side
+            for side, step, grows in zip(start, steps, along, strict=True)
+        )
+        if (rows, columns) in tried or len(tried) == MENDINGS:
+            return min(tried.values(), key=lambda r: abs(math.log(max(r.cost.macs, 1) / max(row.cost.macs, 1))))
+        analysis = analyse(base.traced.model, (rows, columns))
+        tried[rows, columns] = _row(f"input {_by((rows, columns))}", None, analysis, taps)
+        factor *= (row.cost.macs / (tried[rows, columns].cost.macs or 1)) ** (1 / sum(along))
+
+
+def _timed_rows(rows: Sequence[Row], networks: Sequence[nn.Module], base: Analysis, rounds: int) -> list[Row]:
+    channels = one_image(base.traced).shape[1]
+    pairs = list(zip(rows, networks, strict=True))
+    once = in_turn([inference(net, (1, channels, *row.input_size)) for row, net in pairs], rounds)
+    steps = in_turn([training_step(net, (2, channels, *row.input_size)) for row, net in pairs], rounds)
+    return [replace(r, latency=one, training_step=two) for r, one, two in zip(rows, once, steps, strict=True)]

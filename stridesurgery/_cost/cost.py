@@ -1,0 +1,188 @@
+"""What a network costs, told from its graph on weightless tensors: nothing is run, nothing is allocated."""
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import fx, nn
+
+from stridesurgery._analysis import Analysis, analyse
+from stridesurgery._cost.memory import Event, peak
+from stridesurgery._cost.meter import Inference, Meter, Spent
+from stridesurgery._hw import Pair
+from stridesurgery._node import shape_of
+from stridesurgery._trace import Traced, one_image
+from stridesurgery.errors import TraceError
+
+Sides = tuple[float, float]
+T = TypeVar("T", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What some calls of a network cost, for one image."""
+
+    name: str  #: of one call its module path, or the place of the function; else what the calls have in common
+    layer: int | None  #: L of the layer that it belongs to, the last one before it; None before the first
+    reduction: Sides | None  #: of what it makes, (rows, columns); None where that is no map
+    macs: int  #: multiply-accumulates of convolutions, linear layers and matrix products
+    bytes: int  #: of the values it makes
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations, two per multiply-accumulate, as `torch.utils.flop_counter` counts."""
+        return 2 * self.macs
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network costs for one image; prints as a table by reduction."""
+
+    model: str
+    input_size: Pair
+    parameters: int
+    parts: tuple[Part, ...]  #: call by call, in running order
+    peak_bytes: int  #: the most that inference holds of activations, the image included
+    uncounted: Mapping[str, int]  #: operators that have no count of multiply-accumulates, and their calls
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates."""
+        return sum(part.macs for part in self.parts)
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations, two per multiply-accumulate, as `torch.utils.flop_counter` counts."""
+        return 2 * self.macs
+
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes of all values that are made; views make none."""
+        return sum(part.bytes for part in self.parts)
+
+    def per_layer(self) -> dict[int | None, Part]:
+        """The parts summed by layer: pointwise operators belong to the layer before them, None is before the first."""
+        return _summed(self.parts, lambda part: part.layer)
+
+    def per_reduction(self) -> dict[Sides | None, Part]:
+        """The parts summed by the reduction of what they make; None: what is no map (pooled, class scores)."""
+        return _summed(self.parts, lambda part: part.reduction)
+
+    def __str__(self) -> str:
+        h, w = self.input_size
+        lines = [
+            f"{self.model} at {h}x{w}: {self.parameters / 1e6:.2f} M parameters, {self.macs / 1e9:.3f} GMAC "
+            f"({self.flops / 1e9:.3f} GFLOP), activations {_mib(self.activation_bytes)} in all, "
+            f"{_mib(self.peak_bytes)} at the peak of inference",
+            f"{'reduction':>10} {'GMAC':>9} {'share':>6} {'activations':>12}",
+        ]
+        for reduction, part in self.per_reduction().items():
+            share = part.macs / self.macs if self.macs else 0
+            lines.append(f"{_by(reduction):>10} {part.macs / 1e9:9.3f} {share:6.1%} {_mib(part.bytes):>12}")
+        if self.uncounted:
+            names = ", ".join(f"{name} ({calls})" for name, calls in self.uncounted.items())
+            lines.append(f"without a count: {names}")
+        return "\n".join(lines)
+
+
+def _summed(parts: tuple[Part, ...], key: Callable[[Part], T]) -> dict[T, Part]:
+    groups: dict[T, list[Part]] = {}
+    for part in parts:
+        groups.setdefault(key(part), []).append(part)
+    return {
+        name: Part(
+            str(name), group[0].layer, group[0].reduction, sum(p.macs for p in group), sum(p.bytes for p in group)
+        )
+        for name, group in groups.items()
+    }
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB"
+
+
+def _by(reduction: Sides | None) -> str:
+    if reduction is None:
+        return "no map"
+    return f"{reduction[0]:g}" if reduction[0] == reduction[1] else f"{reduction[0]:g}x{reduction[1]:g}"
+
+
+def cost(model: nn.Module, input_size: int | Pair | None = None) -> Cost:
+    """Count what inference on one image costs: parameters, multiply-accumulates, memory; nothing is run or allocated.
+
+    Args:
+        model: a torchvision or timm model, any module whose forward takes an image batch, or what `eliminate`,
+            `features` or `dual_path` returned.
+        input_size: pixels, one number or (h, w); by default what the model was made for, else 224.
+
+    Returns:
+        The totals in evaluation mode, and the parts by call, by layer and by reduction. Multiply-accumulates are those
+        that `torch.utils.flop_counter` counts, which reports two operations for each; operators that it has no count
+        for (norms, activations, pools, sums) are listed in `uncounted`. The peak is what the forward code holds at
+        once, as Python frees it; what a kernel takes for itself during its call is not known here.
+
+    Raises:
+        ModelError: not a plain module: wrapped, compiled, scripted.
+        TraceError: the forward pass cannot be recorded at this size, or does for one image what it does not for two.
+    """
+    return count(analyse(model, input_size))
+
+
+def count(analysis: Analysis) -> Cost:
+    """What the network of an analysis costs."""
+    traced = analysis.traced
+    spent = Meter(traced.model, traced.graph).meter(one_image(traced))
+    events = run_once(traced, sum(s.macs for s in spent.values()))
+    uncounted: Counter[str] = Counter()
+    for call in spent.values():
+        uncounted.update(call.uncounted)
+    parameters = sum(p.numel() for p in traced.model.parameters())
+    parts = tuple(_parts(analysis, spent))
+    return Cost(
+        type(traced.model).__name__, traced.size, parameters, parts, peak(events), dict(uncounted.most_common())
+    )
+
+
+def run_once(traced: Traced, macs: int) -> list[Event]:
+    """What memory the forward code takes and gives back on one weightless image; it must spend what its graph does.
+
+    Raises:
+        TraceError: it does not: the recording's control flow is that of another batch.
+    """
+    run, image = Inference(traced.model), one_image(traced)
+    run.memory.note([image])
+    with run.followed():
+        traced.model(image)
+    if run.macs != macs:
+        raise TraceError(
+            f"the model spends {run.macs} multiply-accumulates on one image, but its recorded graph {macs}: "
+            "it computes one image in another way than a batch, so its cost cannot be told from its graph"
+        )
+    return run.memory.events
+
+
+def _parts(analysis: Analysis, spent: Mapping[Any, Spent]) -> Iterator[Part]:
+    number = {site.node: i for i, site in enumerate(analysis.layers)}
+    layer = None
+    for node in analysis.traced.graph.nodes:
+        layer = number.get(node, layer)
+        call = spent.get(node.meta["key"])
+        if call is not None and (call.macs or call.made):
+            yield Part(name_of(node), layer, _reduction(analysis, node), call.macs, call.made)
+
+
+def name_of(node: fx.Node) -> str:
+    """A call in words: its module path; for a function the path of the calling module and the node's own name."""
+    if node.op == "call_module":
+        return str(node.target)
+    path = node.meta["path"]
+    return f"{path}.{node.name}" if path else node.name
+
+
+def _reduction(analysis: Analysis, node: fx.Node) -> Sides | None:
+    place = analysis.places.get(node)
+    if place is None or place.pooled or place.grid is None or shape_of(node) is None:
+        return None
+    rows, columns = (int(r) if r.denominator == 1 else float(r) for r in place.whole.reduction)
+    return rows, columns

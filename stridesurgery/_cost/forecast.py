@@ -1,0 +1,180 @@
+"""What a surgery will cost, added up from calls that are metered once: no candidate is built or traced.
+
+When a network lets go of what its calls have made: as forward code that runs does, or as a graph does.
+"""
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import fx
+
+from stridesurgery._analysis import Analysis, Site, analyse
+from stridesurgery._cost.cost import count, run_once
+from stridesurgery._cost.memory import Event
+from stridesurgery._cost.meter import Meter, Spent
+from stridesurgery._node import Key
+from stridesurgery._rewrite import Plan, operate, phased
+from stridesurgery._trace import one_image
+from stridesurgery.errors import SurgeryError
+from stridesurgery.ops import FUNCTIONS, MODULES, FunctionRule, Operator
+
+Piece = tuple[Key, int]  # who made it, and the how manyth of what outlived the call
+Deaths = Mapping[Key, Sequence[Piece]]  # what goes right after a call
+
+
+@dataclass(frozen=True)
+class Expense:
+    """What one image costs in a network."""
+
+    macs: int
+    activation_bytes: int
+    peak_bytes: int | None  # None: the forward code frees what it makes in an order that its graph does not tell
+
+
+class Forecast:
+    """Adds up what an operated network will cost, for any number of plans on one model."""
+
+    def __init__(self, analysis: Analysis) -> None:
+        self.analysis = analysis
+        traced = analysis.traced
+        self._image = one_image(traced)
+        self._meter = Meter(traced.model, traced.graph)
+        self._changed: dict[Any, Callable[..., Any]] = {}
+        spent = self._meter.meter(self._image)
+        self._eager = deaths_in_a_run(spent, run_once(traced, sum(s.macs for s in spent.values())))
+        self._in_graph = deaths_in_a_graph(traced.graph)
+        self.original = self._summed(spent, self._eager)
+
+    def of(self, plan: Plan) -> Expense:
+        """What the network of a plan costs.
+
+        Raises:
+            OperatorError: an operator cannot take part in a dilation.
+        """
+        changed = {c.site.node.meta["key"]: self._becomes(c.site, c.operator) for c in plan.changes}
+        if plan.surgery.dilate:
+            graph = phased(self.analysis, plan)
+            modules = {key: run for key, run in changed.items() if key[1] == "call_module"}  # functions are replaced
+            return self._summed(self._meter.on(graph).meter(self._image, modules), deaths_in_a_graph(graph))
+        as_graph = plan.surgery.form == "graph" or any(key[1] != "call_module" for key in changed)
+        return self._summed(self._meter.meter(self._image, changed), self._in_graph if as_graph else self._eager)
+
+    def _becomes(self, site: Site, operator: Operator) -> Callable[..., Any]:
+        """What runs in place of a site, one for each operator that it can become."""
+        node = site.node
+        case = (node.target, operator)
+        if case not in self._changed:
+            if node.op == "call_module":
+                module = self.analysis.traced.module(node)
+                module = copy.deepcopy(module, {id(t): t for t in (*module.parameters(), *module.buffers())})
+                refine = MODULES[type(module)].refine
+                assert refine is not None  # else the transition was refused
+                refine(module, operator)
+                self._changed[case] = module
+            else:
+                self._changed[case] = partial(_run, FUNCTIONS[node.target], operator)  # type: ignore[index]
+        return self._changed[case]
+
+    def _summed(self, spent: Mapping[Key, Spent], deaths: Deaths | None) -> Expense:
+        macs, made = sum(s.macs for s in spent.values()), sum(s.made for s in spent.values())
+        return Expense(macs, made, None if deaths is None else self._image.nbytes + _peak(spent, deaths))
+
+
+def expenses(forecast: Forecast, plans: Sequence[Plan]) -> Iterator[tuple[Plan, Expense]]:
+    """What the networks of plans cost; those that `eliminate` refuses are left out.
+
+    Forward code that compares sizes may do something else on larger maps: then each network is built and counted.
+    """
+    analysis = forecast.analysis
+    for plan in plans:
+        if plan.surgery.dilate or not analysis.traced.compares:
+            yield plan, forecast.of(plan)
+            continue
+        try:
+            operated = operate(analysis.traced.model, plan.surgery, analysis=analysis)
+        except SurgeryError:
+            continue
+        yield plan, _counted(analyse(operated, analysis.traced.size))
+
+
+def _counted(analysis: Analysis) -> Expense:
+    cost = count(analysis)
+    return Expense(cost.macs, cost.activation_bytes, cost.peak_bytes)
+
+
+def _peak(spent: Mapping[Key, Spent], deaths: Deaths) -> int:
+    """The most bytes that are held at once of what calls make."""
+    held = most = 0
+    for key, call in spent.items():
+        most = max(most, held + call.peak)
+        held += sum(call.pieces[i] for i in call.kept)
+        for maker, number in deaths.get(key, ()):
+            if maker in spent and number < len(spent[maker].kept):
+                held -= spent[maker].pieces[spent[maker].kept[number]]
+    return most
+
+
+def _run(rule: FunctionRule, operator: Operator, *args: Any, **kwargs: Any) -> Any:
+    """Run a function as another operator."""
+    given = dict(zip(rule.parameters, args, strict=False)) | kwargs
+    target, args, kwargs = rule.refine(given, operator)
+    return target(*args, **kwargs)
+
+
+def deaths_in_a_run(spent: Mapping[Key, Spent], events: Sequence[Event]) -> Deaths | None:
+    """What a run of the forward code let go, and when, by the calls of its recording.
+
+    `events` begin with the image. None: the run made other pieces than its recording did.
+    """
+    made = [(key, i, size) for key, call in spent.items() for i, size in enumerate(call.pieces)]
+    taken = [number for number, size in events if size > 0][1:]
+    sizes = [size for _, size in events if size > 0][1:]
+    if sizes != [size for _, _, size in made]:
+        return None
+    maker = {
+        number: (key, spent[key].kept.index(i))
+        for number, (key, i, _) in zip(taken, made, strict=True)
+        if i in spent[key].kept
+    }
+    call = dict(zip(taken, (key for key, _, _ in made), strict=True))
+    deaths: dict[Key, list[Piece]] = defaultdict(list)
+    last: Any = None
+    for number, size in events[1:]:
+        if size > 0:
+            last = call[number]
+        elif number in maker:
+            deaths[last].append(maker[number])
+    return deaths
+
+
+def deaths_in_a_graph(graph: fx.Graph) -> Deaths:
+    """What a graph lets go, and when: a value right after its last use, with all that share its memory."""
+    nodes = list(graph.nodes)
+    position = {node: i for i, node in enumerate(nodes)}
+    maker: dict[Any, Piece] = {}
+    last: dict[Any, int] = {}
+    for node in nodes:
+        label = node.meta.get("memory")
+        if label is None:
+            continue
+        if label not in maker:
+            maker[label] = _maker(node)
+        uses = [position[node], *(position[user] for user in node.users)]
+        last[label] = max(last.get(label, 0), *uses)
+    deaths: dict[Key, list[Piece]] = defaultdict(list)
+    for label, index in last.items():
+        if nodes[index].op != "output":
+            deaths[nodes[index].meta["key"]].append(maker[label])
+    return deaths
+
+
+def _maker(node: fx.Node) -> Piece:
+    """The call that makes a value's memory: of a part of several it is the call that gives them all."""
+    source = node.args[0] if node.args else None
+    if node.op == "call_function" and isinstance(source, fx.Node) and "parts" in source.meta:
+        return source.meta["key"], int(node.args[1])  # type: ignore[arg-type]
+    return node.meta["key"], 0

@@ -1,0 +1,266 @@
+"""Which surgeries give the maps that are wanted within a bound on cost."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from stridesurgery._analysis import Analysis, analyse
+from stridesurgery._cost.compare import said
+from stridesurgery._cost.feasible import possible
+from stridesurgery._cost.forecast import Expense, Forecast, expenses
+from stridesurgery._cost.latency import Timing, in_turn, inference
+from stridesurgery._features import Tap, TapName, find_taps
+from stridesurgery._hw import Pair
+from stridesurgery._rewrite import Plan, eliminate
+from stridesurgery._trace import one_image, without_weights
+from stridesurgery.errors import RequestError
+from stridesurgery.surgery import AXES, Surgery
+
+Sides = tuple[float, float]
+ROUNDS = 7  # of timing, where seconds are bounded
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most that inference on one image may cost; None: no bound."""
+
+    macs: float | None = None  #: multiply-accumulates
+    activation_bytes: float | None = None  #: of all values that are made
+    peak_bytes: float | None = None  #: of activations held at once
+    seconds: float | None = None  #: measured on the model's device
+
+    def __post_init__(self) -> None:
+        for name, bound in vars(self).items():
+            if bound is not None and not _is_positive(bound):
+                raise RequestError(f"{name} of a Budget is a positive number or None, got {bound!r}")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One surgery, and what it gives and costs."""
+
+    surgery: Surgery
+    reductions: tuple[Sides, ...]  #: at the taps, (rows, columns)
+    macs: int
+    activation_bytes: int
+    peak_bytes: int | None  #: None where the graph does not tell in which order the forward code frees values
+    first: int  #: the first transition that is eliminated
+    latency: Timing | None = None  #: measured where seconds are bounded
+
+    @property
+    def name(self) -> str:
+        """The surgery in a few words."""
+        return said(self.surgery)
+
+
+@dataclass(frozen=True)
+class Search:
+    """What was found; prints as a table, iterates over the Pareto set."""
+
+    model: str
+    input_size: Pair
+    taps: tuple[str, ...]
+    original: Candidate  #: the model as it is, a surgery of no strides
+    candidates: tuple[Candidate, ...]  #: all within the budget
+    front: tuple[Candidate, ...]  #: those of them that no other one beats
+    refused: tuple[str, ...]  #: transitions that cannot be eliminated, and why
+
+    def __iter__(self) -> Iterator[Candidate]:
+        return iter(self.front)
+
+    def __len__(self) -> int:
+        return len(self.front)
+
+    def __getitem__(self, number: int) -> Candidate:
+        return self.front[number]
+
+    def __str__(self) -> str:
+        h, w = self.input_size
+        timed = any(c.latency is not None for c in self.front)
+        header = ("", f"reduction at {', '.join(self.taps)}", "compute", "activations", "peak", *(["latency"] * timed))
+        rows = [header, *(_cells(c, self.original, timed) for c in (self.original, *self.front))]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+        title = (
+            f"{self.model} at {h}x{w}: {len(self.front)} of the {len(self.candidates)} surgeries within the budget are "
+            "beaten by no other; ratios to the model as it is"
+        )
+        lines = (
+            "  ".join(c.ljust(n) if i < 2 else c.rjust(n) for i, (c, n) in enumerate(zip(row, widths, strict=True)))
+            for row in rows
+        )
+        return "\n".join([title, *(line.rstrip() for line in lines), *self.refused])
+
+
+def _cells(candidate: Candidate, base: Candidate, timed: bool) -> tuple[str, ...]:
+    peaks = candidate.peak_bytes, base.peak_bytes
+    peak = "?" if peaks[0] is None or not peaks[1] else f"{peaks[0] / peaks[1]:.2f}"
+    row = (
+        candidate.name if candidate.surgery.S else "as is",
+        " ".join(f"{r:g}" if r == c else f"{r:g}x{c:g}" for r, c in candidate.reductions),
+        f"{candidate.macs / base.macs:.2f}" if base.macs else "?",
+        f"{candidate.activation_bytes / base.activation_bytes:.2f}",
+        peak,
+    )
+    if not timed:
+        return row
+    return (*row, "" if candidate.latency is None else f"{1000 * candidate.latency.median:.1f} ms")
+
+
+def search(
+    model: nn.Module,
+    budget: float | Budget,
+    *,
+    taps: Sequence[TapName] | TapName | None = None,
+    reduction: float | Sequence[float] | None = None,
+    input_size: int | Pair | None = None,
+    axes: str | Sequence[str] = "hw",
+    dilate: bool = False,
+) -> Search:
+    """Find the surgeries of a model that give the maps that are wanted within a budget.
+
+    Every set of transitions is tried, with every stride that can remain. Costs equal `cost` of the network that
+    `eliminate` builds; they are added up from the calls of the network, each metered once without being run. Only where
+    the forward code compares sizes (Swin, MobileViT) each network is built, which takes minutes instead of seconds.
+
+    A surgery is beaten by one that is at least as good in everything: reductions at the taps, compute, memory where it
+    is bounded, how early the first stride goes (the paper's best are the earliest), and whether the pretrained features
+    are kept (`dilate`).
+
+    Args:
+        model: a torchvision or timm model, or any module whose forward takes an image batch (N, C, H, W).
+        budget: the most that may be spent, or a number: so many times the compute of the model as it is.
+        taps: the maps that are wanted finer, as for `features`; None: the last of all.
+        reduction: the most input pixels per cell at the taps, one number or one for each tap; None: any.
+        input_size: pixels, one number or (h, w); by default what the model was made for, else 224.
+        axes: "hw", "h", "w", or several of them.
+        dilate: also surgeries that keep the pretrained features.
+
+    Returns:
+        The surgeries within the budget, and those beaten by none: finest last at the last tap, among equals
+        the earliest elimination first. Every transition has been tried by itself and all together, as `eliminate`
+        tries it; those that it refuses are listed. With `seconds` bounded, the front's networks are built and timed.
+
+    Raises:
+        RequestError: a budget, tap, axis or reduction that does not fit.
+        ModelError: not a plain module: wrapped, compiled, scripted.
+        TraceError: the forward pass cannot be recorded at this size.
+    """
+    bounds = budget if isinstance(budget, Budget) else None
+    analysis = analyse(without_weights(model), input_size)
+    found = find_taps(analysis, taps) if taps is not None else find_taps(analysis, None)[-1:]
+    wanted = _wanted(reduction, len(found))
+    forecast = Forecast(analysis)
+    if bounds is None and not forecast.original.macs:
+        raise RequestError("the model has no multiply-accumulates to take a multiple of: give a Budget of bytes")
+    bounds = bounds or Budget(macs=_times(budget) * forecast.original.macs)
+    if bounds.peak_bytes is not None and forecast.original.peak_bytes is None:
+        raise RequestError("peak_bytes cannot be told for this model without building each surgery; leave it out")
+    blank = Surgery(0, (), input_size=analysis.traced.size)
+    kinds = [
+        replace(blank, axis=axis, dilate=kept)
+        for kept in ((False, True) if dilate else (False,))
+        for axis in _axes(axes)
+    ]
+    plans, refused = possible(analysis, kinds)
+    everything = (_candidate(p, e, found, analysis) for p, e in expenses(forecast, plans))
+    within = sorted((c for c in everything if _fits(c, bounds) and _fine_enough(c, wanted)), key=_order)
+    front = _unbeaten(within, bounds)
+    if bounds.seconds is not None:
+        front = _timed(model, front, bounds.seconds, one_image(analysis.traced).shape)
+    original = _candidate(Plan(blank, (), ()), forecast.original, found, analysis)
+    name = type(model).__name__
+    return Search(name, analysis.traced.size, tuple(t.name for t in found), original, tuple(within), front, refused)
+
+
+def _times(budget: Any) -> float:
+    if not _is_positive(budget):
+        raise RequestError(f"budget is a Budget, or how many times the model's compute may be spent, got {budget!r}")
+    return float(budget)
+
+
+def _is_positive(number: Any) -> bool:
+    return isinstance(number, Real) and not isinstance(number, bool) and float(number) > 0
+
+
+def _wanted(reduction: Any, taps: int) -> tuple[float, ...]:
+    """The most input pixels per cell at each tap."""
+    many = list(reduction) if isinstance(reduction, Sequence) else [reduction] * taps
+    if len(many) != taps:
+        raise RequestError(f"reduction names {len(many)} maps, but there are {taps} taps")
+    if not all(r is None or _is_positive(r) for r in many):
+        raise RequestError(f"a reduction is a positive number of pixels per cell, got {reduction!r}")
+    return tuple(math.inf if r is None else r for r in many)
+
+
+def _axes(axes: str | Sequence[str]) -> tuple[str, ...]:
+    many = (axes,) if isinstance(axes, str) or not isinstance(axes, Sequence) else tuple(axes)
+    if not many or any(not isinstance(axis, str) or axis not in AXES for axis in many):
+        raise RequestError(f"axes are 'hw', 'h' and 'w', got {axes!r}")
+    return tuple(dict.fromkeys(many))
+
+
+def _candidate(plan: Plan, spent: Expense, taps: Sequence[Tap], analysis: Analysis) -> Candidate:
+    reductions = tuple(_floats(plan.reduction(tap.place.whole.reduction)) for tap in taps)
+    eliminated = [t for layer in plan.surgery.L for t in analysis.transitions_of(layer)]
+    first = min(eliminated, default=len(analysis.levels))
+    return Candidate(plan.surgery, reductions, spent.macs, spent.activation_bytes, spent.peak_bytes, first)
+
+
+def _floats(reduction: Sequence[Fraction]) -> Sides:
+    rows, columns = (int(r) if r.denominator == 1 else float(r) for r in reduction)
+    return rows, columns
+
+
+def _fits(candidate: Candidate, bounds: Budget) -> bool:
+    pairs = (
+        (candidate.macs, bounds.macs),
+        (candidate.activation_bytes, bounds.activation_bytes),
+        (candidate.peak_bytes, bounds.peak_bytes),
+    )
+    return all(bound is None or (value is not None and value <= bound) for value, bound in pairs)
+
+
+def _fine_enough(candidate: Candidate, wanted: Sequence[float]) -> bool:
+    return all(max(sides) <= most for sides, most in zip(candidate.reductions, wanted, strict=True))
+
+
+def _order(candidate: Candidate) -> Any:
+    """The finest last; among equals the earliest elimination first."""
+    finest = tuple(-rows * columns for rows, columns in reversed(candidate.reductions[-1:]))
+    return finest, candidate.first, candidate.surgery.L, candidate.macs
+
+
+def _unbeaten(candidates: Sequence[Candidate], bounds: Budget) -> tuple[Candidate, ...]:
+    """Those that no other one equals in everything and betters in something."""
+    if not candidates:
+        return ()
+    merits = np.array([_merits(candidate, bounds) for candidate in candidates], dtype=float)
+    beaten = [bool(((merits <= own).all(1) & (merits < own).any(1)).any()) for own in merits]
+    return tuple(c for c, is_beaten in zip(candidates, beaten, strict=True) if not is_beaten)
+
+
+def _merits(candidate: Candidate, bounds: Budget) -> tuple[float, ...]:
+    """What counts, the less the better."""
+    sides = [side for reduction in candidate.reductions for side in reduction]
+    bounded = [
+        value or 0
+        for value, bound in (
+            (candidate.activation_bytes, bounds.activation_bytes),
+            (candidate.peak_bytes, bounds.peak_bytes),
+        )
+        if bound is not None
+    ]
+    return (*sides, candidate.macs, *bounded, candidate.first, not candidate.surgery.dilate)
+
+
+def _timed(model: nn.Module, front: Sequence[Candidate], most: float, image: Sequence[int]) -> tuple[Candidate, ...]:
+    """Those that run within so many seconds, measured."""
+    timings = (in_turn([inference(eliminate(model, c.surgery), image)], ROUNDS)[0] for c in front)
+    timed = (replace(c, latency=timing) for c, timing in zip(front, timings, strict=True))
+    return tuple(c for c in timed if c.latency is not None and c.latency.median <= most)

@@ -1,0 +1,257 @@
+"""Two paths through one set of weights: the finer network for small objects, the network as it was for large ones."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from stridesurgery._analysis import Analysis, Feature, FeatureInfo, Place, analyse, geometry_of
+from stridesurgery._features.extract import feature_of, finished, source_of, whole, with_output
+from stridesurgery._features.join import Joined, after, join, split_modules
+from stridesurgery._features.taps import Tap, TapName, find_taps
+from stridesurgery._hw import Pair
+from stridesurgery._node import Key
+from stridesurgery._rewrite import Plan, check_alike, operate, plan, rearranged, requested
+from stridesurgery._trace import RewrittenModel, copied
+from stridesurgery.errors import GridError, RequestError
+from stridesurgery.ops import first_phase, sample
+from stridesurgery.surgery import Surgery
+
+Taps = Sequence[TapName] | TapName | None
+PATHS = ("small", "large")
+
+
+def dual_path(
+    model: nn.Module,
+    S: int | str | Surgery | None = None,
+    L: int | str | Sequence[int | str] | None = None,
+    *,
+    taps: Taps | Mapping[str, Taps] = None,
+    combine: str = "split",
+    sampler: str = "slice",
+    large_norm: str = "shared",
+    stride: int = 1,
+    axis: str = "hw",
+    pool: str = "remove",
+    dilate: bool = False,
+    input_size: int | Pair | None = None,
+) -> RewrittenModel:
+    """Eliminate strides, and run the later layers a second time on the maps sampled back to the old grid.
+
+    The small-object path is `eliminate`'s network. At each eliminated layer the large-object path samples the old
+    grid and goes through the same modules; up to the first of them, its norm and activation included, both are one.
+
+    Args:
+        model: as for `eliminate`.
+        S: how many strides to eliminate, or a name such as "S1L0", or a `Surgery`; as for `eliminate`.
+        L: at which layers; as for `eliminate`.
+        taps: which maps, as for `features` and numbered as in `model`: the same for both paths, or
+            {"small": ..., "large": ...}; None: of each path the last map of every reduction.
+        combine: "split" returns the maps of both paths as "small.11", "large.11"; "concat" one map per reduction, the
+            maps of equal reduction concatenated over channels, small before large, as "small.13+large.11".
+        sampler: "slice" takes every k-th cell of the finer map (the paper); "original" runs the original operator
+            where that is another thing: at removed pools. With it the large path is the pretrained network.
+        large_norm: "shared": in train mode both paths normalise by their batch and update the running statistics
+            (the paper); "frozen": the large path normalises by the running statistics, as the small path has left
+            them, and does not update them. The norm of the first eliminated layer runs once, for both paths.
+        stride: what remains of each stride; must divide it.
+        axis: rows ("h"), columns ("w") or both ("hw").
+        pool: whether a pool whose stride goes is removed ("remove", as in the paper) or runs at stride 1 ("keep").
+        dilate: keep the features of the small path, as `eliminate` does; the large path is then a part of it (the
+            first phase) and costs nothing. Both paths share one run of every norm.
+        input_size: pixels at which the maps are checked, one number or (h, w); by default the model's own.
+
+    Returns:
+        A graph module in the mode of the original, with its state_dict, as `features` returns it. In eval mode
+        convolutions make the large path the original network, whatever the sampler.
+
+    Raises:
+        RequestError: the request does not fit the model; taps that are no maps.
+        OperatorError: an operator that would have to change is not understood, or a norm cannot be frozen.
+        GridError: a map would leave the grid; maps to concatenate differ in size.
+        ModelError: not a plain module: wrapped, compiled, scripted.
+        TraceError: the forward pass cannot be recorded at this size.
+    """
+    _check(combine, "combine", ("split", "concat"))
+    _check(sampler, "sampler", ("slice", "original"))
+    _check(large_norm, "large_norm", ("shared", "frozen"))
+    asked = _by_path(taps)
+    options = {"stride": stride, "axis": axis, "pool": pool, "dilate": dilate}
+    surgery, analysis = requested(model, S, L, input_size, graph=True, **options)
+    if surgery.restore_at is not None:
+        raise RequestError("a dual path samples the old grid itself; leave restore_at out")
+    planned = plan(analysis, surgery)
+    fine = operate(model, surgery, analysis=analysis)
+    assert isinstance(fine, RewrittenModel)
+    small = analyse(fine, analysis.traced.size)
+    outputs = _outputs(asked, analysis, small, planned, sampler)
+    training = analyse(model, analysis.traced.size, training=True)
+    check_alike(analysis.traced.graph, training.traced.graph, [out.key for out in outputs])
+    if surgery.dilate:
+        joined = {mode: _phases(fine, small, mode, outputs) for mode in (True, False)}
+    else:
+        split_modules(fine, model, planned)
+        joined = {a.traced.training: join(fine, a, planned, sampler, large_norm) for a in (training, analysis)}
+    groups = _by_reduction(outputs) if combine == "concat" else [(out,) for out in outputs]
+    graphs = {mode: _with_outputs(fine, joined[mode], groups) for mode in (True, False)}
+    result = finished(fine, graphs[True], graphs[False], fine.only_at, FeatureInfo(tuple(map(_feature_of, groups))))
+    if sampler == "slice" and any(window.tap for change in planned.changes for window in change.operator.windows):
+        # a sliced map does not see what the original's removed pool sees
+        places = {n.meta["key"]: place for n, place in analyse(result, analysis.traced.size).places.items()}
+        groups = [tuple(_as_sampled(out, joined[False], places) for out in group) for group in groups]
+        result.feature_info = FeatureInfo(tuple(map(_feature_of, groups)))
+    return result
+
+
+def _as_sampled(out: "_Output", joined: Joined, places: Mapping[Key, Place]) -> "_Output":
+    """A large path's map with the geometry that it has in the joined graph."""
+    if out.path == "small":
+        return out
+    return replace(out, tap=replace(out.tap, place=places[joined.large[out.key].meta["key"]]))
+
+
+@dataclass(frozen=True)
+class _Output:
+    """One map of one path."""
+
+    path: str  # "small" or "large"
+    tap: Tap  # with the name, the channels and the place it has in its path
+    key: Key
+    network: str = "operated"  # whose map it is, as `Source` says it
+
+    @property
+    def name(self) -> str:
+        return f"{self.path}.{self.tap.name}"
+
+
+def _check(value: str, name: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise RequestError(f"{name} is {' or '.join(map(repr, known))}, got {value!r}")
+
+
+def _by_path(taps: Taps | Mapping[str, Taps]) -> dict[str, Taps]:
+    if not isinstance(taps, Mapping):
+        return dict.fromkeys(PATHS, taps)
+    if set(taps) != set(PATHS):
+        raise RequestError(f"taps names the maps of both paths, 'small' and 'large'; got {', '.join(map(repr, taps))}")
+    return {path: taps[path] for path in PATHS}
+
+
+def _outputs(asked: dict[str, Taps], original: Analysis, fine: Analysis, planned: Plan, sampler: str) -> list[_Output]:
+    """The maps that are asked for; without names, of the large path only those that are not the small path's."""
+    values = {n.meta["key"]: n for n in fine.traced.graph.nodes}
+    removed = [c.site.node for c in planned.changes if any(w.tap for w in c.operator.windows)]
+    sliced = after(removed if sampler == "slice" else [])
+    found = []
+    for path in PATHS:
+        for tap in find_taps(original, asked[path]):
+            key, shared = tap.node.meta["key"], planned.reduction(tap.place.reduction) == tap.place.reduction
+            if path == "small":
+                found.append(_Output(path, _on_fine_grid(tap, values.get(key), fine), key))
+            elif not shared or asked[path] is not None:
+                found.append(_Output(path, tap, key, "sliced" if tap.node in sliced else "original"))
+    return found
+
+
+def _phases(fine: RewrittenModel, small: Analysis, training: bool, outputs: Sequence[_Output]) -> Joined:
+    """Of a dilated network the small path's maps are all phases together, the large path's the first alone."""
+    graph = copied(fine.graphs[training])
+    nodes = {n.meta["key"]: n for n in graph.nodes}
+    places = {n.meta["key"]: place for n, place in small.places.items()}
+    joined = Joined(graph, {}, {})
+    for out in outputs:
+        node, place = nodes.get(out.key), places[out.key]
+        if node is None:
+            continue
+        if out.path == "small":
+            joined.small[out.key] = whole(node, out.tap)
+        else:
+            joined.large[out.key] = _first_phase(node, place, out.tap)
+    return joined
+
+
+def _first_phase(node: fx.Node, place: Place, tap: Tap) -> fx.Node:
+    """The original's map: of phases the first, and of a finer map not yet in phases every k-th cell."""
+    if place.phases:
+        node = rearranged(node, first_phase, math.prod(place.finer))
+    by = tuple(int(old / new) for old, new in zip(tap.place.reduction, place.reduction, strict=True))
+    return node if by == (1, 1) else rearranged(node, sample, by, *([-2] if tap.channel_axis == 3 else []))
+
+
+def _on_fine_grid(tap: Tap, node: fx.Node | None, fine: Analysis) -> Tap:
+    if node is None:
+        raise GridError(
+            f"tap {tap.name!r} is not found in the operated model: it computes larger maps in another way; tap a module"
+        )
+    return replace(tap, node=node, place=fine.places[node])
+
+
+def _by_reduction(outputs: Sequence[_Output]) -> list[tuple[_Output, ...]]:
+    """The maps by reduction, finest first.
+
+    Raises:
+        GridError: maps of one reduction differ in size or layout.
+    """
+    groups: dict[Any, list[_Output]] = {}
+    for out in outputs:
+        groups.setdefault(out.tap.place.whole.reduction, []).append(out)
+    for group in groups.values():
+        kinds = {(out.tap.place.whole.grid, out.tap.channel_axis) for out in group}
+        if len(kinds) > 1:
+            sizes = ", ".join(f"{out.name} has {_cells(out)}" for out in group)
+            raise GridError(
+                f"maps of equal reduction differ in size and cannot be concatenated: {sizes} cells; use an input size "
+                "that the total stride divides, other taps, or combine='split'"
+            )
+    return [tuple(groups[reduction]) for reduction in sorted(groups)]
+
+
+def _cells(out: _Output) -> str:
+    return "x".join(map(str, out.tap.place.whole.grid or ()))
+
+
+def _with_outputs(model: nn.Module, joined: Joined, groups: Sequence[Sequence[_Output]]) -> fx.Graph:
+    by_name = {out.name: out for group in groups for out in group}
+    nodes = {
+        name: (joined.small if out.path == "small" else joined.large).get(out.key) for name, out in by_name.items()
+    }
+    for name, node in nodes.items():
+        if node is None:
+            raise GridError(f"tap {name} is not found in train mode: the forward code differs between the modes there")
+    graph = with_output(joined.graph, {name: node for name, node in nodes.items() if node is not None})
+    output = next(n for n in graph.nodes if n.op == "output")
+    maps: Any = output.args[0]
+    output.args = ({_name(group): _concatenated(output, [maps[o.name] for o in group], group) for group in groups},)
+    return graph
+
+
+def _name(group: Sequence[_Output]) -> str:
+    return "+".join(out.name for out in group)
+
+
+def _concatenated(output: fx.Node, maps: list[fx.Node], group: Sequence[_Output]) -> fx.Node:
+    if len(maps) == 1:
+        return maps[0]
+    with output.graph.inserting_before(output):
+        made = output.graph.call_function(torch.cat, (maps, group[0].tap.channel_axis))
+    made.meta.update(maps[0].meta, key=("", made.op, "cat", _name(group)), shape=None, path="", ends=())
+    return made
+
+
+def _feature_of(group: Sequence[_Output]) -> Feature:
+    """What is known of one map, or of several concatenated: its cells see what those of all of them see."""
+    parts = [feature_of(out.tap) for out in group]
+    (rows, columns), *others = [out.tap.place.whole.geometry for out in group]
+    for down, across in others:
+        rows, columns = rows.joined(down), columns.joined(across)
+    return replace(
+        parts[0],
+        name=_name(group),
+        module="+".join(part.module for part in parts),
+        channels=sum(part.channels for part in parts),
+        geometry=geometry_of(rows, columns),
+        sources=tuple(replace(source_of(out.tap, out.network), name=out.name, key=out.key) for out in group),
+    )

@@ -1,0 +1,154 @@
+"""A network that returns its maps: the same modules, cut down to what the maps need."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import fx, nn
+
+from stridesurgery._analysis import Analysis, Feature, FeatureInfo, Source, analyse, geometry_of, reduction_of
+from stridesurgery._features.taps import Tap, TapName, find_taps
+from stridesurgery._hw import Pair
+from stridesurgery._rewrite import check_alike, check_one_path, holds_sizes, whole_map
+from stridesurgery._trace import RewrittenModel, copied, copied_model, is_overwritten, lasting_memory, rewritten
+from stridesurgery.errors import GridError
+
+
+def features(
+    model: nn.Module, taps: Sequence[TapName] | TapName | None = None, *, input_size: int | Pair | None = None
+) -> RewrittenModel:
+    """A copy of a model that returns its maps instead of its answer, and computes nothing else.
+
+    Args:
+        model: a torchvision or timm model, any module whose forward takes an image batch, or one that was operated.
+        taps: which maps: layer numbers (the last map before the next layer, so with the pointwise operators that
+            follow), module paths (what the module returns), or both; None: one map per reduction, which is what the
+            last stage or block before each transition returns, and the last map of all. Tokens (N, L, C) are no maps.
+        input_size: pixels at which the model is recorded, one number or (h, w); by default the model's own.
+
+    Returns:
+        A graph module in the mode of the original, with its state_dict. `forward(x)` gives a dict of maps in the
+        order of `taps`, under their names. It has `feature_info` (`channels()`, `reduction()`, `module_name()`,
+        `geometry()`) and `out_indices`. Maps have the layout that the model gives them. Parameters that no map
+        needs are kept, with requires_grad False.
+
+    Raises:
+        RequestError: a tap that is no layer and no module, is not one map, or is inside a block; a dual path.
+        ModelError: not a plain module: wrapped, compiled, scripted.
+        TraceError: the forward pass cannot be recorded at this size.
+    """
+    analysis = analyse(model, input_size)
+    check_one_path(analysis, "choose its maps by the `taps` of dual_path")
+    found = find_taps(analysis, taps)
+    training = analyse(model, analysis.traced.size, training=True)
+    check_alike(analysis.traced.graph, training.traced.graph, [tap.node.meta["key"] for tap in found])
+    graphs = [tapped(a, found) for a in (training, analysis)]
+    fixed = analysis.traced.size if holds_sizes(analysis.traced.model, analysis.traced) else None
+    return finished(copied_model(model), graphs[0], graphs[1], fixed, FeatureInfo(tuple(map(feature_of, found))))
+
+
+def feature_of(tap: Tap) -> Feature:
+    """What is known of a map that is taken out."""
+    reduction, geometry = reduction_of(tap.place), geometry_of(*tap.place.whole.geometry)
+    return Feature(tap.name, tap.module, tap.channels, reduction, geometry, (source_of(tap, "operated"),))
+
+
+def source_of(tap: Tap, network: str) -> Source:
+    """Where a map that is taken out comes from."""
+    return Source(tap.name, network, tap.node.meta["key"], tap.channels, tap.channel_axis)
+
+
+def tapped(analysis: Analysis, taps: Sequence[Tap]) -> fx.Graph:
+    """The recorded graph with these maps as its output, by name.
+
+    Raises:
+        GridError: a map that is not in it.
+    """
+    keys = {tap.name: tap.node.meta["key"] for tap in taps}
+    graph = copied(analysis.traced.graph)
+    by_key = {n.meta["key"]: n for n in graph.nodes}
+    missing = [name for name, key in keys.items() if key not in by_key]
+    if missing:
+        raise GridError(
+            f"tap {missing[0]!r} is not found in train mode: the forward code differs between the modes there; tap "
+            "a module by its path"
+        )
+    values = {tap.name: whole(by_key[tap.node.meta["key"]], tap) for tap in taps}
+    return with_output(graph, values)
+
+
+def whole(node: fx.Node, tap: Tap) -> fx.Node:
+    """A tapped value as one map, put together where a dilated network has its phases in the batch."""
+    if not tap.place.phases:
+        return node
+    return whole_map(node, tap.place.reduction, tap.place.phases, tap.channel_axis)
+
+
+def with_output(graph: fx.Graph, values: Mapping[str, fx.Node]) -> fx.Graph:
+    """Make a graph return these values as a dict, and drop what they do not need."""
+    old = next(n for n in graph.nodes if n.op == "output")
+    old.args = ({},)
+    drop_unused(graph, set(values.values()))  # what is dropped overwrites nothing
+    given: dict[str, fx.Node] = {}
+    for name, node in values.items():
+        given[name] = node
+        if is_overwritten(node):
+            with graph.inserting_after(node):
+                given[name] = graph.call_method("clone", (node,))
+            given[name].meta.update(
+                node.meta, key=(*node.meta["key"][:2], "clone", name), memory=given[name].name, writes=()
+            )
+    old.args = (given,)
+    return graph
+
+
+def drop_unused(graph: fx.Graph, needed: set[fx.Node]) -> None:
+    """Erase what the needed values do not depend on.
+
+    A write into memory that is read after it stays, and one into a buffer of a module that runs (running statistics).
+    """
+    lasting = lasting_memory(graph)
+    kept = _ancestors(graph, needed, set())
+    modules = {n.meta.get("path") for n in kept if n.op != "placeholder"}
+    statistics = {n for n in graph.nodes if set(n.meta.get("writes", ())) & lasting and n.meta.get("path") in modules}
+    kept = _ancestors(graph, needed, statistics)
+    for node in reversed(list(graph.nodes)):
+        if node not in kept:
+            graph.erase_node(node)
+
+
+def _ancestors(graph: fx.Graph, needed: set[fx.Node], effects: set[fx.Node]) -> set[fx.Node]:
+    """What values and effects depend on, writes into the memory that they read included."""
+    wanted, kept, read = needed | effects, set[fx.Node](), set[object]()
+    for node in reversed(graph.nodes):
+        if node.op in ("output", "placeholder") or node in wanted or not read.isdisjoint(node.meta.get("writes", ())):
+            kept.add(node)
+            wanted.update(node.all_input_nodes)
+            read.update(source.meta.get("memory") for source in node.all_input_nodes)
+    return kept
+
+
+def finished(
+    model: nn.Module, train_graph: fx.Graph, eval_graph: fx.Graph, only_at: Pair | None, info: FeatureInfo
+) -> RewrittenModel:
+    """The model that runs these graphs over the modules of `model`, which it takes over."""
+    result = rewritten(model, train_graph, eval_graph, only_at)
+    result.feature_info = info
+    result.out_indices = info.out_indices  # type: ignore[assignment]
+    used = _parameters_of(result)
+    for parameter in result.parameters():
+        if id(parameter) not in used:
+            parameter.requires_grad_(False)
+    return result
+
+
+def _parameters_of(model: RewrittenModel) -> set[int]:
+    """The ids of the parameters that a graph reads."""
+    found: set[int] = set()
+    for node in (n for graph in model.graphs.values() for n in graph.nodes):
+        if node.op == "call_module":
+            found.update(id(p) for p in model.get_submodule(str(node.target)).parameters())
+        elif node.op == "get_attr":
+            owner, _, name = str(node.target).rpartition(".")
+            value: Any = getattr(model.get_submodule(owner), name)
+            found.add(id(value))
+    return found

@@ -1,0 +1,244 @@
+"""Joins the graph of an operated network and that of its original into one, which computes their common stem once."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from timm.layers import BatchNormAct2d
+from torch import fx, nn
+
+from stridesurgery._analysis import Analysis
+from stridesurgery._features.freeze_norms import frozen_norm
+from stridesurgery._node import Key, shape_of
+from stridesurgery._rewrite import Change, Plan, changes_of
+from stridesurgery._trace import RewrittenModel, copied, is_overwritten, lasting_memory
+from stridesurgery.errors import GridError, OperatorError
+from stridesurgery.ops import FineConv2d, FineConv2dSame, conv2d, sample
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A graph with both paths and no output yet; values by the key they have in the original's graph."""
+
+    graph: fx.Graph
+    small: dict[Key, fx.Node]
+    large: dict[Key, fx.Node]  # up to the first eliminated operators, the same nodes
+
+
+def join(fine: RewrittenModel, original: Analysis, planned: Plan, sampler: str, large_norm: str) -> Joined:
+    """Both paths in one graph, for the mode of the original's analysis.
+
+    Args:
+        fine: the operated model, its parameter-free operators split by `split_modules`.
+        original: the recording of the original in the wanted mode.
+        planned: what was operated.
+        sampler: "slice" or "original", as for `dual_path`.
+        large_norm: "shared" or "frozen", as for `dual_path`.
+    """
+    return _Join(fine, original, planned, sampler, large_norm).join()
+
+
+def split_modules(fine: RewrittenModel, original: nn.Module, planned: Plan) -> None:
+    """Give changed operators without parameters (pools, upsamplings) a module for each path.
+
+    The original's keeps its name, so that it runs in the large path; the finer one becomes `<name>_fine`.
+    """
+    for target in {str(c.site.node.target) for c in planned.changes if c.site.node.op == "call_module"}:
+        module = fine.get_submodule(target)
+        if module.state_dict():
+            continue
+        parent, _, name = target.rpartition(".")
+        if hasattr(fine.get_submodule(parent), f"{name}_fine"):
+            raise OperatorError(
+                f"the model has a {target}_fine of its own, where the finer {target} would go; rename it"
+            )
+        fine.get_submodule(parent).add_module(f"{name}_fine", module)
+        setattr(fine.get_submodule(parent), name, copy.deepcopy(original.get_submodule(target)))
+        keys = {c.site.node.meta["key"] for c in planned.changes}
+        for graph in {id(g): g for g in fine.graphs.values()}.values():
+            for node in graph.nodes:
+                if node.target == target and node.meta["key"] in keys:
+                    node.target = f"{target}_fine"
+
+
+class _Join:
+    def __init__(self, fine: RewrittenModel, original: Analysis, planned: Plan, sampler: str, large_norm: str) -> None:
+        self.fine, self.original, self.sampler = fine, original, sampler
+        self.frozen = large_norm == "frozen" and original.traced.training
+        self.graph = copied(fine.graphs[original.traced.training])
+        self.small: dict[Key, fx.Node] = {n.meta["key"]: n for n in self.graph.nodes}
+        self.changes = {c.site.node: c for c in changes_of(original.sites, planned)}
+        self.operated = after([self.small.get(n.meta["key"]) for n in self.changes])  # of the small path alone
+        self.beyond: set[fx.Node] = set()  # nodes of the original's graph after the first eliminated operators
+        self.large: dict[Key, fx.Node] = {}
+        self.lasting = lasting_memory(self.graph)
+        self.memory: dict[Any, Any] = {}  # by label in the original's graph, where it is shared
+        self.samples: set[fx.Node] = set()  # of maps that the small path has made
+        self.by_key = {n.meta["key"]: n for n in original.traced.graph.nodes}
+        self.end = next(n for n in self.graph.nodes if n.op == "output")
+
+    def join(self) -> Joined:
+        for node in self.original.traced.graph.nodes:
+            if node.op == "output":
+                continue
+            later = any(source in self.beyond for source in node.all_input_nodes)
+            change = self.changes.get(node)
+            if change is not None or later:
+                self.beyond.add(node)
+            if change is not None:
+                made = self._operator(node, change, later)
+            elif self._is_shared_still(node):
+                source = self.large[node.all_input_nodes[0].meta["key"]]
+                fine = self.small[node.meta["key"]]
+                made = self._sampled(fine, node, source.args[1:], before=fine.next)
+            else:
+                made = self._copy(node) if later else self._shared(node)
+            self.large[node.meta["key"]] = made
+            if made is self.small.get(node.meta["key"]):  # shared: one memory for both paths
+                self.memory[node.meta.get("memory")] = made.meta.get("memory")
+        self.graph.erase_node(self.end)
+        self.graph.output(None).meta.update(self.end.meta)
+        return Joined(self.graph, self.small, self.large)
+
+    def _shared(self, node: fx.Node) -> fx.Node:
+        """The node of the operated graph that computes the same, before anything has changed."""
+        found = self.small.get(node.meta["key"])
+        wanted = [self.large[n.meta["key"]] for n in node.all_input_nodes]
+        if found is None or found.all_input_nodes != wanted or shape_of(found) != shape_of(node):
+            raise GridError(
+                f"the operated model computes {node.meta['path'] or node.name} in another way than the original does, "
+                "although nothing before it has changed: the two paths cannot share it"
+            )
+        return found
+
+    def _operator(self, node: fx.Node, change: Change, later: bool) -> fx.Node:
+        """What the large path runs at an eliminated operator."""
+        fine = self.small.get(node.meta["key"])
+        if fine is None:
+            raise GridError(f"{change.site.name} is not found in the operated model; the two paths cannot part there")
+        removed = any(window.tap for window in change.operator.windows)
+        if change.site.operator.kind == "resize" or (removed and self.sampler == "original"):
+            return self._copy(node, before=None if later else fine.next)
+        if not later:
+            return self._sampled(fine, node, _step(change), before=fine.next)
+        module = self.fine.get_submodule(str(node.target)) if node.op == "call_module" else None
+        stateless = module is None or not module.state_dict()
+        if stateless and not removed:
+            return self._copy(node)
+        hooked = module is not None and (module._forward_hooks or module._forward_pre_hooks)
+        if type(module) in _PLAIN and module.padding_mode == "zeros" and not hooked:  # type: ignore[union-attr]
+            return self._convolved(node, module, change)
+        return self._sampled(self._copy(fine), node, _step(change))
+
+    def _copy(self, node: fx.Node, before: fx.Node | None = None) -> fx.Node:
+        """A node of either graph, run on the large path's values."""
+        with self.graph.inserting_before(before or self.end):
+            made = self.graph.node_copy(node, lambda source: self._input(node, source))
+        self._describe(made, node)
+        if self.frozen and node not in self.changes:
+            made = frozen_norm(self.fine, made)
+            if self.lasting.intersection(made.meta["writes"]):
+                raise OperatorError(
+                    f"{node.meta['path'] or node.name} writes into a buffer ({node.target}), which the large path "
+                    "cannot leave alone; use large_norm='shared'"
+                )
+        return made
+
+    def _input(self, node: fx.Node, source: fx.Node) -> fx.Node:
+        """The large path's value of an input."""
+        value = self.large[source.meta["key"]]
+        shared = value is self.small.get(source.meta["key"])
+        if shared and node not in self.changes and value.op != "get_attr":  # statistics: both paths update them
+            if shape_of(value) is not None and is_overwritten(value, self.operated):
+                raise OperatorError(
+                    f"{node.meta['path'] or node.name} reads a value from before the first eliminated layer that is "
+                    "overwritten in place; build the model with inplace=False"
+                )
+        return value
+
+    def _is_shared_still(self, node: fx.Node) -> bool:
+        """Whether the norm and activation of an eliminated layer run: cell by cell, so once for both paths."""
+        sources = node.all_input_nodes
+        if len(sources) != 1 or sources[0] not in self.beyond or len(sources[0].users) != 1:
+            return False
+        value, fine = self.large[sources[0].meta["key"]], self.small.get(node.meta["key"])
+        if value not in self.samples or fine is None or fine.all_input_nodes != [self.small[sources[0].meta["key"]]]:
+            return False
+        module = self.fine.get_submodule(str(node.target)) if node.op == "call_module" else None
+        return type(module) in _CELL_BY_CELL and getattr(module, "track_running_stats", True)
+
+    def _sampled(self, fine: fx.Node, node: fx.Node, step: Any, before: fx.Node | None = None) -> fx.Node:
+        """The finer map on the old grid."""
+        with self.graph.inserting_before(before or self.end):
+            made = self.graph.call_function(sample, (fine, *step))
+        self._describe(made, node)
+        made.meta.update(memory=made.name, writes=())
+        self.memory[node.meta.get("memory")] = made.name  # what is the large path's value of that memory from here on
+        if before is not None:
+            self.samples.add(made)
+        return made
+
+    def _convolved(self, node: fx.Node, conv: Any, change: Change) -> fx.Node:
+        """A convolution at its old stride, by the weights that it has at the new one."""
+        with self.graph.inserting_before(self.end):
+            weight, bias = (
+                None if getattr(conv, name) is None else self.graph.get_attr(f"{node.target}.{name}")
+                for name in ("weight", "bias")
+            )
+            source = self.large[node.all_input_nodes[0].meta["key"]]
+            args = (source, weight, bias, change.site.operator.windows, conv.groups)
+            made = self.graph.call_function(conv2d, args)
+        for part in (weight, bias):
+            if part is not None:
+                self._describe(part, node)
+                part.meta.update(shape=tuple(getattr(conv, str(part.target).rpartition(".")[2]).shape))
+        self._describe(made, node)
+        made.meta.update(memory=made.name, writes=())
+        self.memory[node.meta.get("memory")] = made.name
+        return made
+
+    def _describe(self, made: fx.Node, of: fx.Node) -> None:
+        """Tell a node's metadata: that of the original's, under a key of the large path."""
+        original = self.by_key[of.meta["key"]]
+        path, op, target, count = of.meta["key"]
+        made.meta = dict(original.meta)
+        made.meta.update(
+            key=(f"large:{path}", made.op, f"{target}:{made.name}", count),
+            ends=(),
+            memory=self._memory(original.meta.get("memory")),
+            writes=tuple(map(self._memory, original.meta.get("writes", ()))),
+        )
+
+    def _memory(self, label: Any) -> Any:
+        """The label that memory of the original's has in this graph."""
+        return self.memory.get(label, ("large", label))
+
+
+def _step(change: Change) -> tuple[Any, ...]:
+    """What `sample` is told: by how much an operator has become finer, and where its columns are."""
+    pairs = zip(change.operator.windows, change.site.operator.windows, strict=True)
+    by = tuple(new.finer // old.finer for new, old in pairs)
+    return (by, change.operator.last) if change.operator.last != -1 else (by,)
+
+
+def after(nodes: Sequence[fx.Node | None]) -> set[fx.Node]:
+    """Some nodes and everything that is computed from them."""
+    todo, found = [node for node in nodes if node is not None], set[fx.Node]()
+    while todo:
+        node = todo.pop()
+        if node not in found:
+            found.add(node)
+            todo.extend(node.users)
+    return found
+
+
+# norms with statistics of the whole batch and activations: what a cell becomes depends on that cell alone
+_CELL_BY_CELL = {nn.BatchNorm2d, nn.SyncBatchNorm, BatchNormAct2d, nn.Identity, nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU} | {
+    nn.Hardswish,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.Mish,
+    nn.PReLU,
+}
+_PLAIN = (FineConv2d, FineConv2dSame, nn.Conv2d)

@@ -1,0 +1,165 @@
+"""Constants of a model that fix the size of its maps although every shape fits.
+
+Shapes alone do not show a table that is tiled or looked up beyond its end: these rules look at what parameters and
+buffers meet in the graph.
+"""
+
+import math
+import operator as py
+from collections import defaultdict
+from typing import Any
+
+from torch import fx, nn
+
+from stridesurgery._analysis import Analysis
+from stridesurgery._node import BATCH, Key, Shape, called, origins, returned, shape_of, tensors_in
+from stridesurgery._trace import Traced
+from stridesurgery.errors import GridError
+
+_LOOKUPS = {"getitem", "index_select", "embedding", "gather", "take", "take_along_dim"}
+_BROADCASTS = {"add", "add_", "iadd", "mul", "mul_", "sub", "div"}
+
+
+def check_constants(original: Traced, now: dict[Key, Shape], compared: bool) -> None:
+    """Refuse constants that were made for the number of cells the maps had.
+
+    Args:
+        original: the recording of the untouched model.
+        now: the shapes of the operated model's values.
+        compared: whether those were compared with the untouched model on a larger input.
+
+    Raises:
+        GridError: naming the parameter or buffer.
+    """
+    _check_windows(original, now)
+    for node in original.graph.nodes:
+        name = called(node)
+        if name in _LOOKUPS or (node.op == "call_module" and type(original.module(node)) is nn.Embedding):
+            _check_lookup(original, node, now)
+        elif name in _BROADCASTS and not compared:
+            _check_broadcast(node, now)
+
+
+_READS = {"getitem", "narrow", "select", "index_select", "topk", "unbind", "split", "chunk"}
+
+
+def check_reads(original: Analysis, operated: Traced) -> None:
+    """Refuse operators that read a fixed part of a map that has grown, and outputs whose batch has.
+
+    Raises:
+        GridError: naming the place.
+    """
+    now = operated.shapes
+    parts = {n.meta["key"]: n.meta["parts"] for n in original.traced.graph.nodes if "parts" in n.meta}
+    for node in operated.graph.nodes:
+        if node.meta.get("parts", 0) != parts.get(node.meta["key"], node.meta.get("parts", 0)):
+            raise GridError(
+                f"{node.meta['path'] or node.name} splits a map into pieces of a fixed size, of which there would be "
+                f"{node.meta['parts']} instead of {parts[node.meta['key']]}. Choose a transition after this place"
+            )
+    for site in original.sites:
+        if site.operator.kind == "global" and _changed(site.node, now):
+            raise GridError(
+                f"{site.name} pools its whole map with a kernel of {site.operator.kernel[0]}x{site.operator.kernel[1]} "
+                "cells, which the larger map exceeds. Use adaptive pooling there"
+            )
+    for node in original.traced.graph.nodes:
+        name = called(node)
+        if name in _READS and node.args and _reads_part(node, now):
+            raise GridError(
+                f"the value at {node.meta['path'] or node.name} leaves the grid: {name} reads a fixed part of a map "
+                "that would grow. Choose a transition after this place"
+            )
+    for result in tensors_in(node.args for node in returned(original.traced.graph)):
+        before = shape_of(result) or ()
+        after = now.get(result.meta["key"], before)
+        if before[:1] == (BATCH,) != after[:1]:
+            raise GridError(
+                f"the output {result.name} would hold {after[0] / BATCH:g} results an image: the model folds "
+                "the larger maps into its batch. Choose a transition after the place where it does"
+            )
+
+
+def _reads_part(node: fx.Node, now: dict[Key, Shape]) -> bool:
+    source, before = node.args[0], shape_of(node)
+    if not isinstance(source, fx.Node) or before is None or origins(source) or source.meta["key"] not in now:
+        return False
+    was, grown = shape_of(source) or (), now[source.meta["key"]]
+    axes = [i for i, (a, b) in enumerate(zip(grown, was, strict=False)) if a != b]
+    if not axes:
+        return False
+    index = node.args[1] if node.target is py.getitem else None
+    if not isinstance(index, tuple) or any(not isinstance(i, (int, slice, type(Ellipsis))) for i in index):
+        return not _changed(node, now) and math.prod(grown) > math.prod(was)
+    if Ellipsis in index:
+        at = index.index(Ellipsis)
+        index = (*index[:at], *(slice(None),) * (len(was) - len(index) + 1), *index[at + 1 :])
+    read = [axis for axis in axes if axis < len(index) and _is_fixed(index[axis])]
+    return bool(read) and not (len(axes) == 1 and _is_first_tokens(index[axes[0]]))
+
+
+def _is_fixed(item: Any) -> bool:
+    return isinstance(item, int) or (isinstance(item, slice) and isinstance(item.stop, int) and item.stop > 0)
+
+
+def _is_first_tokens(item: Any) -> bool:
+    """The first tokens of a sequence stand for no cell (class, distillation, registers)."""
+    if isinstance(item, slice):
+        return item.start in (None, 0) and item.stop <= 8
+    return item in (0, 1)
+
+
+def _changed(node: fx.Node, now: dict[Key, Shape]) -> bool:
+    shape = shape_of(node)
+    return shape is not None and now.get(node.meta["key"], shape) != shape
+
+
+def _check_windows(original: Traced, now: dict[Key, Shape]) -> None:
+    """One entry per window (Swin's attention mask): it would be tiled over the larger batch of windows."""
+    windows: dict[str, set[int]] = defaultdict(set)  # by module: the numbers of windows that are not so any more
+    for key, before in original.shapes.items():
+        after = now.get(key, before)
+        if before and after and after[0] != before[0] and before[0] % BATCH == 0:
+            windows[key[0]].add(before[0] // BATCH)
+    for node in original.graph.nodes:
+        shape = shape_of(node) or ()
+        while shape and shape[0] == 1:
+            shape = shape[1:]
+        if node.op == "get_attr" and len(shape) > 2 and shape[0] in windows[node.meta["path"]]:
+            raise GridError(
+                f"{node.target} fixes the size of the maps: it holds one entry for each of {shape[0]} windows, of "
+                "which there would be more. Build the model for any size (timm: strict_img_size=False) and try again"
+            )
+
+
+def _check_lookup(original: Traced, node: fx.Node, now: dict[Key, Shape]) -> None:
+    """A table looked up at positions that are computed from the size: nothing says that it is long enough."""
+    table, *index = (*node.args, *node.kwargs.values())
+    names: list[str] = []
+    if node.op == "call_module":
+        names, index = [f"{node.target}.weight"], [table]
+    elif isinstance(table, fx.Node):
+        names = origins(table)
+    if names and any(_changed(i, now) for i in tensors_in(index)):
+        raise GridError(
+            f"the size of the maps is fixed by {', '.join(names)}: {node.meta['path'] or node.name} looks it up at "
+            "positions of the maps, of which there would be more. Choose a transition after this place"
+        )
+
+
+def _check_broadcast(node: fx.Node, now: dict[Key, Shape]) -> None:
+    """A position table of one window (NesT) meets several: it would be repeated for each."""
+    operands: list[Any] = [a for a in node.args if isinstance(a, fx.Node) and shape_of(a) is not None]
+    for table, value in ((a, b) for a in operands for b in operands if a is not b):
+        lengths, before = shape_of(table) or (), shape_of(value) or ()
+        after = now.get(value.meta["key"], before)
+        if sum(n > 1 for n in lengths) < 2 or len(after) != len(before) or len(lengths) > len(before):
+            continue  # per channel at most: the same for every cell
+        grown = (
+            n == 1 == b < a for n, b, a in zip(lengths, before[-len(lengths) :], after[-len(lengths) :], strict=True)
+        )
+        if any(grown) and (names := origins(table)):
+            raise GridError(
+                f"the size of the maps is fixed by {', '.join(names)}: {node.meta['path'] or node.name} would repeat "
+                "it over the cells that are new. Choose a transition after this place"
+            )

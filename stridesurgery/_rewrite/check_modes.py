@@ -1,0 +1,71 @@
+"""Whether a graph can stand for the forward code: in both modes, at other input sizes."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from torch import fx, nn
+
+from stridesurgery._node import BATCH, Key, Shape
+from stridesurgery._trace import Traced, record
+from stridesurgery.errors import GridError, OperatorError, TraceError
+
+
+def _check_modes(train: dict[Key, Shape], evaluation: dict[Key, Shape]) -> None:
+    """Both graphs must give every module the same map: calls were matched between them by their order."""
+    for key, shape in evaluation.items():
+        if key[1] == "call_module" and train.get(key, shape) != shape:
+            raise GridError(
+                f"{key[2]} gets another map in train mode than in eval mode: the forward code differs between the "
+                "modes in a way that a graph cannot follow. Make the strides modules"
+            )
+
+
+def check_alike(evaluation: fx.Graph, training: fx.Graph, keys: Iterable[Key]) -> None:
+    """Functions are matched between the modes by the number of their call, so both must call them as often.
+
+    Raises:
+        GridError: naming the place where they do not.
+    """
+    counts = [Counter(n.meta["key"][:3] for n in graph.nodes) for graph in (evaluation, training)]
+    for path, op, target, _ in keys:
+        family = (path, op, target)
+        if op != "call_module" and counts[0][family] != counts[1][family]:
+            raise GridError(
+                f"{path or 'the forward code'} calls {target} {counts[0][family]} times in eval mode and "
+                f"{counts[1][family]} times in train mode, which no graph can tell apart. Make them "
+                "modules"
+            )
+
+
+def _check_output_kind(graph: fx.Graph) -> None:
+    """A graph can return tensors and numbers in tuples, lists and dicts."""
+
+    def check(value: Any) -> None:
+        if not isinstance(value, (fx.Node, int, float, str, type(None))):
+            raise OperatorError(f"the model returns a {type(value).__name__}, which a graph cannot build")
+
+    output = next(n for n in graph.nodes if n.op == "output")
+    fx.node.map_aggregate(output.args[0], check)
+
+
+def holds_sizes(bare: nn.Module, traced: Traced) -> bool:
+    """Whether a graph holds sizes as constants: whether it would be another one at other input sizes."""
+    if traced.missed:
+        raise OperatorError(
+            f"a forward hook of {traced.missed[0]} needs numbers, so that no graph can do what it does; remove the hook"
+        )
+    if str(record(bare, traced.size, batch=BATCH + 2).graph) != str(traced.graph):
+        raise GridError(
+            "the model computes with the batch size as a constant (len(x), int(x.shape[0])), which no graph can "
+            "follow; use x.shape[0] as it is"
+        )
+    h, w = traced.size
+    same = []
+    for size in ((h + 64, w), (h + 65, w + 67), (h // 2, w // 2)):  # not square, odd, smaller
+        try:
+            other = record(bare, size)
+        except TraceError:
+            continue  # the model itself does not take this size
+        same.append(str(other.graph) == str(traced.graph))
+    return not same or not all(same)

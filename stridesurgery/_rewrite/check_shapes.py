@@ -1,0 +1,240 @@
+"""Proof that an operated network's maps are on the grid, from shapes alone.
+
+Enlarging every map after a transition k times is what a k times larger input does to the untouched network. So
+every value of the operated network must have the shape it has in the original (before the transition) or in the
+original on the enlarged input (after it), dimension by dimension; and every layer exactly the one that its
+reduction says. A size recomputed from a configuration, a reshape that swallows the extra cells into the batch,
+a crop or an interpolation to a fixed size all show up as a shape that is neither.
+"""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from stridesurgery._analysis import Analysis, Grid, Site, find_sites
+from stridesurgery._node import BATCH, Key, Shape, called
+from stridesurgery._rewrite.check_constants import check_constants, check_reads
+from stridesurgery._rewrite.plan import Plan
+from stridesurgery._trace import Traced, record
+from stridesurgery.errors import GridError, TraceError
+from stridesurgery.ops import FUNCTIONS
+
+Factor = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class GridCheck:
+    """What was compared, and how the maps came out."""
+
+    nodes: int  # values whose shape was checked
+    exact: bool  # every map after a transition is exactly k times larger; else it is so up to a border
+    reference: bool  # compared with the original on an enlarged input (else with multiples of its own shapes)
+
+
+def check_grid(original: Analysis, operated: Traced, plan: Plan) -> GridCheck:
+    """Compare every value of an operated network, recorded at the original's size, with what the grid says.
+
+    Raises:
+        GridError: naming the first value that is off.
+    """
+    base, now = original.traced.shapes, operated.shapes
+    factors = factors_of(plan)
+    references = {}
+    if not (_is_local(original.traced) and all(_is_multiple(site, plan, now) for site in original.sites)):
+        references = {factor: _reference(original, plan, factor, now) for factor in factors[1:]}
+    found = [r for r in references.values() if r is not None]
+    complete = len(found) == len(factors) - 1
+    _check_restored(plan, now)
+    check_constants(original.traced, now, complete)
+    _check_same_path(base, now)
+    check_reads(original, operated)
+    _check_reductions(original, operated, plan)
+    count = 0
+    for key, shape in now.items():
+        if key in base:  # else control flow took another way; the layers below are compared all the same
+            _check_value(key, shape, base[key], [r[key] for r in found if key in r], factors, complete)
+            count += 1
+    exact = [_check_site(site, plan, now, references) for site in original.sites]
+    return GridCheck(count, all(exact), complete)
+
+
+def _check_restored(plan: Plan, now: dict[Key, Shape]) -> None:
+    """A layer that takes eliminated strides on must give the map that it gave."""
+    for change in plan.changes:
+        site, key = change.site, change.site.node.meta["key"]
+        grown = [
+            new.stride // old.stride for new, old in zip(change.operator.windows, site.operator.windows, strict=True)
+        ]
+        if max(grown) > 1 and key in now and _cells(now[key], site) != site.out_grid:
+            have, want = _cells(now[key], site), site.out_grid
+            raise GridError(
+                f"{site.name} with the stride it takes on gives {have[0]}x{have[1]} cells instead of "
+                f"{want[0]}x{want[1]}: its larger window does not divide the map alike. Restore the stride at another "
+                "layer, or choose an input_size that the total stride divides"
+            )
+
+
+def _check_same_path(base: dict[Key, Shape], now: dict[Key, Shape]) -> None:
+    """The model must not answer larger maps with other pools, convolutions or interpolations (MobileNet v5 does)."""
+    resizing = {getattr(f, "__name__", "") for f in FUNCTIONS} - {"getitem", "pad", "fold"}
+    for key in sorted(base.keys() ^ now.keys()):
+        path, op, target, _ = key
+        if (op == "call_function" and target in resizing) or op == "call_module":
+            verb = "calls" if key in now else "no longer calls"
+            place = path or "its forward"
+            raise GridError(
+                f"on the larger maps the model {verb} {target} in {place}: it chooses its operators by the size of its "
+                "maps. Choose a transition after this place, or another input_size"
+            )
+
+
+def _check_reductions(original: Analysis, operated: Traced, plan: Plan) -> None:
+    """Every layer must lead from f(r) to f(r') where it led from r to r', and no new stride may have come up."""
+    found = {site.node.meta["key"]: site for site in find_sites(operated)}
+    planned = {site.node.meta["key"]: site for site in original.sites}
+    for key, site in found.items():
+        was = planned.get(key)
+        if site.before.pooled or site.local or (was is None and not site.is_strided):
+            continue
+        wanted = [plan.reduction(r) for r in (was.before.reduction, was.after.reduction)] if was else []
+        if [site.before.reduction, site.after.reduction] != wanted:
+            rows, columns = site.after.reduction
+            raise GridError(
+                f"layer {site.name} leaves the grid: its output has reduction {float(rows):g}x{float(columns):g}, "
+                "which is not what the plan gives it. The model resizes its maps by something other than their size; "
+                "choose a transition after this place"
+            )
+
+
+def factors_of(plan: Plan) -> list[Factor]:
+    """How many times larger maps become, from the first cut to the last."""
+    factors: list[Factor] = [(1, 1)]
+    for cut in plan.cuts:
+        rows, columns = factors[-1]
+        factors.append((int(rows * cut.by[0]), int(columns * cut.by[1])))
+    return list(dict.fromkeys(factors))  # restored strides lead back to 1
+
+
+def _factor_of(site: Site, plan: Plan) -> Factor:
+    old = site.after.reduction
+    new = plan.reduction(old)
+    return int(old[0] / new[0]), int(old[1] / new[1])
+
+
+def _reference(original: Analysis, plan: Plan, factor: Factor, now: dict[Key, Shape]) -> dict[Key, Shape] | None:
+    """Shapes of the original on the input that gives its maps the size they have after the cut."""
+    traced = original.traced
+    site = next((s for s in original.sites if s.is_strided and _factor_of(s, plan) == factor), None)
+    if site is None:
+        return None
+    size = (traced.size[0] * factor[0], traced.size[1] * factor[1])
+    key = site.node.meta["key"]
+    for _ in range(3):
+        if min(size) < 1:
+            return None  # the map has fewer cells than the original's at any size
+        try:
+            shapes = record(traced.model, size, training=traced.training).shapes
+        except TraceError:
+            return None  # the model refuses other input sizes
+        if key not in shapes or key not in now:
+            return None
+        short = [_cells(now[key], site)[i] - _cells(shapes[key], site)[i] for i in range(2)]
+        if short == [0, 0]:
+            return shapes
+        # without padding, k*o cells need an input some pixels off k times the original's
+        rows, columns = (s + d * int(r) for s, d, r in zip(size, short, site.after.reduction, strict=True))
+        size = rows, columns
+    return None
+
+
+def _cells(shape: Shape, site: Site) -> Grid:
+    return shape[site.operator.last - 1], shape[site.operator.last]
+
+
+def _check_value(
+    key: Key, shape: Shape, base: Shape, likely: list[Shape], factors: list[Factor], complete: bool
+) -> None:
+    allowed = [other for other in (base, *likely) if len(other) == len(shape)]
+    for axis, length in enumerate(shape):
+        choices = {other[axis] for other in allowed}
+        if not complete:
+            choices |= {c for other in allowed for c in _grown(other[axis], factors)}
+            if axis == 0 and base[0] == BATCH:
+                choices = {BATCH}  # windows cannot be told from cells that are swallowed into the batch
+        if length not in choices:
+            raise GridError(_off(key, shape, allowed, complete))
+
+
+def _grown(length: int, factors: list[Factor]) -> set[int]:
+    """What a dimension may become: its multiples by rows, columns, both (tokens), or pairs of those (attention).
+
+    One or two tokens that stand for no cell (class, distillation) do not multiply.
+    """
+    single = {m for rows, columns in factors for m in (rows, columns, rows * columns)}
+    times = {a * b for a in single for b in single}
+    return {(length - extra) * m + extra for m in times for extra in (0, 1, 2)}
+
+
+def _said(shape: Shape) -> str:
+    """A shape in words: N is the batch."""
+    sides = (f"{n // BATCH}N".removeprefix("1N") or "N" if n and n % BATCH == 0 else str(n) for n in shape)
+    return f"({', '.join(sides)})"
+
+
+def _off(key: Key, shape: Shape, allowed: list[Shape], compared: bool) -> str:
+    path, _, target, _ = key
+    wanted = " or ".join(_said(s) for s in dict.fromkeys(allowed))
+    place = target if not path or target.startswith(path) else f"{path}: {target}"
+    if compared:
+        why = "The model computes this size from something other than its input"
+    else:
+        why = "The model takes no larger input to compare with, and only exact multiples are proved without one"
+    return (
+        f"the value at {place} leaves the grid: its shape becomes {_said(shape)} where {wanted} was expected. {why}; "
+        "choose a transition after this place, or another input_size"
+    )
+
+
+def _check_site(
+    site: Site, plan: Plan, now: dict[Key, Shape], references: dict[Factor, dict[Key, Shape] | None]
+) -> bool:
+    """Check one layer's output exactly; returns whether it is exactly k times larger."""
+    if _is_multiple(site, plan, now):
+        return True
+    key, factor = site.node.meta["key"], _factor_of(site, plan)
+    reference, cells = references.get(factor), _cells(now[key], site)
+    if reference is not None and now[key][0] != BATCH and reference.get(key) == now[key]:
+        return True  # the larger map is cut into windows, where the smaller one was a single window
+    times = [g * f for g, f in zip(site.out_grid, factor, strict=True)]
+    if reference is None or key not in reference or _cells(reference[key], site) != cells:
+        raise GridError(
+            f"layer {site.name} leaves the grid: its output has {cells[0]}x{cells[1]} cells where "
+            f"{times[0]}x{times[1]} were expected"
+        )
+    return False
+
+
+def _is_multiple(site: Site, plan: Plan, now: dict[Key, Shape]) -> bool:
+    """Whether a layer's output is exactly k times larger (1 before the cut)."""
+    key = site.node.meta["key"]
+    if key not in now or site.local or site.after.pooled or site.operator.kind in ("pad", "unknown_pad"):
+        return True  # without a grid of its own; checked as a value
+    rows, columns = _factor_of(site, plan)
+    return _cells(now[key], site) == (site.out_grid[0] * rows, site.out_grid[1] * columns)
+
+
+# elementwise functions, and those that follow global pooling
+_LOCAL = set("add add_ iadd mul mul_ sub div cat relu relu_ sigmoid silu gelu hardtanh flatten mean dropout".split())
+
+
+def _is_local(traced: Traced) -> bool:
+    """Whether no operator of the network could read a size: then layers that are multiples prove the grid."""
+    for node in traced.graph.nodes:
+        if node.op in ("placeholder", "output", "get_attr"):
+            continue
+        if node.op == "call_module" and not isinstance(traced.module(node), (nn.Fold, nn.Unfold, nn.Unflatten)):
+            continue
+        name = called(node)
+        if name not in _LOCAL:
+            return False
+    return True

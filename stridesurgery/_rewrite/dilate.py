@@ -1,0 +1,309 @@
+"""Dilation without dilated operators: the phases of the finer map go through the unchanged network, as its batch.
+
+After an eliminated stride k the map has k x k phases, each of the size that the original's map has, and phase (0, 0)
+*is* the original's. Moved into the batch they run through the rest of the network as it is: nothing downstream
+changes, pooling, squeeze-excite and attention included. Maps that are taken out are put together again; whatever is
+not a map (class scores) is the first phase's, which is the original's.
+"""
+
+import math
+import operator
+from collections.abc import Callable
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from stridesurgery._analysis import Analysis, Place, Reduction, Site, beyond, channel_axis
+from stridesurgery._node import BATCH, Key, Shape, called, returned, shape_of, tensors_in
+from stridesurgery._rewrite.plan import Plan, changes_of
+from stridesurgery._trace import Traced, copied, record
+from stridesurgery.errors import GridError, OperatorError
+from stridesurgery.ops import FUNCTIONS, arguments, each_phase, first_phase, from_phases, to_phases
+
+Phases = tuple[tuple[int, int], ...]
+
+
+def phased(original: Analysis, planned: Plan) -> fx.Graph:
+    """The original's graph, the maps beyond each eliminated stride as phases in the batch.
+
+    Its eliminated modules must be edited; functions are replaced here.
+
+    Raises:
+        OperatorError: an eliminated operator works on windows of the map.
+    """
+    return _Phased(original, planned).graph
+
+
+class _Phased:
+    def __init__(self, original: Analysis, planned: Plan) -> None:
+        self.places = {n.meta["key"]: place for n, place in original.places.items()}
+        self.sites = {site.node.meta["key"]: site for site in original.sites}
+        self.changes = {c.site.node.meta["key"]: c for c in changes_of(original.sites, planned)}
+        self.cuts = planned.cuts
+        self.model, self.training = original.traced.model, original.traced.training
+        self.size = original.traced.size
+        self.graph = copied(original.traced.graph)
+        leaving = returned(self.graph)
+        for node in list(self.graph.nodes):
+            if node in leaving:
+                self._finish(node)
+            elif node.meta["key"] in self.places and node.op != "placeholder":
+                self._align(node)
+
+    def phases(self, node: fx.Node) -> Phases:
+        """The phases that a node's value is in: a function of its reduction, so that what joins agrees."""
+        place = self.places[node.meta["key"]]
+        return tuple((int(c.by[0]), int(c.by[1])) for c in self.cuts if beyond(place.reduction, c.before))
+
+    def batch_axis(self, node: fx.Node) -> int:
+        """The axis of a value that the images of the batch lie along.
+
+        Raises:
+            GridError: they lie along none of their own: folded with cells, or not all of them are there.
+        """
+        shape = shape_of(node) or ()
+        axes = batch_axes(shape)
+        if len(axes) > 1:  # another length is as long by chance
+            other = self.larger_batch.get(node.meta["key"], shape)
+            axes = [i for i in axes if len(other) == len(shape) and other[i] != shape[i]]
+        if len(axes) != 1 or (axes != [0] and shape[axes[0]] != BATCH):
+            raise GridError(
+                f"the value at {_place(node)}, {shape}, has no axis for the images alone, out of which their phases "
+                "could be taken. Return the batch as an axis of its own, or choose a transition after this place"
+            )
+        return axes[0]
+
+    @cached_property
+    def larger_batch(self) -> dict[Key, Shape]:
+        """The shapes of a recording with a longer batch."""
+        return record(self.model, self.size, training=self.training, batch=BATCH + 2).shapes
+
+    def _align(self, node: fx.Node) -> None:
+        """Give a node its inputs in its own phases; an eliminated operator makes the phases itself."""
+        if self.phases(node) and not self.training and mixes_images(node, self.model):
+            raise OperatorError(
+                f"{_place(node)} computes with all images of a batch, which would hold the phases; choose a "
+                "transition after it"
+            )
+        own, key = self.phases(node), node.meta["key"]
+        sources = [s for s in tensors_in([node.args, node.kwargs]) if s.meta["key"] in self.places]
+        site = self.sites.get(key)
+        wanted = own
+        if key in self.changes and site is not None:
+            wanted = self.phases(sources[0])
+            self._open(node, site, own[len(wanted) :])
+        for source in dict.fromkeys(sources):
+            self._give(node, source, wanted)
+        for length in [n for n in node.all_input_nodes if n.op == "call_method" and n.target == "size"]:
+            self._lengthen(node, length, wanted)
+
+    def _give(self, node: fx.Node, source: fx.Node, wanted: Phases) -> None:
+        have = self.phases(source)
+        if have == wanted:
+            return
+        longer, shorter = (have, wanted) if len(have) > len(wanted) else (wanted, have)
+        axis, count = self.batch_axis(source), _count(longer[len(shorter) :])
+        function = first_phase if longer is have else each_phase
+        with self.graph.inserting_before(node):
+            value = self.graph.call_function(function, (source, count, *([axis] if axis else [])))
+        _describe(value, source, "aligned", node.name)
+        value.meta["phases"] = wanted
+        node.replace_input_with(source, value)
+
+    def _lengthen(self, node: fx.Node, length: fx.Node, wanted: Phases) -> None:
+        """Give a node the length of a batch in its own phases."""
+        source, axis = length.args
+        if not isinstance(source, fx.Node) or source.meta["key"] not in self.places:
+            return
+        have, want = _count(self.phases(source)), _count(wanted)
+        if have == want or axis != self.batch_axis(source):
+            return
+        function, factor = (operator.mul, want // have) if want > have else (operator.floordiv, have // want)
+        with self.graph.inserting_before(node):
+            value = self.graph.call_function(function, (length, factor))
+        _describe(value, length, "aligned", node.name)
+        node.replace_input_with(length, value)
+
+    def _open(self, node: fx.Node, site: Site, added: Phases) -> None:
+        """Make an eliminated operator finer and move its phases into the batch."""
+        if site.local:
+            raise OperatorError(
+                f"{site.name} works on windows of its map, whose phases cannot be told apart; choose another transition"
+            )
+        if node.op == "call_function":
+            rule = FUNCTIONS[node.target]  # type: ignore[index]
+            change = self.changes[node.meta["key"]]
+            node.target, node.args, node.kwargs = rule.refine(arguments(node, rule), change.operator)
+        users, value, last = list(node.users), node, site.operator.last
+        for by in added:
+            with self.graph.inserting_after(value):
+                opened = self.graph.call_function(to_phases, (value, by, last) if last != -1 else (value, by))
+            _describe(opened, node, "to_phases", len(opened.graph.nodes))
+            value = opened
+        value.meta.update(node.meta, key=value.meta["key"], ends=(), writes=())  # what follows works on its memory
+        node.meta["memory"] = f"{node.name} before phases"
+        self.places[value.meta["key"]] = self.places[node.meta["key"]]
+        for user in users:
+            user.replace_input_with(node, value)
+
+    def _finish(self, output: fx.Node) -> None:
+        """Return whole maps, and of everything else the first phase."""
+        for source in tensors_in(output.args):
+            place = self.places.get(source.meta["key"])
+            if place is None or not (phases := self.phases(source)):
+                continue
+            axis = channel_axis(source, place)
+            if axis is None:
+                _check_no_map(source, place)
+                self._give(output, source, ())
+            else:
+                output.replace_input_with(source, whole_map(source, place.reduction, phases, axis))
+
+
+def batch_axes(shape: Shape) -> list[int]:
+    """The axes that the images of a recording's batch may lie along."""
+    return [i for i, length in enumerate(shape) if length and length % BATCH == 0]
+
+
+def _place(node: fx.Node) -> str:
+    return str(node.target if node.op == "call_module" else node.meta["path"] or node.name)
+
+
+def _check_no_map(node: fx.Node, place: Place) -> None:
+    """Refuse to return one phase of a value that has the form of a map, though its grid is not known.
+
+    Raises:
+        GridError: its cells cannot be put together.
+    """
+    shape = shape_of(node) or ()
+    if len(shape) == 4 and not place.pooled and place.grid is not None and min(*shape[2:], *shape[1:3]) > 1:
+        raise GridError(
+            f"the output at {_place(node)}, {shape}, has the form of a map, and its cells come from operators that are "
+            "not understood, so that its phases cannot be put together. Leave dilate out, or choose a later transition"
+        )
+
+
+_REDUCTIONS = "mean sum amax amin max min var std norm logsumexp prod median".split()
+_ALONG = "softmax log_softmax flip sort cumsum select narrow index_select".split()
+_FIRST = {"cat": 1, "concat": 1, "unbind": 1, "split": 2, "chunk": 2}
+# functions along axes: where their arguments name these, and the axes without that (None: all of them)
+_ALONG_AN_AXIS: dict[str, tuple[int, Any]] = {
+    **dict.fromkeys(_REDUCTIONS, (1, None)),
+    **dict.fromkeys(_ALONG, (1, ())),
+    **{name: (position, 0) for name, position in _FIRST.items()},
+    "roll": (2, ()),
+}
+
+
+_BATCH_NORM = (("running_mean", 1), ("training", 5))
+
+
+def mixes_images(node: fx.Node, model: nn.Module) -> bool:
+    """Whether an operator of evaluation reads across the batch.
+
+    So do statistics of the batch, functions along its axis, and sequences whose steps are images.
+    """
+    source = next(iter(tensors_in(node.args)), None)
+    shape = shape_of(source) or ()
+    axes = batch_axes(shape)
+    if node.op == "call_module":
+        module = model.get_submodule(str(node.target))
+        if isinstance(getattr(module, "batch_first", None), bool):  # recurrent networks, attention
+            return bool(axes) and (0 if module.batch_first and len(shape) == 3 else len(shape) - 2) not in axes
+        return isinstance(module, _BatchNorm) and not module.track_running_stats
+    name = called(node)
+    if name == "batch_norm":
+        mean, training = (node.kwargs.get(key, dict(enumerate(node.args)).get(i)) for key, i in _BATCH_NORM)
+        return mean is None or training is True
+    if name == "getitem":
+        index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+        return 0 in axes and index[0] not in (slice(None), Ellipsis, None)
+    if name not in _ALONG_AN_AXIS:
+        return False
+    position, default = _ALONG_AN_AXIS[name]
+    given = node.args[position : position + 1]
+    along = node.kwargs.get("dim", node.kwargs.get("dims", given[0] if given else default))
+    if along is None:
+        return bool(axes)
+    chosen = along if isinstance(along, (tuple, list)) else (along,)
+    return any(isinstance(i, int) and i % max(len(shape), 1) in axes for i in chosen)
+
+
+def whole_map(node: fx.Node, reduction: Reduction, phases: Phases, axis: int) -> fx.Node:
+    """The map whose phases a node holds, put together right after it.
+
+    `reduction` is that of the phases, `axis` that of the channels.
+    """
+    image = next(n for n in node.graph.nodes if n.op == "placeholder")
+    rows, columns = (
+        (f.numerator, f.denominator) for f in (Fraction(r) / _count_along(phases, i) for i, r in enumerate(reduction))
+    )
+    return rearranged(node, from_phases, phases, image, (rows, columns), *([-2] if axis == 3 else []))
+
+
+def rearranged(node: fx.Node, function: Callable[..., Any], *args: Any) -> fx.Node:
+    """A call of one of the functions that rearrange phases, right after the value it is given."""
+    with node.graph.inserting_after(node):
+        value = node.graph.call_function(function, (node, *args))
+    _describe(value, node, function.__name__, value.name)
+    value.meta["phases"] = ()
+    return value
+
+
+def check_phases(original: Analysis, dilated: Traced, planned: Plan) -> int:
+    """Compare every value of a dilated network with the original's: the same shape, for each phase in the batch.
+
+    Returns:
+        How many values were compared.
+
+    Raises:
+        GridError: naming the first that differs.
+    """
+    now = {n.meta["key"]: n for n in dilated.graph.nodes}
+    before = {n.meta["key"]: n for n in original.traced.graph.nodes}
+    changed = {c.site.node.meta["key"] for c in planned.changes}
+    count = 0
+    for key, node in before.items():
+        was, new = shape_of(node), shape_of(now.get(key))
+        if was is None or new is None or node.op in ("get_attr", "output") or key in changed:
+            continue
+        place = original.places.get(node)
+        # what is made for a batch of a length that was read (class tokens) is not told by a reduction
+        cuts = [c for c in planned.cuts if place is None or beyond(place.reduction, c.before)]
+        factors = [math.prod(int(c.by[0] * c.by[1]) for c in cuts[:n]) for n in range(1, len(cuts) + 1)]
+        allowed = [was, *(shape for k in (factors if place is None else factors[-1:]) for shape in _batched(was, k))]
+        if new not in allowed:
+            where = node.meta["path"] or node.name
+            raise GridError(
+                f"the value at {where} would become {new} where {' or '.join(map(str, allowed))} was expected: the "
+                "model mixes the images of a batch. Choose a transition after this place"
+            )
+        count += 1
+    return count
+
+
+def _batched(shape: tuple[int, ...], factor: int) -> list[tuple[int, ...]]:
+    """The shape with a batch `factor` times as long; windows and attention heads may stand before or beside it."""
+    return [(*shape[:i], shape[i] * factor, *shape[i + 1 :]) for i in batch_axes(shape)]
+
+
+def _count(phases: Phases) -> int:
+    return _count_along(phases, 0) * _count_along(phases, 1)
+
+
+def _count_along(phases: Phases, axis: int) -> int:
+    count = 1
+    for by in phases:
+        count *= by[axis]
+    return count
+
+
+def _describe(made: fx.Node, of: fx.Node, what: str, number: Any) -> None:
+    """Tell a new node's metadata: it stands where the node stands that it rearranges."""
+    path, _, target, count = of.meta["key"]
+    made.meta.update(of.meta, key=(path, made.op, f"{what}:{target}:{number}", count), ends=(), writes=())
+    if made.target is not first_phase:  # which is a view
+        made.meta["memory"] = f"{what} {number}"

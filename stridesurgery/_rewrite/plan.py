@@ -1,0 +1,153 @@
+"""Which operators of a model a surgery changes, and into what. Decides; nothing is edited here."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+from stridesurgery._analysis import Analysis, Reduction, Site
+from stridesurgery._rewrite.request import layer_number, listed
+from stridesurgery.errors import OperatorError, RequestError
+from stridesurgery.ops import Operator, coarsened, refined
+from stridesurgery.surgery import AXES, Surgery
+
+
+@dataclass(frozen=True)
+class Change:
+    """One operator of the model and what it becomes."""
+
+    site: Site
+    operator: Operator
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One step of the chain of reductions that is eliminated, or that takes eliminated strides on."""
+
+    before: Reduction  # maps up to this reduction keep their grid
+    by: Reduction  # k: all later maps grow by this, (rows, columns); below 1 where strides are restored
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a surgery does to one model."""
+
+    surgery: Surgery
+    cuts: tuple[Cut, ...]
+    changes: tuple[Change, ...]
+
+    def reduction(self, old: Reduction) -> Reduction:
+        """f: the reduction that maps of an old reduction have afterwards."""
+        rows, columns = old
+        for cut in self.cuts:
+            if not (old[0] <= cut.before[0] and old[1] <= cut.before[1]):
+                rows, columns = rows / cut.by[0], columns / cut.by[1]
+        return rows, columns
+
+
+def plan(analysis: Analysis, surgery: Surgery) -> Plan:
+    """Which operators of a model a surgery changes, and into what.
+
+    Raises:
+        RequestError: a layer that does not exist or has no stride, a remaining stride that does not fit.
+        OperatorError: an operator that would have to change and is not understood.
+    """
+    groups = {analysis.transitions_of(layer_number(analysis, layer)) for layer in surgery.L}
+    if surgery.S != len(groups) or not groups:
+        raise RequestError(f"S is {surgery.S} but L = {listed(surgery.L)} names {len(groups)} transition(s)")
+    chosen = sorted({t for layer in surgery.L for t in analysis.transitions_of(layer)})
+    cuts = tuple(_cut(analysis, t, surgery) for t in chosen)
+    if surgery.restore_at is not None:
+        cuts = (*cuts, _restoring(analysis, surgery, chosen, cuts))
+    bare = Plan(surgery, cuts, ())
+    return replace(bare, changes=changes_of(analysis.sites, bare))
+
+
+def changes_of(sites: Sequence[Site], plan: Plan) -> tuple[Change, ...]:
+    """What a plan makes of the sites of a recording (that of train mode may have more than the one planned on)."""
+    changes = (_change(site, plan) for site in sites)
+    return tuple(c for c in changes if c is not None)
+
+
+def _cut(analysis: Analysis, transition: int, surgery: Surgery) -> Cut:
+    level = analysis.levels[transition]
+    by = []
+    for factor, wanted in zip(level.factor, AXES[surgery.axis], strict=True):
+        k = factor / surgery.stride if wanted and factor > 1 else Fraction(1)
+        if k.denominator != 1 or k < 1:
+            raise RequestError(
+                f"a stride of {surgery.stride} cannot remain at transition {transition}, whose stride is "
+                f"{float(factor):g}: it must divide it. Strides that can remain: {_divisors(factor)}"
+            )
+        by.append(int(k))
+    if by == [1, 1]:
+        raise RequestError(
+            f"nothing to eliminate: at transition {transition} the stride along {surgery.axis!r} is "
+            f"{_by(level.factor)} (rows x columns) and {surgery.stride} is to remain"
+        )
+    return Cut(level.before, (Fraction(by[0]), Fraction(by[1])))
+
+
+def _restoring(analysis: Analysis, surgery: Surgery, chosen: Sequence[int], cuts: Sequence[Cut]) -> Cut:
+    """The transition that takes all eliminated strides on."""
+    layer = layer_number(analysis, surgery.restore_at)  # type: ignore[arg-type]  # plan has seen that it is one
+    first = min(analysis.transitions_of(layer))
+    if first <= max(chosen):
+        raise RequestError(
+            f"restore_at={layer} ({analysis.layers[layer].name}) is not after the eliminated layers "
+            f"{listed(surgery.L)}: name a strided layer of a later transition"
+        )
+    rows, columns = (math.prod(cut.by[axis] for cut in cuts) for axis in (0, 1))
+    return Cut(analysis.levels[first].before, (1 / Fraction(rows), 1 / Fraction(columns)))
+
+
+def _divisors(factor: Fraction) -> str:
+    if factor.denominator != 1:
+        return "none"
+    return listed([d for d in range(1, int(factor)) if factor % d == 0])
+
+
+def _by(sides: Sequence[Any]) -> str:
+    return "x".join(f"{float(s):g}" for s in sides)
+
+
+def _change(site: Site, plan: Plan) -> Change | None:
+    old, operator = (site.before.reduction, site.after.reduction), site.operator
+    new = plan.reduction(old[0]), plan.reduction(old[1])
+    was = [b / a for a, b in zip(*old, strict=True)]
+    now = [b / a for a, b in zip(*new, strict=True)]
+    if was == now or operator.kind == "adaptive" or site.before.pooled:
+        return None
+    if operator.kind == "resize":
+        if plan.surgery.dilate:
+            return None  # runs on the original's map, as it is
+        if operator.scale is None:
+            return None  # resized to the size of another map, which has changed alike
+        if operator.refusal or max(operator.scale) < 1:
+            raise _refusal(site, operator.refusal or "interpolates downwards, which has no finer form")
+        return Change(site, replace(operator, scale=(1 / now[0], 1 / now[1])))
+    if operator.refusal:
+        raise _refusal(site, operator.refusal)
+    by = [a / b for a, b in zip(was, now, strict=True)]
+    if min(by) < 1:
+        return Change(site, _coarser(site, [1 / k for k in by], now))
+    if any(k.denominator != 1 or step % int(k) for k, step in zip(by, operator.step, strict=True)):
+        raise _refusal(site, f"has stride {_by(operator.step)}, which cannot become {_by(now)}")
+    return Change(site, refined(operator, (int(by[0]), int(by[1])), plan.surgery.removes_pools))
+
+
+def _coarser(site: Site, by: Sequence[Fraction], now: Sequence[Fraction]) -> Operator:
+    if any(k.denominator != 1 for k in by):
+        raise _refusal(site, f"has stride {_by(site.operator.step)}, which cannot become {_by(now)}")
+    operator = coarsened(site.operator, (int(by[0]), int(by[1])))
+    if operator is None:
+        raise _refusal(site, "cannot take a stride on")
+    return operator
+
+
+def _refusal(site: Site, why: str) -> OperatorError:
+    return OperatorError(
+        f"{site.name} ({site.operator.name}) would have to change with the layers you named, and {why}. "
+        "Choose another transition, or teach the operator with stridesurgery.register_operator"
+    )

@@ -1,0 +1,155 @@
+"""What a model keeps on record of its grid: `feature_info`, `output_stride`, `patch_size`, and what is made from it."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stridesurgery._analysis import Analysis, FeatureInfo, analyse, geometry_of, reduction_of
+from stridesurgery._hw import Pair
+from stridesurgery._node import Shape, returned, shape_of
+from stridesurgery._rewrite.check_shapes import factors_of
+from stridesurgery._rewrite.plan import Plan
+from stridesurgery._trace import RewrittenModel, one_image
+from stridesurgery.errors import GridError
+
+
+def recorded(model: nn.Module) -> dict[str, Any]:
+    """Every reduction and patch size that a model keeps on record, by where it stands."""
+    found: dict[str, Any] = {}
+    for path, module in model.named_modules():
+        prefix = f"{path}." if path else ""
+        for i, entry in enumerate(_entries(getattr(module, "feature_info", None))):
+            if isinstance(entry, dict) and "reduction" in entry:
+                found[f"{prefix}feature_info[{i}]['reduction']"] = entry["reduction"]
+        if isinstance(stride := vars(module).get("output_stride"), int):
+            found[f"{prefix}output_stride"] = stride
+        for name, holder in _with_patch_size(module):
+            found[f"{prefix}{name}"] = holder.patch_size
+    return found
+
+
+def update_records(model: nn.Module, planned: Plan) -> None:
+    """Bring what a model keeps on record up to date."""
+    if not planned.surgery.dilate:  # whose later layers see patches as before
+        _update_patch_sizes(model, planned)
+    seen: set[int] = set()
+    for module in model.modules():
+        info = getattr(module, "feature_info", None)
+        if _entries(info) and "feature_info" not in vars(module):  # the class's own: leave it alone
+            module.feature_info = info = copy.deepcopy(info)  # type: ignore[assignment]
+        for entry in _entries(info):
+            if isinstance(entry, dict) and "reduction" in entry and id(entry) not in seen:
+                seen.add(id(entry))
+                entry["reduction"] = _new_reduction(entry["reduction"], planned)
+        stride = vars(module).get("output_stride")
+        if isinstance(stride, int) and not isinstance(stride, bool):
+            module.output_stride = _new_reduction(stride, planned)
+
+
+def _entries(info: Any) -> Any:
+    entries = info if isinstance(info, (list, tuple)) else getattr(info, "info", None)  # timm's FeatureInfo
+    return entries if isinstance(entries, (list, tuple)) else ()
+
+
+def _new_reduction(old: Any, planned: Plan) -> Any:
+    rows, columns = old if isinstance(old, tuple) else (old, old)
+    new = planned.reduction((Fraction(rows), Fraction(columns)))
+    values = tuple(int(r) if r.denominator == 1 else float(r) for r in new)
+    return values[0] if values[0] == values[1] else values
+
+
+def _update_patch_sizes(model: nn.Module, planned: Plan) -> None:
+    """Set `patch_size` to the finer stride where a module that contains the changed layer, or its config, has it.
+
+    Vision transformers compute from it how many rows and columns their tokens make.
+    """
+    for change in planned.changes:
+        if change.site.operator.kind != "conv" or change.site.node.op != "call_module":
+            continue
+        old, new = change.site.operator.step, change.operator.step
+        parts = str(change.site.node.target).split(".")
+        for depth in range(len(parts)):
+            for _, holder in _with_patch_size(model.get_submodule(".".join(parts[:depth]))):
+                size = holder.patch_size
+                if isinstance(size, (tuple, list)) and tuple(size) == old:
+                    holder.patch_size = type(size)(new)
+                elif (size, size) == old and new[0] == new[1]:
+                    holder.patch_size = new[0]
+
+
+def _with_patch_size(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The module and its config, as far as they say how large patches are."""
+    config = vars(module).get("config")
+    for name, holder in (("patch_size", module), ("config.patch_size", config)):
+        if hasattr(holder, "__dict__") and isinstance(vars(holder).get("patch_size"), (int, tuple, list)):
+            yield name, holder
+
+
+def refreshed(info: FeatureInfo, operated: nn.Module, size: Pair) -> FeatureInfo:
+    """What there is to know of the maps of an operated model that returns them."""
+    analysis = analyse(operated, size)
+    maps: Any = returned(analysis.traced.graph)[0].args[0]
+    places = {feature: analysis.places[maps[feature.name]] for feature in info.features}
+    return FeatureInfo(
+        tuple(
+            replace(feature, reduction=reduction_of(place), geometry=geometry_of(*place.whole.geometry))
+            for feature, place in places.items()
+        )
+    )
+
+
+def check_intermediates(analysis: Analysis, planned: Plan, trial: nn.Module) -> None:
+    """Refuse a vision transformer whose `forward_intermediates` would make maps of another grid out of its tokens.
+
+    Raises:
+        GridError: it computes the grid from an attribute that has not followed the stride.
+    """
+    has_tokens = any(len(shape_of(node) or ()) == 3 for node in analysis.places)
+    if isinstance(trial, RewrittenModel) or not has_tokens:
+        return
+    image = one_image(analysis.traced)
+    before, after = (intermediates(model, image) for model in (analysis.traced.model, trial))
+    for i, (was, now) in enumerate(zip(before, after, strict=False)):
+        if larger_by(was.shape, now.shape, planned) is None:
+            raise GridError(
+                f"{planned.surgery.name} is not possible: forward_intermediates would give {tuple(now.shape[1:])} "
+                f"as map {i}, which was {tuple(was.shape[1:])}: it computes the grid from something that does not "
+                "follow the stride. form='graph' gives a network without this method; `features` takes its maps out"
+            )
+
+
+def intermediates(model: nn.Module, image: Tensor) -> list[Tensor]:
+    """The maps that a timm model's own `forward_intermediates` gives; none where it has no such method."""
+    method = getattr(model, "forward_intermediates", None)
+    if method is None:
+        return []
+    try:
+        with torch.no_grad():
+            found = method(image, intermediates_only=True)
+    except Exception:  # another signature, or not at this size: it says so itself when it is called
+        return []
+    return [value for value in found if isinstance(value, Tensor)] if isinstance(found, (list, tuple)) else []
+
+
+def larger_by(was: Shape, now: Shape, planned: Plan) -> Pair | None:
+    """The factor of a plan by which a returned value is larger than it was, up to a border; None if there is none.
+
+    What is no map (N, C, H, W) or (N, H, W, C) has the factor (1, 1) if it has as many dimensions as before.
+    """
+    if len(was) != 4 or len(now) != 4:
+        return (1, 1) if len(was) == len(now) else None
+    for rows, columns in factors_of(planned):
+        for factors in ((1, 1, rows, columns), (1, rows, columns, 1)):
+            if all(_about(n, k * w, k) for w, n, k in zip(was, now, factors, strict=True)):
+                return rows, columns
+    return None
+
+
+def _about(cells: int, wanted: int, k: int) -> bool:
+    """Whether an axis is k times as long, up to the border that convolutions without padding cut off."""
+    return cells == wanted if k == 1 else abs(cells - wanted) <= max(2 * k, wanted // 4)

@@ -1,0 +1,171 @@
+"""What a caller asks for, as a surgery whose layers are numbers."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from operator import index
+from typing import Any, SupportsIndex
+
+from torch import nn
+
+from stridesurgery._analysis import Analysis, analyse
+from stridesurgery._hw import Pair
+from stridesurgery.errors import RequestError
+from stridesurgery.ops import sample
+from stridesurgery.surgery import Surgery
+
+_DEFAULTS: dict[str, Any] = {
+    "stride": 1,
+    "axis": "hw",
+    "pool": "remove",
+    "dilate": False,
+    "restore_at": None,
+    "form": "module",
+}
+
+
+def requested(
+    model: nn.Module,
+    S: int | str | Surgery | None,
+    L: int | str | Sequence[int | str] | None,
+    input_size: int | Pair | None,
+    *,
+    graph: bool = False,
+    **options: Any,
+) -> tuple[Surgery, Analysis]:
+    """The surgery that the arguments of `eliminate` ask for (as a graph, if so), and the analysis of the model.
+
+    Raises:
+        RequestError: the arguments contradict each other, or do not fit the model.
+        ModelError, TraceError: the model cannot be recorded.
+    """
+    options = {**_DEFAULTS, **options}
+    if isinstance(S, (str, Surgery)):
+        named = S if isinstance(S, Surgery) else Surgery.parse(S)
+        if L is not None:
+            raise RequestError(f"the name {named.name} says the layers already; leave L out")
+        if isinstance(S, Surgery):
+            if S.after is not None:
+                raise RequestError("this Surgery follows another one; eliminate(model, surgery) carries out both")
+            given = [name for name, value in options.items() if name != "form" and value != _DEFAULTS[name]]
+            if given or (options["form"] != "module" and not graph):
+                raise RequestError(f"a Surgery holds its options; leave {', '.join(given or ['form'])} out")
+            options, input_size = {name: getattr(S, name) for name in _DEFAULTS}, input_size or S.input_size
+        S, L = named.S, named.L
+    options["form"] = "graph" if graph else options["form"]
+    Surgery(0, (), **options)  # bad options are told before the model is looked at
+    analysis = analyse(model, input_size)
+    if any(place.phases for place in analysis.places.values()):
+        raise RequestError("the model is dilated already; operate on the original, with all layers in one request")
+    check_one_path(analysis, "operate on the original")
+    if options["restore_at"] is not None:
+        options["restore_at"] = layer_number(analysis, options["restore_at"])
+        _check_names_one(analysis, options["restore_at"])
+    return replace(request(analysis, S, L, options), input_size=analysis.traced.size), analysis
+
+
+def check_one_path(analysis: Analysis, way_out: str) -> None:
+    """Refuse what `dual_path` made: modules that run twice, at two reductions, mean no one layer and no one map.
+
+    Raises:
+        RequestError: with the way out.
+    """
+    if any(node.target is sample for node in analysis.traced.graph.nodes):
+        raise RequestError(f"the model has two paths already; {way_out}")
+
+
+def request(
+    analysis: Analysis, S: int | None, L: int | str | Sequence[int | str] | None, options: dict[str, Any]
+) -> Surgery:
+    """What a caller asked for, as a surgery with layers by number.
+
+    Raises:
+        RequestError: no such layer, a layer without a stride, S and L that disagree.
+    """
+    if L is None:
+        if S is None:
+            raise RequestError(
+                f"say S (how many strides), L (at which layers) or a name such as 'S1L0'. {_strided(analysis)}"
+            )
+        first = _first_layers(analysis, S)
+        return Surgery(len(first), first, **options)
+    asked = list(L) if isinstance(L, Iterable) and not isinstance(L, (str, bytes)) else [L]
+    named = [layer_number(analysis, item) for item in asked]  # type: ignore[arg-type]  # which it checks
+    for layer in named:
+        _check_names_one(analysis, layer)
+    groups = {analysis.transitions_of(layer): layer for layer in reversed(named)}
+    layers = tuple(layer for layer in dict.fromkeys(named) if layer in groups.values())  # one of each transition
+    if S is not None and S != len(layers):
+        raise RequestError(f"S is {S} but L = {listed(named)} names {len(layers)} transition(s). {_strided(analysis)}")
+    if not layers:
+        raise RequestError(f"L is empty. {_strided(analysis)}")
+    return Surgery(len(layers), layers, **options)
+
+
+def _check_names_one(analysis: Analysis, layer: int) -> None:
+    """Refuse a layer that spans several transitions as the name of one, where each has a layer of its own.
+
+    Raises:
+        RequestError: naming those layers.
+    """
+    transitions = analysis.transitions_of(layer)
+    if len(transitions) == 1:
+        return
+    own: dict[int, list[int]] = {t: [] for t in transitions}
+    for i in range(len(analysis.layers)):
+        if len(found := analysis.transitions_of(i)) == 1 and found[0] in own:
+            own[found[0]].append(i)
+    if all(own.values()):
+        each = "; ".join(f"transition {t}: {listed(layers)}" for t, layers in own.items())
+        raise RequestError(
+            f"layer {layer} ({analysis.layers[layer].name}) spans transitions {listed(transitions)}, so it does not "
+            f"name one. Name a layer of each that is to go: {each}"
+        )
+
+
+def _first_layers(analysis: Analysis, S: int) -> tuple[int, ...]:
+    levels = analysis.levels
+    if isinstance(S, bool) or not isinstance(S, int) or S < 1:
+        raise RequestError(f"S, the number of strides to eliminate, is a positive int, got {S!r}")
+    if S > len(levels):
+        raise RequestError(f"S is {S} but the model has {len(levels)} transitions. {_strided(analysis)}")
+    numbers = range(len(analysis.layers))
+    firsts = []
+    for level in range(S):
+        members = [i for i in numbers if level in analysis.transitions_of(i)]
+        if not any(i in firsts for i in members):
+            firsts.append(min(members, key=lambda i: len(analysis.transitions_of(i))))
+    return tuple(firsts)
+
+
+def layer_number(analysis: Analysis, item: int | str) -> int:
+    """L of a strided layer, given by number or module name.
+
+    Raises:
+        RequestError: there is no such layer, or it has no stride.
+    """
+    count = len(analysis.layers)
+    if isinstance(item, str):
+        named = [i for i, site in enumerate(analysis.layers) if site.name == item]
+        if not named:
+            raise RequestError(f"no layer is named {item!r}. {_strided(analysis)}")
+        item = named[0]
+    if isinstance(item, bool) or not isinstance(item, SupportsIndex):
+        raise RequestError(f"a layer is a number or a module name, got {item!r}")
+    item = index(item)
+    if not 0 <= item < count:
+        raise RequestError(f"layer {item} does not exist: the model has layers 0 to {count - 1}. {_strided(analysis)}")
+    if not analysis.transitions_of(item):
+        site = analysis.layers[item]
+        why = "works on a pooled map of fixed size" if site.before.pooled else "has stride 1"
+        raise RequestError(f"layer {item} ({site.name}) {why}. {_strided(analysis)}")
+    return item
+
+
+def _strided(analysis: Analysis) -> str:
+    found = [i for i, site in enumerate(analysis.layers) if site.is_strided]
+    return f"Strided layers: {listed(found)}." if found else "The model has no strided layers."
+
+
+def listed(numbers: Sequence[int]) -> str:
+    """Numbers as a reader wants them."""
+    return ", ".join(map(str, numbers))

@@ -1,0 +1,169 @@
+"""A model whose forward is a recorded graph: two of them, for training and for evaluation, over its own modules."""
+
+import builtins
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.fx.node import _get_qualified_name, map_aggregate
+
+from stridesurgery._trace.meta_copy import duplicate
+from stridesurgery.errors import GridError
+
+_OWN = {
+    "_graph",
+    "_code",
+    "_tracer_cls",
+    "_tracer_extras",
+    "meta",
+    "graphs",
+    "only_at",
+    "_lineno_map",
+    "_prologue_start",
+}
+
+
+class RewrittenModel(fx.GraphModule):
+    """A `torch.fx.GraphModule` that keeps the whole model it came from: all modules, parameters and attributes.
+
+    `.train()` and `.eval()` switch between its two graphs; `.graph` is the one in force. It survives deepcopy and
+    torch.save. Methods of the original class (`forward_features`, ...) are gone.
+    """
+
+    graphs: dict[bool, fx.Graph]  # by training
+    feature_info: Any  # a `FeatureInfo`, where it returns maps; else what the model has
+    only_at: tuple[int, int] | None  # the input size, where the graph computes with sizes that it has as constants
+
+    def __init__(self, model: nn.Module, graphs: dict[bool, fx.Graph], only_at: tuple[int, int] | None = None) -> None:
+        super().__init__(nn.Module(), fx.Graph(), type(model).__name__)
+        # the model stays the owner: fx would copy only what the graph names, in the graph's order
+        self.__dict__.update({k: v for k, v in vars(model).items() if k not in _OWN})
+        self.__dict__.update(graphs=graphs, only_at=only_at)
+        self._choose_graph()  # the modules keep the modes they have: a norm may be frozen
+
+    def train(self, mode: bool = True) -> "RewrittenModel":
+        """Set the mode and put that mode's graph in force."""
+        super().train(mode)
+        self._choose_graph()
+        return self
+
+    def _choose_graph(self) -> None:
+        if self.graphs.get(self.training) is not self._graph:
+            self.graph = self.graphs[self.training]
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Run the graph in force; an input of another size is refused where the graph would be wrong for it."""
+        if self.only_at is not None and tuple(x.shape[-2:]) != self.only_at:
+            raise GridError(
+                f"this graph computes with sizes fixed at {self.only_at}, got an input of {tuple(x.shape[-2:])}; "
+                "operate the model again with input_size set to the size you need"
+            )
+        return super().__call__(x, *args, **kwargs)
+
+    def _owned(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k not in _OWN}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "RewrittenModel":
+        result = duplicate(self, memo)
+        assert isinstance(result, RewrittenModel)
+        return result
+
+    def __copy__(self) -> "RewrittenModel":
+        shell = nn.Module()
+        shell.__dict__.update(self._owned())
+        return RewrittenModel(shell, self.graphs, self.only_at)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        written = {mode: write_graph(graph) for mode, graph in self.graphs.items()}
+        return _rebuild, (self._owned(), written, self.only_at)
+
+
+def _once(graphs: dict[bool, fx.Graph]) -> dict[bool, fx.Graph]:
+    """One graph for both modes where they are the same, so that switching costs nothing."""
+    if str(graphs[True]) == str(graphs[False]):
+        return {True: graphs[False], False: graphs[False]}
+    return graphs
+
+
+def rewritten(
+    model: nn.Module, train_graph: fx.Graph, eval_graph: fx.Graph, only_at: tuple[int, int] | None
+) -> RewrittenModel:
+    """A model that runs these graphs over the modules of `model`, which it takes over."""
+    vars(model).pop("forward", None)  # one that was set from outside would run instead of the graph
+    return RewrittenModel(model, _once({True: train_graph, False: eval_graph}), only_at)
+
+
+def _rebuild(owned: dict[str, Any], written: dict[bool, list[Any]], only_at: tuple[int, int] | None) -> RewrittenModel:
+    shell = nn.Module()
+    shell.__dict__.update(owned)
+    return RewrittenModel(shell, _once({mode: read_graph(nodes) for mode, nodes in written.items()}), only_at)
+
+
+@dataclass(frozen=True)
+class _Ref:
+    """Stands for another node in a written graph."""
+
+    name: str
+
+
+def copied(graph: fx.Graph) -> fx.Graph:
+    """A copy of a graph, its output and the metadata of its nodes included."""
+    copy_, memo = fx.Graph(), dict[fx.Node, fx.Node]()
+    result = copy_.graph_copy(graph, memo, return_output_node=True)
+    assert isinstance(result, tuple)
+    copy_.output(result[0]).meta.update(result[1].meta)
+    return copy_
+
+
+def write_graph(graph: fx.Graph) -> list[tuple[Any, ...]]:
+    """A graph as plain values: (name, op, target, args, kwargs, meta) of each node, functions by qualified name."""
+    rows = []
+    for node in graph.nodes:
+        target = _get_qualified_name(node.target) if node.op == "call_function" else node.target
+        args, kwargs = (_plain(map_aggregate(a, _to_ref)) for a in (node.args, node.kwargs))
+        rows.append((node.name, node.op, target, args, kwargs, dict(node.meta)))
+    return rows
+
+
+def read_graph(rows: list[tuple[Any, ...]]) -> fx.Graph:
+    """The graph that `write_graph` wrote."""
+    graph = fx.Graph()
+    nodes: dict[str, fx.Node] = {}
+    for name, op, target, args, kwargs, meta in rows:
+        target = _function(target) if op == "call_function" else target
+        args, kwargs = (map_aggregate(a, lambda v: nodes[v.name] if isinstance(v, _Ref) else v) for a in (args, kwargs))
+        nodes[name] = graph.create_node(op, target, args, kwargs, name=name)
+        nodes[name].meta.update(meta)
+    return graph
+
+
+def _to_ref(value: Any) -> Any:
+    return _Ref(value.name) if isinstance(value, fx.Node) else value
+
+
+def _plain(value: Any) -> Any:
+    """Fx's immutable containers as ordinary ones."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        return tuple(_plain(v) for v in value)
+    return value
+
+
+def _function(qualified: str) -> Any:
+    head, _, name = qualified.rpartition(".")
+    if not head:
+        return getattr(builtins, name)
+    parts = head.split(".")
+    for cut in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:cut]))
+        except ImportError:
+            continue
+        for part in (*parts[cut:], name):
+            found = getattr(found, part)
+        return found
+    raise ImportError(qualified)

@@ -1,0 +1,149 @@
+"""A model's recording: its forward code run once by `trace`, or its graph replayed where it is one already.
+
+The torch.fx graph of a model together with the shape of every value, without running a weight.
+
+The model is copied without its weights (tensors become meta tensors), and its own `forward` runs on that copy
+under a mode that records every torch function and every leaf module as an fx node. Values are real tensors and
+real ints while the model runs, so control flow, asserts and `isinstance` work as they do in training; sizes are
+ints that remember how they were computed, so the graph stays valid at other sizes.
+"""
+
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from stridesurgery._node import BATCH, origins
+from stridesurgery._trace.graph_model import RewrittenModel, copied
+from stridesurgery._trace.meta_copy import input_channels, number_format
+from stridesurgery._trace.recorder import Recorder
+from stridesurgery._trace.recording import Traced
+from stridesurgery.errors import TraceError
+from stridesurgery.ops import is_leaf, known_result
+
+
+def record(skeleton: nn.Module, size: tuple[int, int], *, training: bool = False, batch: int = BATCH) -> Traced:
+    """Record a weightless model at an input size (h, w) in pixels.
+
+    A `RewrittenModel` is replayed, so that its nodes keep the module paths and keys of the model it came from.
+
+    Raises:
+        TraceError: the forward pass fails, with the submodule and the line where it does.
+    """
+    if not isinstance(skeleton, RewrittenModel):
+        return trace(skeleton, size, training=training, leaf=is_leaf, batch=batch)
+    skeleton.train(training)
+    if skeleton.only_at not in (None, tuple(size)):
+        raise TraceError(
+            f"this graph computes with sizes fixed at {skeleton.only_at} and cannot run at {tuple(size)}; "
+            f"give input_size={skeleton.only_at}, or operate the original at the size you need"
+        )
+    graph = copied(skeleton.graphs[training])
+    replay = _Replay(skeleton, graph)
+    image = image_for(skeleton, size, batch)
+    with torch.no_grad(), torch.device("meta"):
+        replay.run(image)
+    return Traced(graph, skeleton, (size[0], size[1]), training)
+
+
+def image_for(skeleton: nn.Module, size: tuple[int, int], batch: int) -> torch.Tensor:
+    """A weightless (batch, C, h, w) image as the model takes it."""
+    if isinstance(skeleton, RewrittenModel):  # its graph has run
+        channels = _image_node(skeleton.graph).meta["shape"][1]
+    else:
+        channels = input_channels(skeleton)[0]
+    return torch.empty(batch, channels, *size, device="meta", dtype=number_format(skeleton))
+
+
+def one_image(traced: Traced) -> torch.Tensor:
+    """A weightless (1, C, h, w) image as a recorded model took it."""
+    shape = _image_node(traced.graph).meta["shape"]
+    return torch.empty(1, *shape[1:], device="meta", dtype=number_format(traced.model))
+
+
+def _image_node(graph: fx.Graph) -> fx.Node:
+    return next(node for node in graph.nodes if node.op == "placeholder")
+
+
+class _Replay(fx.Interpreter):
+    """Runs a graph node by node and notes the shapes at the nodes."""
+
+    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
+        super().__init__(model, graph=graph)
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Run a module, or tell its result where that is plain."""
+        known = known_result(self.fetch_attr(target), args[0]) if len(args) == 1 and not kwargs else None
+        return super().call_module(target, args, kwargs) if known is None else known
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one node and note its shape."""
+        n.meta["shape"] = None
+        try:
+            value = super().run_node(n)
+        except Exception as problem:
+            names = dict.fromkeys(name for source in n.all_input_nodes for name in origins(source))
+            what = str(problem).partition("\n")[0]
+            raise TraceError(f"{n.meta['path'] or n.name} raised {what}", fixed=tuple(names)) from problem
+        if isinstance(value, torch.Tensor) and n.op != "output":
+            n.meta["shape"] = tuple(value.shape)
+        if isinstance(value, (tuple, list)):
+            n.meta["parts"] = len(value)
+        return value
+
+
+def trace(
+    skeleton: nn.Module,
+    size: tuple[int, int],
+    *,
+    training: bool = False,
+    leaf: Callable[[nn.Module], bool],
+    batch: int = BATCH,
+) -> Traced:
+    """Record a weightless model on a (batch, C, h, w) input.
+
+    Args:
+        skeleton: what `without_weights` gave; any module whose forward takes one image batch.
+        size: (h, w) of the input in pixels.
+        training: record what the model does after `.train()` instead of `.eval()`.
+        leaf: which modules stay one node; the rest is recorded from the inside.
+        batch: N of the input.
+
+    Raises:
+        TraceError: the forward pass fails, with the submodule and the line where it does.
+    """
+    skeleton.train(training)
+    failures = []
+    for channels in input_channels(skeleton):
+        recorder = Recorder(skeleton, leaf)
+        image = torch.empty(batch, channels, *size, device="meta", dtype=number_format(skeleton))
+        try:
+            graph = recorder.record(image)
+            return Traced(graph, skeleton, size, training, recorder.compares, tuple(recorder.missed))
+        except Exception as problem:
+            failures.append(_explain(problem, recorder, size))
+            failures[-1].__cause__ = problem
+    raise failures[0]
+
+
+def _explain(problem: Exception, recorder: Recorder, size: tuple[int, int]) -> TraceError:
+    model = recorder.model
+    frames = [f for f in traceback.extract_tb(problem.__traceback__) if "/torch/" not in f.filename]
+    own = [f for f in frames if "/stridesurgery/" not in f.filename]
+    line = f" ({own[-1].filename.rsplit('/', 1)[-1]}:{own[-1].lineno}: {own[-1].line})" if own else ""
+    path, kind = recorder.innermost or ("", type(model).__name__)
+    text = " ".join(str(problem).split())
+    place = f"submodule {path!r} ({kind})" if path else kind
+    small = ("kernel size can't be greater", "output size is too small", "padding size should be less", "too small")
+    if any(words in text.lower() for words in small):
+        return TraceError(
+            f"an input of {size[0]}x{size[1]} pixels is too small for {place}{line}: {text}; give a larger input_size"
+        )
+    fixed = f"; the size is fixed by {', '.join(recorder.fixed)}" if recorder.fixed else ""
+    return TraceError(
+        f"{type(model).__name__} cannot be traced at {size[0]}x{size[1]} pixels: {place}{line} "
+        f"raised {type(problem).__name__}: {text}{fixed}",
+        fixed=tuple(recorder.fixed),
+    )

@@ -1,0 +1,435 @@
+"""Runs a weightless model and writes down what it computes, as `trace` asks."""
+
+import operator
+import random
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
+
+from stridesurgery._node import called, origins, tensors_among
+from stridesurgery._trace.recording import tensors_returned
+from stridesurgery._trace.symbolic_ints import Number, Size, with_origin
+from stridesurgery.errors import TraceError
+from stridesurgery.ops import known_result, known_sum
+
+_OPERATORS = {
+    f"__{name}__": getattr(operator, name)
+    for name in (
+        "add sub mul truediv floordiv mod pow matmul neg eq ne lt le gt ge getitem setitem invert and_ or_ xor "
+        "iadd isub imul itruediv ifloordiv imod ipow iand ior abs"
+    ).split()
+} | {"__and__": operator.and_, "__or__": operator.or_}
+_REFLECTED = {f"__r{name}__": getattr(operator, name) for name in "add sub mul truediv floordiv mod pow matmul".split()}
+_REFLECTED["__rdiv__"] = operator.truediv
+_PLAIN = {
+    "dim",
+    "ndimension",
+    "is_floating_point",
+    "is_complex",
+    "stride",
+    "is_contiguous",
+    "element_size",
+    "storage_offset",
+}
+_MAY_PASS = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.Flatten, nn.Unflatten)
+
+
+class Recorder(TorchFunctionMode):
+    """Runs a weightless model and writes down every torch function and leaf module as an fx node."""
+
+    def __init__(self, model: nn.Module, leaf: Callable[[nn.Module], bool]) -> None:
+        super().__init__()
+        self.model = model
+        self.graph = fx.Graph()
+        self.scope: list[tuple[str, nn.Module]] = []
+        self.innermost: tuple[str, str] | None = None  # where the first exception rose
+        self.fixed: list[str] = []  # parameters and buffers that took part in the call that raised it
+        self._paused = 0
+        self.compares = False
+        self._nodes: dict[int, fx.Node] = {}
+        self._alive: list[Any] = []  # ids stay unique only while their objects live
+        self._device: fx.Node | None = None
+        self._sizes: dict[tuple[fx.Node, int], Size] = {}
+        self._names: dict[int, str] = {}
+        self._shared_memory: dict[int, int] = {}
+        self._own_forwards: dict[nn.Module, Any] = {}
+        self._hooks: dict[nn.Module, _Hooks] = {}
+        self.missed: list[str] = []  # modules recorded from the inside, with a hook that fails without numbers
+        self._repeated: list[tuple[str, fx.Node]] = []  # what leaves' hooks compute, which run with the leaf again
+        for path, module in model.named_modules():
+            for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+                self._names.setdefault(id(tensor), f"{path}.{name}" if path else name)
+            wrapper = self._leaf_forward if path and leaf(module) else self._inner_forward
+            # the copy is ours: its forward is shadowed on the instance, nothing global is patched
+            self._own_forwards[module] = vars(module).get("forward")  # some models set one themselves
+            vars(module)["forward"] = wrapper(path, module, module.forward)
+            if module._forward_hooks or module._forward_pre_hooks:
+                self._hooks[module] = _Hooks(module)  # the model's own run when the result is called
+
+    def record(self, image: Tensor) -> fx.Graph:
+        """Run the model on a weightless (N, C, H, W) image; its own `forward` is put back, whatever happens."""
+        state = random.getstate()  # a forward pass may draw from it
+        try:
+            node = self.graph.placeholder("x")
+            node.meta.update(shape=tuple(image.shape), path="")
+            self._tag(image, node)
+            self._image = node
+            with torch.no_grad(), torch.device("meta"), self:
+                result = self.model(image)
+            if not tensors_returned(result):
+                raise TraceError(f"it returns {_shortly(result)}, in which there is no tensor")
+            self.graph.output(self._argument(self._contained(result))).meta.update(shape=None, path="")
+            self._erase_repeated()
+            _give_keys(self.graph)
+        finally:
+            random.setstate(state)
+            for module, hooks in self._hooks.items():
+                hooks.put_back(module)
+            for module, own in self._own_forwards.items():
+                vars(module).pop("forward")
+                if own is not None:
+                    module.forward = own  # type: ignore[method-assign]
+        return self.graph
+
+    def emit(self, op: str, target: Any, args: Any, kwargs: dict[str, Any]) -> fx.Node:
+        """A new node, its arguments given as the values that the model computes."""
+        args = tuple(self._argument(a) for a in args)
+        kwargs = {name: self._argument(a) for name, a in kwargs.items()}
+        node = self.graph.create_node(op, target, args, kwargs)
+        node.meta.update(shape=None, path=self.scope[-1][0] if self.scope else "", writes=())
+        return node
+
+    def note_comparison(self) -> None:
+        """Called by a size that the forward code compares."""
+        if not self._paused:
+            self.compares = True
+
+    # modules
+
+    def _inner_forward(self, path: str, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            hooks = self._hooks.get(module) if path else None
+            self.scope.append((path, module))
+            try:
+                if hooks is None:
+                    return self._note_end(path, forward(*args, **kwargs))
+                args, kwargs = hooks.before(module, args, kwargs)
+                result = hooks.after(module, args, kwargs, forward(*args, **kwargs))
+                if any(getattr(hook, "failed", False) for table in hooks.own.values() for hook in table.values()):
+                    self.missed.append(path)
+                return self._note_end(path, result)
+            except Exception:
+                self.innermost = self.innermost or (path, type(module).__name__)
+                raise
+            finally:
+                self.scope.pop()
+
+        return run
+
+    def _leaf_forward(self, path: str, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if self._paused:
+                return forward(*args, **kwargs)
+            if type(module) is nn.Identity and not isinstance(args[0], Tensor):
+                return self._note_end(path, args[0])  # containers are no values
+            self._paused += 1
+            hooks, given, named = self._hooks.get(module), args, kwargs
+            try:
+                if hooks is not None:  # part of the leaf: they run with it
+                    args, kwargs = hooks.before(module, args, kwargs)
+                result, writes = known_result(module, args[0]) if len(args) == 1 else None, tuple[int, ...]()
+                if result is None:
+                    versions = self._versions(args, kwargs)
+                    result = forward(*args, **kwargs)
+                    writes = self._written(versions)
+                same = args and isinstance(args[0], Tensor) and (result is args[0] or isinstance(module, _MAY_PASS))
+                memory = self._memory(args[0]) if same else None
+                if getattr(module, "inplace", False):
+                    writes = tuple({*writes, *([memory] if memory else [])})
+                elif isinstance(result, Tensor) and args and result is args[0]:
+                    result = result.clone()  # an identity: what else reads its input reads that, not this
+            except Exception:
+                self.innermost = self.innermost or (path, type(module).__name__)
+                self.fixed = self.fixed or [f"{path}.{name}" for name, _ in module.named_parameters(recurse=False)]
+                raise
+            finally:
+                self._paused -= 1
+            node = self.emit("call_module", path, given, named)
+            node.meta["writes"] = writes
+            result = self._tag(result, node)
+            if memory is not None:
+                node.meta["memory"] = memory
+                if result.untyped_storage()._cdata != memory:
+                    self._shared_memory[result.untyped_storage()._cdata] = memory
+            if hooks is not None:
+                result = self._after_leaf(path, module, node, result, partial(hooks.after, module, args, kwargs))
+            return self._note_end(path, result)
+
+        return run
+
+    def _after_leaf(self, path: str, module: nn.Module, node: fx.Node, result: Any, hooks: Callable[[Any], Any]) -> Any:
+        """Run a leaf's forward hooks on its recorded result; the node stands for what they make of it."""
+        count, versions = len(self.graph.nodes), self._versions(result)
+        changed = hooks(result)
+        if changed is result and not self._written(versions):
+            return result
+        self._repeated += [(path, n) for n in list(self.graph.nodes)[count:]]
+        return self._tag(changed, node)
+
+    def _erase_repeated(self) -> None:
+        for path, node in reversed(self._repeated):
+            if node.users:
+                raise TraceError(
+                    f"a forward hook of {path} changes what the module returns and keeps a value of its own; let it "
+                    "do one of both"
+                )
+            self.graph.erase_node(node)
+
+    def _note_end(self, path: str, value: Any) -> Any:
+        """Note at the nodes of what a module returns that it does; a part of several is `path[i]`."""
+        if isinstance(value, Tensor):
+            node = self._nodes.get(id(value))
+            if path and node is not None:
+                node.meta["ends"] = (*node.meta.get("ends", ()), path)
+        elif isinstance(value, (tuple, list, dict)):
+            for i, part in value.items() if isinstance(value, dict) else enumerate(value):
+                self._note_end(f"{path}[{i}]", part)
+        return value
+
+    # functions
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self._paused:
+            return func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        if name == "__get__":
+            return self._attribute(func.__self__.__name__, func, args)
+        if name == "size":
+            return self._size(*args, **kwargs)
+        if name in _PLAIN or name in ("__set__", "_assert"):
+            return func(*args, **kwargs)
+        self._paused += 1
+        versions = self._versions(args, kwargs)
+        try:
+            result = known_sum(name, args, kwargs)
+            if result is None:
+                result = func(*args, **kwargs)
+            writes = self._written(versions)
+        except Exception:
+            self.fixed = self.fixed or self._constants(args, kwargs)
+            raise
+        finally:
+            self._paused -= 1
+        if name == "__setitem__":
+            self.emit("call_function", operator.setitem, args, kwargs).meta["writes"] = writes
+            return result
+        if not _holds_value(result):
+            return result
+        node = self._call(func, name, args, kwargs)
+        node.meta["writes"] = writes
+        return self._tag(result, node)
+
+    def _versions(self, *values: Any) -> list[tuple[Tensor, int]]:
+        """The tensors among arguments, and how often each has been written into."""
+        return [(tensor, tensor._version) for tensor in tensors_among(values)]
+
+    def _written(self, versions: list[tuple[Tensor, int]]) -> tuple[int, ...]:
+        """The memory that was written into since."""
+        return tuple(dict.fromkeys(self._memory(t) for t, version in versions if t._version != version))
+
+    def _memory(self, tensor: Tensor) -> int:
+        """A label of a tensor's memory; identities are recorded as new tensors, and share their input's."""
+        label = tensor.untyped_storage()._cdata
+        while label in self._shared_memory:
+            label = self._shared_memory[label]
+        return label
+
+    def _call(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> fx.Node:
+        if getattr(torch.Tensor, name, None) is func or getattr(func, "__module__", "") == "torch._tensor":
+            if name in _REFLECTED:
+                return self.emit("call_function", _REFLECTED[name], (args[1], args[0]), {})
+            if name in _OPERATORS:
+                return self.emit("call_function", _OPERATORS[name], args, kwargs)
+            return self.emit("call_method", name, args, kwargs)
+        return self.emit("call_function", func, args, kwargs)
+
+    def _attribute(self, name: str, getter: Any, args: Any) -> Any:
+        tensor = args[0]
+        if name == "shape":
+            return self._size(tensor)
+        self._paused += 1
+        try:
+            value = getter(*args)
+        finally:
+            self._paused -= 1
+        if isinstance(value, Tensor) and name not in ("grad", "_base"):
+            return self._tag(value, self.emit("call_function", getattr, (tensor, name), {}))
+        return value
+
+    def _size(self, tensor: Tensor, dim: int | None = None) -> Any:
+        node = self._nodes.get(id(tensor))
+        if node is None:  # a parameter's size is a constant
+            return tensor.size() if dim is None else tensor.size(dim)
+        sizes = [self._axis(node, i, length) for i, length in enumerate(tensor.size())]
+        return torch.Size(sizes) if dim is None else sizes[dim]
+
+    def _axis(self, node: fx.Node, i: int, length: int) -> Size:
+        if (node, i) not in self._sizes:
+            made = partial(self.emit, "call_method", "size", (node, i), {})
+            self._sizes[node, i] = with_origin(length, self, made)
+        return self._sizes[node, i]
+
+    # values
+
+    def _tag(self, value: Any, node: fx.Node) -> Any:
+        """Say that `value` is what `node` computes."""
+        if isinstance(value, Tensor):
+            self._paused += 1
+            node.meta["shape"] = tuple(value.shape)
+            node.meta["memory"] = self._memory(value)
+            self._paused -= 1
+            self._nodes[id(value)] = node
+            self._alive.append(value)
+            return value
+        if isinstance(value, (tuple, list, dict)):
+            node.meta["parts"] = len(value)
+        if isinstance(value, (tuple, list)):
+            items = []
+            for i, item in enumerate(value):
+                part = self.emit("call_function", operator.getitem, (), {})
+                part.args = (node, i)
+                items.append(self._tag(item, part))
+            if hasattr(value, "_fields"):
+                return type(value)(*items)
+            return type(value)(items) if type(value) in (tuple, list) else value
+        if isinstance(value, dict):
+            for key, item in value.items():
+                part = self.emit("call_function", operator.getitem, (), {})
+                part.args = (node, key)
+                self._tag(item, part)
+            return value
+        return with_origin(value, self, node)
+
+    def _argument(self, value: Any) -> Any:
+        """A value as an argument of a node."""
+        if isinstance(value, Tensor):
+            return self._tensor_node(value)
+        if isinstance(value, Number):
+            return value.node()
+        if isinstance(value, torch.device) and value.type == "meta":
+            return self._device_node()
+        if isinstance(value, slice):
+            return slice(*(self._argument(v) for v in (value.start, value.stop, value.step)))
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return type(value)(*(self._argument(v) for v in value))
+        if isinstance(value, (tuple, list)):
+            return (tuple if isinstance(value, tuple) else list)(self._argument(v) for v in value)
+        if isinstance(value, dict):
+            return {key: self._argument(v) for key, v in value.items()}
+        return value
+
+    def _contained(self, result: Any) -> Any:
+        """What a model returns, its ordered dicts as nodes that build them: a graph's own containers are plain."""
+        if isinstance(result, dict):
+            items = {key: self._contained(value) for key, value in result.items()}
+            return self.emit("call_function", OrderedDict, (items,), {}) if type(result) is OrderedDict else items
+        if type(result) in (tuple, list):
+            return type(result)(map(self._contained, result))
+        return result
+
+    def _tensor_node(self, tensor: Tensor) -> fx.Node:
+        if id(tensor) not in self._nodes:
+            name = self._names.get(id(tensor)) or self._plain_attribute(tensor)
+            node = self.emit("get_attr", name, (), {})
+            self._tag(tensor, node)
+        return self._nodes[id(tensor)]
+
+    def _plain_attribute(self, tensor: Tensor) -> str:
+        for path, module in self.model.named_modules():
+            for name, value in vars(module).items():
+                if value is tensor:
+                    return f"{path}.{name}" if path else name
+        place = self.scope[-1][0] if self.scope else ""
+        raise TraceError(
+            f"submodule {place!r} uses a tensor that is neither an input, a parameter nor an attribute of a module; "
+            "register it as a buffer"
+        )
+
+    def _constants(self, *values: Any) -> list[str]:
+        """The names of the parameters and buffers that a call's arguments are made of, the input apart."""
+        tensors = tensors_among(values)
+        names = {self._names[id(t)]: None for t in tensors if id(t) in self._names}
+        for tensor in tensors:
+            if id(tensor) in self._nodes:
+                names.update(dict.fromkeys(origins(self._nodes[id(tensor)])))
+        return list(names)
+
+    def _device_node(self) -> fx.Node:
+        if self._device is None:
+            with self.graph.inserting_after(self._image):
+                self._device = self.graph.call_function(getattr, (self._image, "device"))
+            self._device.meta.update(shape=None, path="")
+        return self._device
+
+
+class _Hooks:
+    """The forward hooks of a module, taken off it for as long as it is recorded."""
+
+    tables = ("_forward_pre_hooks", "_forward_hooks")
+
+    def __init__(self, module: nn.Module) -> None:
+        self.own = {name: vars(module)[name] for name in self.tables}
+        self.with_kwargs = {*module._forward_pre_hooks_with_kwargs, *module._forward_hooks_with_kwargs}
+        vars(module).update({name: OrderedDict() for name in self.tables})
+
+    def put_back(self, module: nn.Module) -> None:
+        """Give the module its hooks again, besides those that it has got while it ran."""
+        for name, own in self.own.items():
+            own.update(vars(module)[name])
+            vars(module)[name] = own
+
+    def before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Arguments as the pre-hooks leave them."""
+        for key, hook in list(self.own["_forward_pre_hooks"].items()):
+            changed = hook(module, args, *([kwargs] if key in self.with_kwargs else []))
+            if changed is not None and key in self.with_kwargs:
+                args, kwargs = changed
+            elif changed is not None:
+                args = changed if isinstance(changed, tuple) else (changed,)
+        return args, kwargs
+
+    def after(self, module: nn.Module, args: Any, kwargs: dict[str, Any], result: Any) -> Any:
+        """The result as the hooks leave it."""
+        for key, hook in list(self.own["_forward_hooks"].items()):
+            given = (args, kwargs, result) if key in self.with_kwargs else (args, result)
+            changed = hook(module, *given)
+            result = result if changed is None else changed
+        return result
+
+
+def _shortly(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"a {type(value).__name__}"
+
+
+def _give_keys(graph: fx.Graph) -> None:
+    counts: dict[tuple[str, str, str], int] = defaultdict(int)
+    for node in graph.nodes:
+        target = called(node)
+        place = (str(node.meta["path"]), node.op, target)
+        node.meta["key"] = (*place, counts[place])
+        counts[place] += 1
+
+
+def _holds_value(result: Any) -> bool:
+    if isinstance(result, Tensor):
+        return True
+    if isinstance(result, (tuple, list)):
+        return any(_holds_value(r) for r in result)
+    return isinstance(result, int) and not isinstance(result, bool)

@@ -1,0 +1,8 @@
+"""Whether an operated model keeps its promises."""
+
+from stridesurgery._verify.verify import Verification, verify
+
+__all__ = [
+    "Verification",
+    "verify",
+]

@@ -1,0 +1,129 @@
+"""Every map that a network returns, beside the same map of the network that it is from, on random images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from stridesurgery._analysis import Feature, Reduction, Source, analyse
+from stridesurgery._features import Tap, tapped
+from stridesurgery._node import Key
+from stridesurgery._trace import RewrittenModel, copied_model, rewritten
+from stridesurgery._verify.operators import difference
+from stridesurgery.errors import GridError, RequestError, SurgeryError
+from stridesurgery.ops import sample
+
+
+@dataclass(frozen=True)
+class MapCheck:
+    """One map that is returned, or one of several that are returned concatenated."""
+
+    name: str
+    what: str  #: what was found, in words
+    error: float | None  #: largest relative difference; None where nothing is compared
+
+
+@dataclass(frozen=True)
+class _Map:
+    """A map as a network makes it."""
+
+    value: Tensor
+    reduction: Reduction
+
+
+def check_maps(
+    original: nn.Module, fine: nn.Module, returning: RewrittenModel, image: Tensor, *, dilated: bool = False
+) -> tuple[MapCheck, ...]:
+    """Compare the maps that a model returns, in eval mode, with those of the networks that they are from.
+
+    Args:
+        original: the model before the surgery.
+        fine: what `eliminate` gives.
+        returning: what `features` or `dual_path` gave.
+        image: (N, C, h, w), what copies of all three are run on.
+        dilated: a finer map sampled on the old grid must be the original's.
+
+    Raises:
+        SurgeryError, GridError: a map is another one.
+        RequestError: the maps are those of yet another network.
+    """
+    features = returning.feature_info.features
+    sources = [source for feature in features for source in feature.sources]
+    with torch.no_grad():
+        returned = copied_model(returning, apart=True).eval()(image.clone())
+        before, after = _maps(original, sources, image), _maps(fine, sources, image)
+    if list(returned) != [feature.name for feature in features]:
+        raise SurgeryError(f"the maps that are returned are {', '.join(returned)}, which feature_info does not say")
+    parts = [part for feature in features for part in _split(returned[feature.name], feature)]
+    claimed = [feature.reduction for feature in features for _ in feature.sources]
+    return tuple(_check(*each, before, after, dilated) for each in zip(sources, parts, claimed, strict=True))
+
+
+def _split(value: Tensor, feature: Feature) -> Sequence[Tensor]:
+    """A map as the parts that were concatenated."""
+    axis = feature.sources[0].channel_axis
+    if value.shape[axis] != feature.channels:
+        raise GridError(f"map {feature.name} has {value.shape[axis]} channels instead of {feature.channels}")
+    return value.split([source.channels for source in feature.sources], axis)
+
+
+def _maps(network: nn.Module, sources: Sequence[Source], image: Tensor) -> dict[Key, _Map]:
+    """The maps of a network at the places where it has them."""
+    analysis = analyse(network, (image.shape[2], image.shape[3]))
+    nodes = {node.meta["key"]: node for node in analysis.places}
+    taps = {
+        s.key: Tap(str(s.key), "", nodes[s.key], analysis.places[nodes[s.key]], s.channels, s.channel_axis)
+        for s in sources
+        if s.key in nodes
+    }
+    graph = tapped(analysis, list(taps.values()))
+    values = rewritten(copied_model(network, apart=True), graph, graph, None).eval()(image.clone())
+    return {key: _Map(values[tap.name], tap.place.whole.reduction) for key, tap in taps.items()}
+
+
+def _check(
+    source: Source,
+    found: Tensor,
+    claimed: tuple[float, float],
+    before: dict[Key, _Map],
+    after: dict[Key, _Map],
+    dilated: bool,
+) -> MapCheck:
+    if source.network == "sliced":
+        way_out = "sampler='original' makes it the original's"
+        return MapCheck(source.name, f"not compared: it is a slice where the original pools; {way_out}", None)
+    operated = source.network == "operated"
+    whose = "eliminate's" if operated else "the original's"
+    wanted = (after if operated else before).get(source.key)
+    if wanted is None:
+        raise RequestError(
+            f"map {source.name} is not one of the network that this surgery gives: verify what `features` or "
+            "`dual_path` made of the model that `eliminate` took or gave"
+        )
+    if claimed != tuple(map(float, wanted.reduction)):
+        raise GridError(f"feature_info gives map {source.name} the reduction {claimed}, and it has {wanted.reduction}")
+    error, what = _error(source.name, found, wanted.value, whose), f"equals {whose}"
+    if operated and dilated and source.key in before:
+        old = before[source.key]
+        rows, columns = (int(a / b) for a, b in zip(old.reduction, wanted.reduction, strict=True))
+        last = -1 if source.channel_axis == 1 else -2
+        sampled = sample(found, (rows, columns), last)
+        error = max(error, _error(source.name, sampled, old.value, "the original's on its grid"))
+        what += f", [::{rows}, ::{columns}] the original's"
+    return MapCheck(source.name, f"{what}, largest relative difference {error:.1g}", error)
+
+
+def _error(name: str, found: Tensor, wanted: Tensor, whose: str) -> float:
+    """The largest relative difference of two maps.
+
+    Raises:
+        GridError: they differ in size.
+        SurgeryError: they differ in value by more than rounding.
+    """
+    if found.shape != wanted.shape:
+        raise GridError(f"map {name} is {tuple(found.shape)} where {whose} is {tuple(wanted.shape)}")
+    error = difference(found, wanted)
+    if not error <= (1e-4 if wanted.dtype in (torch.float32, torch.float64) else 5e-2):
+        raise SurgeryError(f"map {name} differs from {whose} by {error:.2g} (relative)")
+    return error

@@ -1,0 +1,293 @@
+"""What a user gets: what an operated model returns, its modes and its records, beside the original's."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stridesurgery._analysis import FeatureInfo
+from stridesurgery._rewrite import Plan, intermediates, larger_by, recorded
+from stridesurgery._trace import RewrittenModel, copied_model, tensors_returned
+from stridesurgery._verify.operators import difference
+from stridesurgery.errors import GridError, SurgeryError
+
+
+@dataclass(frozen=True)
+class OutputCheck:
+    """One tensor that the models return."""
+
+    name: str  #: such as `output['maps'][0]`
+    what: str  #: what was found, in words
+    error: float | None  #: largest relative difference; None where nothing is compared
+
+
+def check_modes(original: nn.Module, operated: nn.Module) -> str:
+    """Compare the mode of every module; all may be in the other one, which a caller sets by one call.
+
+    Returns:
+        What was found, in words.
+
+    Raises:
+        SurgeryError: naming the module that is in another mode than the rest.
+    """
+    modes = {path: module.training for path, module in operated.named_modules()}
+    wanted = {path: module.training for path, module in original.named_modules() if path in modes}
+    odd = [path for path, training in wanted.items() if modes[path] != training]
+    if not odd:
+        return f"{len(wanted)} modules in the original's modes"
+    if len(set(modes.values())) == 1 and modes[""] != wanted[""]:
+        return f"all modules in {_mode(modes[''])} mode, the original in {_mode(wanted[''])} mode"
+    place = next((path for path in odd if path), "")
+    raise SurgeryError(
+        f"module {place or type(operated).__name__} is in {_mode(modes[place])} mode, the original's in "
+        f"{_mode(wanted[place])} mode"
+    )
+
+
+def _mode(training: bool) -> str:
+    return "train" if training else "eval"
+
+
+def check_records(fine: nn.Module, operated: nn.Module) -> int:
+    """Compare the reductions and patch sizes that an operated model keeps on record with what they should be.
+
+    Returns:
+        How many were compared.
+
+    Raises:
+        GridError: naming the first that is stale.
+    """
+    wanted, found = recorded(fine), recorded(operated)
+    if isinstance(getattr(operated, "feature_info", None), FeatureInfo):  # of the maps that it returns
+        wanted = {place: value for place, value in wanted.items() if not place.startswith("feature_info")}
+    for place, value in wanted.items():
+        if place not in found or found[place] != value:
+            raise GridError(f"{place} is {found.get(place, 'not there')} where the surgery makes it {value}")
+    return len(wanted)
+
+
+def check_outputs(
+    original: nn.Module, fine: nn.Module, operated: nn.Module, image: Tensor, planned: Plan
+) -> tuple[OutputCheck, ...]:
+    """Run all three in eval mode on the same image, and compare everything that they return.
+
+    Args:
+        original: the model before the surgery.
+        fine: what `eliminate` gives for it.
+        operated: the model to check.
+        image: (N, C, h, w), with more than one image.
+        planned: what the surgery does to the original.
+
+    Raises:
+        SurgeryError: naming the output that differs, and the first module whose own output does.
+        GridError: an output is off the grid.
+    """
+    try:
+        before = _run(original, image)
+    except Exception as problem:  # it was recorded without numbers only
+        return (OutputCheck("output", f"not compared: the original itself raises {_first_line(problem)}", None),)
+    made = _run(fine, image)
+    try:
+        after = _run(operated, image)
+    except SurgeryError:
+        raise
+    except Exception as problem:
+        raise SurgeryError(
+            f"the operated model raises {_first_line(problem)}, which the original does not"
+        ) from problem
+    _check_structure(made.value, after.value, "what eliminate gives")
+    _check_structure(before.value, after.value, "the original")
+    if after.changed and not before.changed:
+        raise SurgeryError(f"running the operated model in eval mode changes its buffer {after.changed[0]}")
+    checks = list(_compare(before.value, made.value, after.value, image, planned, fine, operated))
+    checks += _check_claims(operated, after.value, image)
+    return (*checks, *_check_intermediates(original, fine, operated, image, planned))
+
+
+@dataclass(frozen=True)
+class _Run:
+    value: Any
+    changed: list[str]  # buffers
+
+
+def _run(model: nn.Module, image: Tensor, seed: int = 0) -> _Run:
+    """Run a copy in eval mode."""
+    copy = copied_model(model, apart=True).eval()
+    buffers = {name: value.clone() for name, value in copy.named_buffers()}
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        value = copy(image.clone())
+    after = dict(copy.named_buffers())
+    return _Run(value, [name for name, old in buffers.items() if name in after and not _same(old, after[name])])
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return _error(a, b) == 0.0
+
+
+def _check_structure(wanted: Any, found: Any, whose: str, name: str = "output") -> None:
+    """Compare kinds, numbers and names of what is returned; a graph gives mappings of any class as dicts."""
+    kinds = [dict if isinstance(v, Mapping) else type(v) for v in (wanted, found)]
+    if kinds[0] is not kinds[1]:
+        raise SurgeryError(f"{name} is a {kinds[1].__name__}, and a {kinds[0].__name__} in {whose}")
+    if isinstance(wanted, Mapping):
+        if list(wanted) != list(found):
+            raise SurgeryError(f"{name} has the keys {list(found)}, and {list(wanted)} in {whose}")
+        pairs = {f"{name}[{key!r}]": (part, found[key]) for key, part in wanted.items()}
+    elif isinstance(wanted, (list, tuple)):
+        if len(wanted) != len(found):
+            raise SurgeryError(f"{name} has {len(found)} parts, and {len(wanted)} in {whose}")
+        pairs = {f"{name}[{i}]": pair for i, pair in enumerate(zip(wanted, found, strict=True))}
+    else:
+        places = [list(tensors_returned(v, name)) for v in (wanted, found)]
+        if places[0] != places[1]:
+            raise SurgeryError(f"{name} holds tensors at {places[1]}, and at {places[0]} in {whose}")
+        return
+    for place, (part, other) in pairs.items():
+        _check_structure(part, other, whose, place)
+
+
+def _compare(
+    before: Any, made: Any, after: Any, image: Tensor, planned: Plan, fine: nn.Module, operated: nn.Module
+) -> Iterator[OutputCheck]:
+    """Compare every tensor with what `eliminate` gives, and with the original's as far as it says that."""
+    old, new = tensors_returned(before), tensors_returned(made)
+    for name, value in tensors_returned(after).items():
+        error = _error(value, new[name])
+        if error is None:
+            raise GridError(
+                f"{name} is {tuple(value.shape)}, and {tuple(new[name].shape)} in what eliminate gives"
+                f"{_where(fine, operated, image)}"
+            )
+        if not error <= _tolerance(value):
+            if not _is_repeatable(fine, image):
+                yield OutputCheck(name, "not compared: the model draws random numbers in eval mode", None)
+                continue
+            raise SurgeryError(
+                f"{name} differs from what eliminate gives by {error:.2g} (relative){_where(fine, operated, image)}"
+            )
+        yield _beside_original(name, old[name], value, error, planned)
+
+
+def _beside_original(name: str, old: Tensor, value: Tensor, error: float, planned: Plan) -> OutputCheck:
+    """Compare a returned tensor with the original's: its shape, and where features are kept, its values."""
+    if value.dim() != old.dim():
+        raise GridError(f"{name} is {tuple(value.shape)}, and the original's is {tuple(old.shape)}")
+    what = f"equals what eliminate gives, largest relative difference {error:.1g}"
+    if not planned.surgery.dilate:
+        return OutputCheck(
+            name, f"{tuple(value.shape)} {what}; of the original's values only the grid is compared", error
+        )
+    steps = [-(-n // was) if was else 1 for n, was in zip(value.shape, old.shape, strict=True)]
+    at = f"[{', '.join(f'::{k}' for k in steps)}]" if max(steps, default=1) > 1 else ""
+    gap = _error(value[tuple(slice(None, None, k) for k in steps)], old)
+    if gap is None or not gap <= _tolerance(value):
+        raise SurgeryError(f"{name}{at} is not the original's: difference {gap} (relative)")
+    return OutputCheck(
+        name, f"{at} equals the original's, largest relative difference {gap:.1g}".strip(), max(error, gap)
+    )
+
+
+def _error(found: Tensor, wanted: Tensor) -> float | None:
+    """The largest relative difference; None where the shapes differ."""
+    if found.shape != wanted.shape:
+        return None
+    if not found.numel():
+        return 0.0
+    if not found.is_floating_point():
+        return 0.0 if torch.equal(found, wanted) else float("inf")
+    if not torch.equal(found.isnan(), wanted.isnan()):
+        return float("inf")
+    return difference(found.nan_to_num(), wanted.nan_to_num())
+
+
+def _tolerance(value: Tensor) -> float:
+    return 1e-4 if value.dtype in (torch.float32, torch.float64) else 5e-2
+
+
+def _is_repeatable(model: nn.Module, image: Tensor) -> bool:
+    runs = [tensors_returned(_run(model, image, seed).value) for seed in (0, 1)]
+    return all(_error(value, runs[1][name]) == 0.0 for name, value in runs[0].items())
+
+
+def _where(fine: nn.Module, operated: nn.Module, image: Tensor) -> str:
+    """Name the first module whose output differs, as far as both run it."""
+    wanted, found = (_calls(model, image) for model in (fine, operated))
+    for key, values in wanted.items():
+        pairs = zip(values, found.get(key, values), strict=False)
+        if any(_differs(value, other) for value, other in pairs):
+            return f"; the first module whose output differs is {key[0] or 'the model itself'}"
+    return ""
+
+
+def _differs(value: Tensor, other: Tensor) -> bool:
+    error = _error(value, other)
+    return error is None or not error <= _tolerance(value)
+
+
+def _calls(model: nn.Module, image: Tensor) -> dict[tuple[str, int], list[Tensor]]:
+    """What every module returns, in the order in which they end."""
+    copy, found = copied_model(model, apart=True).eval(), dict[tuple[str, int], list[Tensor]]()
+
+    def note(path: str) -> Any:
+        def hook(module: nn.Module, args: Any, result: Any) -> None:
+            count = sum(key[0] == path for key in found)
+            found[path, count] = [t.clone() for t in tensors_returned(result).values()]
+
+        return hook
+
+    for path, module in copy.named_modules():
+        module.register_forward_hook(note(path))
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        copy(image.clone())
+    return found
+
+
+def _check_claims(operated: nn.Module, value: Any, image: Tensor) -> Iterator[OutputCheck]:
+    """Compare the sizes of returned maps with the reductions that the model's `feature_info` claims for them."""
+    reductions = getattr(getattr(operated, "feature_info", None), "reduction", None)
+    maps = {name: tensor for name, tensor in tensors_returned(value).items() if tensor.dim() == 4}
+    claimed = reductions() if callable(reductions) else []
+    if len(claimed) != len(maps):
+        return
+    for (name, tensor), reduction in zip(maps.items(), claimed, strict=True):
+        rows, columns = reduction if isinstance(reduction, tuple) else (reduction, reduction)
+        wanted = image.shape[2] / rows, image.shape[3] / columns
+        if not any(_about(tuple(tensor.shape[i : i + 2]), wanted) for i in (1, 2)):
+            raise GridError(f"{name} is {tuple(tensor.shape)}, and feature_info claims a reduction of {reduction}")
+        yield OutputCheck(name, f"has the reduction {reduction} that feature_info claims", 0.0)
+
+
+def _about(grid: tuple[int, ...], wanted: tuple[float, float]) -> bool:
+    """Whether a grid has a number of cells up to a border."""
+    borders = (max(1.0, side / 4) for side in wanted)
+    return all(abs(n - side) < border for n, side, border in zip(grid, wanted, borders, strict=True))
+
+
+def _check_intermediates(
+    original: nn.Module, fine: nn.Module, operated: nn.Module, image: Tensor, planned: Plan
+) -> Iterator[OutputCheck]:
+    """Compare what the models' own `forward_intermediates` give."""
+    if isinstance(operated, RewrittenModel):
+        return
+    before, made, after = (
+        intermediates(copied_model(m, apart=True).eval(), image.clone()) for m in (original, fine, operated)
+    )
+    if len(before) != len(after):
+        yield OutputCheck("forward_intermediates", "not compared: it does not run on one of the models", None)
+        return
+    for i, (old, new, value) in enumerate(zip(before, made, after, strict=True)):
+        name = f"forward_intermediates[{i}]"
+        if larger_by(tuple(old.shape), tuple(value.shape), planned) is None:
+            raise GridError(f"{name} is {tuple(value.shape)}, off the grid of the original's {tuple(old.shape)}")
+        error = _error(value, new)
+        if error is None or not error <= _tolerance(value):
+            raise SurgeryError(f"{name} differs from what eliminate gives: {error} (relative)")
+        yield OutputCheck(name, f"{tuple(value.shape)} equals what eliminate gives", error)
+
+
+def _first_line(problem: Exception) -> str:
+    return f"{type(problem).__name__}: {str(problem).partition(chr(10))[0]}"

@@ -1,0 +1,157 @@
+"""Whether an operated model keeps its promises: weights, grid, exactness at every eliminated layer, maps."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, fx, nn
+
+from stridesurgery._analysis import Analysis, FeatureInfo, analyse
+from stridesurgery._hw import Pair
+from stridesurgery._rewrite import eliminate, operate, plan, rehearse
+from stridesurgery._trace import RewrittenModel, number_format, one_image, record, without_weights
+from stridesurgery._verify.maps import MapCheck, check_maps
+from stridesurgery._verify.operators import SiteCheck, check_site
+from stridesurgery._verify.outputs import OutputCheck, check_modes, check_outputs, check_records
+from stridesurgery.errors import GridError, ModelError, RequestError, SurgeryError, TraceError
+from stridesurgery.surgery import Surgery
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` checked; it raises where something is off, so this is a list of what holds."""
+
+    surgery: Surgery
+    input_size: Pair
+    tensors: int  #: weights and buffers found equal
+    values: int  #: maps and other values whose shape is on the grid
+    exact: bool  #: every map after a transition is exactly k times larger, not only up to a border
+    sites: tuple[SiteCheck, ...]  #: of each changed operator its `name`, `what` was found, and the `error`
+    maps: tuple[
+        MapCheck, ...
+    ] = ()  #: the same of each map that the model returns, if `features` or `dual_path` made it
+    outputs: tuple[OutputCheck, ...] = ()  #: the same of each tensor that another model returns
+    records: int = 0  #: reductions and patch sizes on record that were found right
+    modes: str = ""  #: what was found of the modules' modes, in words
+
+    def __str__(self) -> str:
+        h, w = self.input_size
+        maps = "exactly k times larger" if self.exact else "k times larger up to a border"
+        lines = [
+            f"{self.surgery.name} verified at {h}x{w}",
+            f"  weights  {self.tensors} tensors equal, same keys",
+            f"  grid     {self.values} values checked, maps {maps}",
+            *(f"  site     {site.name}: {site.what}" for site in self.sites),
+            *(f"  map      {found.name}: {found.what}" for found in self.maps),
+            *self._outputs(),
+            f"  records  {self.records} reductions and patch sizes on record are right",
+            f"  modes    {self.modes}",
+        ]
+        return "\n".join(lines)
+
+    def _outputs(self) -> list[str]:
+        errors = [found.error for found in self.outputs if found.error is not None]
+        whose = "the original's" if self.surgery.dilate else "what eliminate gives"
+        equal = [
+            f"  output   {len(errors)} tensors equal {whose}, largest relative difference {max(errors, default=0):.1g}"
+        ]
+        odd = [f"  output   {found.name}: {found.what}" for found in self.outputs if found.error is None]
+        return [*(equal if errors else []), *odd]
+
+
+def verify(original: nn.Module, operated: nn.Module, input_size: int | Pair | None = None) -> Verification:
+    """Check an operated model against its original; neither is changed.
+
+    Weights: the same state_dict keys and values. Grid: every value of the graph, by shape, nothing is run.
+    Exactness: every changed operator is run on a small random map, and its output sampled `[::k, ::k]` compared
+    with the original operator's. Outputs: copies of both, and of what `eliminate` gives now, are run in eval mode on
+    two random images; everything that is returned is compared (with the original's values where features are kept),
+    and so is what `forward_intermediates` gives. Maps that `features` or `dual_path` returns are compared with those
+    of the network that they are from. Records: `feature_info`, `output_stride`, `patch_size`. Modes: of every module.
+    What cannot be compared is named in the result.
+
+    Args:
+        original: the model that was operated.
+        operated: what `eliminate` or `dual_path` returned for it, `features` of one of those, or a copy with the
+            recipe attached as `.surgery`.
+        input_size: pixels, one number or (h, w); by default the size at which the surgery was planned.
+
+    Returns:
+        What was checked; `print` shows it.
+
+    Raises:
+        SurgeryError: naming the first thing that is off.
+    """
+    if not isinstance(original, nn.Module) or not isinstance(operated, nn.Module):
+        raise ModelError(f"verify takes two modules, got {type(original).__name__} and {type(operated).__name__}")
+    surgery = getattr(operated, "surgery", None)
+    if not isinstance(surgery, Surgery):
+        raise RequestError("the second model has no .surgery: it was not made by stridesurgery.eliminate")
+    if surgery == getattr(original, "surgery", None):
+        raise RequestError(f"both models have undergone {surgery.name}; the first must be the one from before it")
+    if surgery.after is not None and getattr(original, "surgery", None) != surgery.after:
+        between = eliminate(original, surgery.after)
+        verify(original, between, input_size)
+        original = between
+    for model in (original, operated):
+        if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+            raise ModelError("verify compares numbers, and a model's weights are on the meta device")
+    tensors = _check_weights(original, operated)
+    analysis = analyse(original, input_size or getattr(operated, "only_at", None) or surgery.input_size)
+    planned, size = plan(analysis, surgery), analysis.traced.size
+    modes = check_modes(original, operated)
+    _check_untouched(original, operated, {str(c.site.node.target) for c in planned.changes})
+    fine = operate(original, replace(surgery, after=None), analysis=analysis)
+    returns_maps = isinstance(getattr(operated, "feature_info", None), FeatureInfo)
+    grid = rehearse(analysis, planned, without_weights(fine if returns_maps else operated).eval())
+    _check_train_mode(operated, size)
+    sites = tuple(check_site(change, original, operated) for change in planned.changes)
+    records, image = check_records(fine, operated), _image(original, analysis)
+    maps, outputs = tuple[MapCheck, ...](), tuple[OutputCheck, ...]()
+    if returns_maps and isinstance(operated, RewrittenModel):
+        maps = check_maps(original, fine, operated, image, dilated=surgery.dilate)
+    else:
+        outputs = check_outputs(original, fine, operated, image, planned)
+    return Verification(surgery, size, tensors, grid.nodes, grid.exact, sites, maps, outputs, records, modes)
+
+
+def _image(model: nn.Module, analysis: Analysis) -> Tensor:
+    """Two random images as the model takes them."""
+    like, shape = next(model.parameters(), torch.empty(0)), one_image(analysis.traced).shape
+    pixels = torch.randn(2, *shape[1:], generator=torch.Generator().manual_seed(0))
+    return pixels.to(like.device, number_format(model))
+
+
+def _check_untouched(original: nn.Module, operated: nn.Module, changed: set[str]) -> None:
+    """Modules that the plan does not change must be of the same type with the same settings."""
+    others = dict(operated.named_modules())
+    for path, module in original.named_modules():
+        if not path or path in changed:
+            continue
+        other = others.get(path)
+        if other is None or _kind(other) is not _kind(module) or module.extra_repr() != other.extra_repr():
+            raise SurgeryError(f"module {path} is not the original's: {module} became {other}")
+
+
+def _kind(module: nn.Module) -> type:
+    """The class of a module; a graph module has one for itself, derived from it."""
+    return type(module).__mro__[1] if isinstance(module, fx.GraphModule) else type(module)
+
+
+def _check_train_mode(operated: nn.Module, size: Pair) -> None:
+    try:
+        record(without_weights(operated), size, training=True)
+    except TraceError as problem:
+        raise GridError(f"the operated model does not run in train mode: {problem}") from problem
+
+
+def _check_weights(original: nn.Module, operated: nn.Module) -> int:
+    before, after = ({**dict(m.named_buffers()), **m.state_dict()} for m in (original, operated))
+    if before.keys() != after.keys():
+        odd = sorted(set(before) ^ set(after))
+        raise SurgeryError(f"the state_dicts have different keys: {', '.join(odd[:5])}")
+    for key, value in before.items():
+        if not isinstance(value, Tensor):
+            continue
+        if value.dtype != after[key].dtype or not torch.equal(value.cpu(), after[key].cpu()):
+            raise SurgeryError(f"weight {key} is not the original's")
+    return len(original.state_dict())

@@ -1,1 +1,0 @@
-"""The command line: `stridesurgery` and `python -m stridesurgery` alike."""

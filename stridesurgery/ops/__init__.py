@@ -1,0 +1,47 @@
+"""What the library knows of operators."""
+
+from stridesurgery.ops import functions, modules  # noqa: F401  (they fill the operator table)
+from stridesurgery.ops.fine_functional import conv2d, sample
+from stridesurgery.ops.fine_modules import FineConv2d, FineConv2dSame
+from stridesurgery.ops.modules import read_conv, set_stride
+from stridesurgery.ops.registry import (
+    FUNCTIONS,
+    MODULES,
+    POOLS,
+    FunctionRule,
+    Operator,
+    arguments,
+    coarsened,
+    refined,
+    register_operator,
+)
+from stridesurgery.ops.space_to_batch import each_phase, first_phase, from_phases, kept_cells, to_phases
+from stridesurgery.ops.traits import is_leaf, known_result, known_sum
+from stridesurgery.ops.window import Window
+
+__all__ = [
+    "FUNCTIONS",
+    "FineConv2d",
+    "FineConv2dSame",
+    "FunctionRule",
+    "MODULES",
+    "Operator",
+    "POOLS",
+    "Window",
+    "arguments",
+    "coarsened",
+    "conv2d",
+    "each_phase",
+    "first_phase",
+    "from_phases",
+    "is_leaf",
+    "kept_cells",
+    "known_result",
+    "known_sum",
+    "read_conv",
+    "refined",
+    "register_operator",
+    "sample",
+    "set_stride",
+    "to_phases",
+]

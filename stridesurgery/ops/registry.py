@@ -1,0 +1,134 @@
+"""What an operator is to the grid, and the table of what is known: how to read one's windows, how to make it finer.
+
+`modules` and `functions` fill the table.
+
+A subclass does not inherit its parent's entry: timm's `Conv2dSame` is an `nn.Conv2d` that pads by itself, and
+treating it as its parent would be a wrong number. A module without an entry is recorded from the inside, down to
+the functions it calls; `register_operator` gives it one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+from torch import fx, nn
+
+from stridesurgery.ops.window import Window, Windows
+
+POOLS = ("max_pool", "avg_pool", "blur_pool")
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator as far as the grid is concerned."""
+
+    name: str  #: as a reader of the model knows it, such as "Conv2d"
+    kind: str  #: conv, max_pool, avg_pool, blur_pool, merge, slice, resize, pad, adaptive, global or opaque
+    windows: Windows = (Window(), Window())  #: (rows, columns)
+    last: int = -1  #: the axis of columns in its input; rows come right before it (-2 in N, H, W, C)
+    scale: tuple[Fraction, Fraction] | None = None  #: of a resize, output over input cells; None to a given size
+    refusal: str | None = None  #: why its stride cannot be made finer
+    transposed: bool = False  #: a resize by a transposed convolution with these windows
+
+    @property
+    def kernel(self) -> tuple[int, int]:
+        """Extent in cells; 1 where a removed pool reads one cell."""
+        return tuple(1 if w.tap else w.kernel for w in self.windows)  # type: ignore[return-value]
+
+    @property
+    def step(self) -> tuple[int, int]:
+        """The stride as it runs."""
+        return tuple(w.step for w in self.windows)  # type: ignore[return-value]
+
+
+class ModuleRule(NamedTuple):
+    """What is known of a module type."""
+
+    read: Callable[[Any], Operator]
+    refine: Callable[[Any, Operator], None] | None  # edits the module so that `read` gives the operator
+
+
+class FunctionRule(NamedTuple):
+    """What is known of a function, its arguments given by name."""
+
+    parameters: tuple[str, ...]
+    read: Callable[[dict[str, Any]], Operator | None]
+    # the call that behaves as the operator: function, positional and keyword arguments
+    refine: Callable[[dict[str, Any], Operator], tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]
+
+
+MODULES: dict[type[nn.Module], ModuleRule] = {}
+FUNCTIONS: dict[Callable[..., Any], FunctionRule] = {}
+
+
+def register_operator(
+    kind: type[nn.Module],
+    *,
+    read: Callable[[Any], Operator],
+    refine: Callable[[Any, Operator], None] | None = None,
+) -> None:
+    """Teach the library a module type, by exact type.
+
+    Args:
+        kind: the module class; its instances become single layers.
+        read: gives the `Operator` of an instance, with its windows in (rows, columns) order.
+        refine: edits an instance (always one in a copy) so that it behaves as the given operator, whose windows
+            carry the new stride; raises NotImplementedError where it cannot. Without it the layer is listed, and
+            refused when its stride would have to change.
+
+    Example:
+        A convolution that normalises its weights, padded symmetrically::
+
+            register_operator(WSConv2d, read=read_conv, refine=set_stride)
+    """
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise TypeError(f"register_operator takes a module class, got {kind!r}")
+    MODULES[kind] = ModuleRule(read, refine)
+
+
+def pair(value: Any) -> tuple[Any, Any]:
+    """A setting of a 2-D operator as (rows, columns)."""
+    if isinstance(value, (tuple, list)):
+        return (value[0], value[1]) if len(value) == 2 else (value[0], value[0])
+    return value, value
+
+
+def windows(kernel: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, ceil: bool = False) -> Windows:
+    """The (rows, columns) windows of an operator with torch's settings; padding may be "same" (TensorFlow's)."""
+    settings = zip(pair(kernel), pair(stride), pair(padding), pair(dilation), strict=True)
+    rows, columns = (Window(k, s, p, d, ceil) for k, s, p, d in settings)
+    return rows, columns
+
+
+def scales(factor: Any) -> tuple[Fraction, Fraction] | None:
+    """An interpolation's factor as exact (rows, columns); None stays None."""
+    if factor is None:
+        return None
+    rows, columns = pair(factor)
+    return Fraction(rows).limit_denominator(64), Fraction(columns).limit_denominator(64)
+
+
+def arguments(node: fx.Node, rule: FunctionRule) -> dict[str, Any]:
+    """A function node's arguments by name."""
+    return dict(zip(rule.parameters, node.args, strict=False)) | dict(node.kwargs)
+
+
+def coarsened(operator: Operator, by: tuple[int, int]) -> Operator | None:
+    """The operator with its stride multiplied by (rows, columns), a pool's window with it; None if that is unknown."""
+    if operator.kind not in ("conv", "max_pool", "avg_pool") or any(w.finer > 1 or w.tap for w in operator.windows):
+        return None
+    pool = operator.kind != "conv"
+    if pool and any(w.dilation > 1 and k > 1 for w, k in zip(operator.windows, by, strict=True)):
+        return None
+    rows, columns = (w.coarser(k, pool) for w, k in zip(operator.windows, by, strict=True))
+    return replace(operator, windows=(rows, columns))
+
+
+def refined(operator: Operator, finer_by: tuple[int, int], remove: bool) -> Operator:
+    """The operator with its stride divided by (rows, columns); a pool whose stride goes to 1 is removed if asked."""
+    sides = []
+    for window, k in zip(operator.windows, finer_by, strict=True):
+        tap = remove and k > 1 and operator.kind in POOLS and window.step == k
+        sides.append(window.at(k, tap))
+    return replace(operator, windows=(sides[0], sides[1]))

@@ -1,0 +1,182 @@
+"""The whole answer of an operated model, its modes and its records, beside a witness that knows nothing of the library.
+
+The witness of a plain cut is the same model with the strides of its convolutions set by hand (odd kernels, padded by
+half: that is exact); the witness of a dilated one is the original.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+import stridesurgery as ss
+from tests.models import awake, create, image
+from tests.unusual import UNUSUAL, Unusual
+from tests.watch import error, sampled, snapshot, unchanged
+
+FORMS: dict[str, dict[str, Any]] = {"module": {}, "graph": {"form": "graph"}, "dilate": {"dilate": True}}
+SIZE = 32
+
+
+def leaves(value: Any, name: str = "output") -> Iterator[tuple[str, Tensor]]:
+    """Every returned tensor with the place where it stands."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from leaves(part, f"{name}[{key!r}]")
+    elif isinstance(value, (list, tuple)):
+        for i, part in enumerate(value):
+            yield from leaves(part, f"{name}[{i}]")
+    elif dataclasses.is_dataclass(value):
+        yield from leaves(vars(value), name)
+
+
+def kinds(value: Any) -> Any:
+    """The structure of what is returned; graphs give mappings of any class as dicts."""
+    if isinstance(value, Mapping):
+        return {key: kinds(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return (type(value), [kinds(part) for part in value])
+    return None if isinstance(value, int) else type(value)
+
+
+def by_hand(case: Unusual, cut: tuple[str, ...]) -> nn.Module:
+    """The model with its strides set by hand, and the attributes that say them."""
+    net, stride = case.make(), case.request.get("stride", 1)
+    for path in cut:
+        net.get_submodule(path).stride = (stride, stride)
+    if hasattr(net, "patch_size"):
+        net.patch_size = stride
+    return net
+
+
+@torch.no_grad()
+def answer(net: nn.Module, x: Tensor) -> Any:
+    """What a model returns in eval mode, which changes none of its buffers."""
+    buffers = {name: value.clone() for name, value in net.named_buffers()}
+    result = net(x.clone())
+    assert all(torch.equal(value, buffers[name]) for name, value in net.named_buffers())
+    return result
+
+
+def cases() -> list[Any]:
+    rows = [(name, cut, form) for name, case in UNUSUAL.items() for cut in case.cuts for form in FORMS]
+    return [pytest.param(*row, id=f"{row[0]}-{row[1][0]}-{row[2]}") for row in rows]
+
+
+@pytest.mark.parametrize(("name", "cut", "form"), cases())
+def test_whole_answer_is_the_witness_s(name: str, cut: tuple[str, ...], form: str) -> None:
+    case, x = UNUSUAL[name], image(SIZE, batch=3)
+    net = case.make()
+    before, modes = snapshot(net), [m.training for m in net.modules()]
+    try:
+        fine = ss.eliminate(net, L=cut[0], input_size=SIZE, **FORMS[form], **case.request)
+    except ss.SurgeryError:
+        assert form in (*case.may_refuse, *case.must_refuse)
+        assert unchanged(before, net) == []
+        return
+    assert form not in case.must_refuse
+    assert unchanged(before, net) == [] and [m.training for m in fine.modules()] == modes
+    wanted, found = answer(net if form == "dilate" else by_hand(case, cut), x), answer(fine, x)
+    assert kinds(found) == kinds(wanted)
+    places = dict(leaves(wanted))
+    assert [place for place, _ in leaves(found)] == list(places)
+    for place, value in leaves(found):
+        like = places[place]
+        assert error(sampled(value, like) if form == "dilate" else value, like) < 1e-5, place
+    check_claims(fine, found)
+    with contextlib.suppress(*([ss.SurgeryError] if form in case.may_refuse else [])):  # it keeps what it computed
+        ss.verify(net, fine)
+
+
+def check_claims(fine: nn.Module, found: Any) -> None:
+    """A map that `feature_info` describes has the size that follows from its reduction."""
+    reductions = getattr(getattr(fine, "feature_info", None), "reduction", list)()
+    maps = [value for _, value in leaves(found)]
+    if len(reductions) == len(maps):
+        assert [SIZE // r for r in reductions] == [value.shape[-1] for value in maps]
+
+
+@pytest.mark.parametrize("mode", ["train", "eval", "mixed"])
+@pytest.mark.parametrize("name", ["feature extractor", "feature extractor inside", "features_only fx", "__deepcopy__"])
+def test_every_module_keeps_its_mode(name: str, mode: str) -> None:
+    case = UNUSUAL[name]
+    net = case.make().train(mode != "eval")
+    if mode == "mixed":
+        next(m for m in net.modules() if isinstance(m, nn.BatchNorm2d)).eval()
+    fine = ss.eliminate(net, L=case.cuts[0][0], input_size=SIZE)
+    assert {n: m.training for n, m in fine.named_modules()} == {n: m.training for n, m in net.named_modules()}
+
+
+def test_hooks_leave_nothing_weightless_with_the_caller() -> None:
+    seen: list[Any] = []
+    net = create("resnet18")
+    net.layer1.register_forward_hook(lambda module, args, result: seen.append(result))
+    net.layer2.register_forward_hook(lambda module, args, result: seen.append(result.mean().item()))
+    for options in FORMS.values():
+        try:
+            ss.eliminate(net, L="layer4.0.conv1", input_size=64, **options)
+        except ss.OperatorError as problem:
+            assert options and "hook of layer2 needs numbers" in str(problem)
+    assert seen == []
+
+
+def test_a_flag_is_no_hook() -> None:
+    net = UNUSUAL["use_hooks"].make()
+    assert "pool" in [layer.name for layer in ss.inspect(net, SIZE)]
+
+
+def test_nothing_that_is_a_tensor_is_refused() -> None:
+    with pytest.raises(ss.TraceError, match="returns {}, in which there is no tensor"):
+        ss.inspect(UNUSUAL["no tensor in the answer"].make(), SIZE)
+
+
+TRANSFORMERS = [
+    ("vit_tiny_patch16_224", 64, {"dynamic_img_size": True, "img_size": 32}),
+    ("vit_small_patch16_dinov3_qkvb", 64, {}),
+]
+
+
+@pytest.mark.parametrize(("name", "size", "options"), TRANSFORMERS)
+def test_token_maps_follow_the_patches(name: str, size: int, options: dict[str, Any]) -> None:
+    """The maps that a vision transformer makes of its tokens are its tokens, row by row."""
+    net, x = create(name, depth=2, num_classes=0, **options), image(size, batch=2)
+    fine = ss.eliminate(net, "S1L0", stride=8, input_size=size)
+    assert fine.patch_embed.patch_size == (8, 8) and net.patch_embed.patch_size == (16, 16)
+    with torch.no_grad():
+        (found,) = fine.forward_intermediates(x, indices=[1], norm=True, intermediates_only=True)
+        tokens = fine.forward_features(x)[:, fine.num_prefix_tokens :]
+    wanted = tokens.transpose(1, 2).reshape(2, -1, size // 8, size // 8)
+    assert error(found, wanted) < 1e-5
+    ss.verify(net, fine)
+
+
+def test_token_maps_of_another_grid_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = create("vit_small_patch16_dinov3_qkvb", depth=1)
+    monkeypatch.setattr(type(net.patch_embed), "dynamic_feat_size", lambda self, size: (size[0] // 16, size[1] // 16))
+    with pytest.raises(ss.GridError, match="forward_intermediates would give"):
+        ss.eliminate(net, "S1L0", stride=8, input_size=64)
+
+
+def test_maps_whose_cells_are_not_understood_are_not_dilated() -> None:
+    torch.manual_seed(0)
+    net = awake(timm.create_model("hiera_tiny_224", features_only=True)).eval()
+    with pytest.raises(ss.GridError, match="has the form of a map"):
+        ss.eliminate(net, "S1L0", stride=2, dilate=True)
+
+
+def test_a_layer_that_spans_transitions_names_none() -> None:
+    net = create("pvt_v2_b0")
+    report = ss.inspect(net, 64)
+    last = report.transitions[-1]
+    spanning = next(la for la in last.layers if sum(la in t.layers for t in report.transitions) > 1)
+    with pytest.raises(ss.RequestError, match="spans transitions .* so it does not name one"):
+        ss.eliminate(net, L=spanning, input_size=64)
+    maps = ss.features(ss.eliminate(net, L=last.layers[0], input_size=64))
+    assert maps.feature_info.reduction()[-1] == 16

@@ -1,0 +1,165 @@
+"""`dilate=True`: every later map sampled on the old grid is the original's, and so is the answer."""
+
+import copy
+import io
+import itertools
+import math
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import stridesurgery as ss
+from tests.conftest import Case, one_of
+from tests.features.test_dual_path import maps_of, rotating
+from tests.models import awake, create, image
+from tests.watch import error, sampled
+
+
+@pytest.mark.half
+def test_every_map_sampled_is_the_originals(case: Case) -> None:
+    """Squeeze-excite, group norm, blur pools and attention included."""
+    transition = rotating(case)
+    k = int(transition.factor[0])
+    fine = ss.eliminate(case.original, L=one_of(case.report, transition), dilate=True, input_size=case.size)
+    names = ss.features(case.original, input_size=case.size).feature_info.module_name()
+    original = maps_of(ss.features(case.original, names, input_size=case.size), case.image)
+    dilated = ss.features(fine, names, input_size=case.size)
+    larger = 0
+    for name, found in maps_of(dilated, case.image).items():
+        grows = tuple(k if a != b else 1 for a, b in zip(found.shape, original[name].shape, strict=True))
+        assert error(sampled(found, original[name], grows), original[name]) < 1e-5, f"{case.name}, {name}"
+        larger += grows != (1,) * 4
+    assert larger
+    with torch.no_grad():
+        assert error(fine(case.image), case.original(case.image)) < 1e-5, f"{case.name}: the answer"
+    assert list(fine.state_dict()) == list(case.original.state_dict())
+
+
+@pytest.mark.parametrize("size", [75, 97, 100])
+def test_odd_sizes(size: int) -> None:
+    """Maps have a cell wherever one looks into the image, and the original's cells always."""
+    for name in ("mobilenetv2_050", "resnet18d", "torchvision/squeezenet1_1"):
+        net, x = create(name), image(size)
+        fine = ss.eliminate(net, S=1, dilate=True, input_size=size)
+        original = maps_of(ss.features(net, input_size=size), x)
+        for module, found in maps_of(ss.features(fine, list(original), input_size=size), x).items():
+            assert error(found[..., ::2, ::2], original[module]) < 1e-5, f"{name}, {module}"
+
+
+def test_several_strides_and_what_remains_of_one() -> None:
+    net, x = create("resnet18"), image(64)
+    original = maps_of(ss.features(net, input_size=64), x)
+    fine = ss.eliminate(net, L=(11, 16), dilate=True, input_size=64)  # output stride 8, as DeepLab makes it
+    maps = ss.features(fine, list(original), input_size=64)
+    assert maps.feature_info.reduction() == [2, 4, 8, 8, 8]
+    found = maps_of(maps, x)
+    assert error(found["layer3"][..., ::2, ::2], original["layer3"]) < 1e-5
+    assert error(found["layer4"][..., ::4, ::4], original["layer4"]) < 1e-5
+    stem = create("convnextv2_atto")
+    half = ss.eliminate(stem, "S1L0", stride=2, dilate=True, input_size=64)
+    wanted = maps_of(ss.features(stem, "stages.3", input_size=64), x)["stages.3"]
+    assert error(maps_of(ss.features(half, "stages.3", input_size=64), x)["stages.3"][..., ::2, ::2], wanted) < 1e-5
+
+
+def test_one_axis() -> None:
+    net, x = create("seresnet18"), image(64)
+    fine = ss.eliminate(net, S=1, axis="w", dilate=True, input_size=64)
+    maps = ss.features(fine, "layer3", input_size=64)
+    wanted = maps_of(ss.features(net, "layer3", input_size=64), x)["layer3"]
+    assert maps.feature_info.reduction() == [(16, 8)]
+    assert error(maps_of(maps, x)["layer3"][..., ::2], wanted) < 1e-5
+
+
+def test_positions_of_a_fixed_number_are_no_obstacle() -> None:
+    """A vision transformer sees as many patches as before, in each phase."""
+    net = awake(timm.create_model("vit_tiny_patch16_224", depth=2, embed_dim=48, num_heads=3)).eval()
+    with pytest.raises(ss.GridError):
+        ss.eliminate(net, S=1, stride=8)
+    fine, x = ss.eliminate(net, S=1, stride=8, dilate=True), image(224)
+    with torch.no_grad():
+        assert error(fine(x), net(x)) < 1e-5
+    assert ss.inspect(fine)[0].out_grid == (28, 28)
+
+
+def test_dilated_is_what_replacing_strides_by_dilation_gives_where_that_is_exact() -> None:
+    """A chain of convolutions: torch's own dilated convolutions, padded alike, make the same map."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, 1, 1), nn.Conv2d(4, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, 1, 1)).eval()
+    by_hand = copy.deepcopy(net)
+    by_hand[1].stride, by_hand[3].dilation, by_hand[3].padding = (1, 1), (2, 2), (2, 2)
+    fine = ss.eliminate(net, S=1, dilate=True, input_size=16)
+    with torch.no_grad():
+        assert torch.allclose(fine(image(16)), by_hand(image(16)), atol=1e-6)
+
+
+def test_reports_and_records_follow() -> None:
+    net = create("resnet18")
+    fine = ss.eliminate(net, "S1L0", dilate=True, input_size=64)
+    plain = ss.eliminate(net, "S1L0", pool="keep", input_size=64)
+    ours, theirs = ss.inspect(fine, 64), ss.inspect(plain, 64)
+    for dilated, finer in zip(ours, theirs, strict=True):
+        assert (dilated.name, dilated.reduction, dilated.out_grid) == (finer.name, finer.reduction, finer.out_grid)
+        assert dilated.channels == finer.channels
+        if dilated.index == 0:
+            assert dilated.step == finer.step
+        else:  # a stride stays behind it
+            assert all(math.isnan(step) for step in dilated.step)
+    assert ours[20].receptive_field == ss.inspect(net, 64)[20].receptive_field  # the features are the original's
+    assert [entry["reduction"] for entry in fine.feature_info] == [1, 2, 4, 8, 16]
+    assert "dilate" in fine.surgery.to_json() and ss.Surgery.from_json(fine.surgery.to_json()) == fine.surgery
+    assert ss.verify(net, fine).exact
+    again = ss.eliminate(create("resnet18"), fine.surgery)
+    with torch.no_grad():
+        assert torch.equal(again(image(64)), fine(image(64)))
+
+
+@pytest.mark.parametrize(
+    "name, even",
+    [("S1L0", False), ("S1L1", False), ("S1L2", True), ("S2L0-1", False), ("S2L1-2", True), ("S3L0-1-2", True)],
+)
+def test_cells_look_where_the_geometry_says(name: str, even: bool) -> None:
+    """Where a cell looks is the centre of its gradient, as all weights are ones."""
+    net = torch.nn.Sequential(*(torch.nn.Conv2d(1, 1, 3, stride=2, padding=1, bias=False) for _ in range(3)))
+    for p in net.parameters():
+        torch.nn.init.ones_(p)
+    maps = ss.features(ss.eliminate(net, name, dilate=True, input_size=64), 2, input_size=64)
+    x = torch.rand(1, 1, 64, 64, requires_grad=True)
+    (y,) = maps(x).values()
+    middle, looks = y.shape[-1] // 2, []
+    for j in range(middle, middle + 6):
+        (gradient,) = torch.autograd.grad(y[0, 0, middle, j], x, retain_graph=True)
+        weights = gradient[0, 0].sum(0)
+        looks.append(float((weights * torch.arange(64)).sum() / weights.sum()))
+    geometry = maps.feature_info.geometry(0)
+    if even:
+        torch.testing.assert_close(geometry.centres(y.shape[-2:])[1][middle : middle + 6] - 0.5, torch.tensor(looks))
+    else:
+        assert len({b - a for a, b in itertools.pairwise(looks)}) > 1
+        with pytest.raises(ss.GridError, match="not evenly spaced"):
+            geometry.centres(y.shape[-2:])
+
+
+def test_training_and_saving() -> None:
+    fine = ss.eliminate(create("mobilenetv2_050"), "S1L0", dilate=True, input_size=64).train()
+    fine(image(64, batch=2)).sum().backward()
+    assert all(p.grad is not None for p in fine.parameters())
+    stored = io.BytesIO()
+    torch.save(fine.eval(), stored)
+    stored.seek(0)
+    again = torch.load(stored, weights_only=False)
+    assert torch.equal(again(image(64)), fine(image(64)))
+
+
+def test_bad_requests() -> None:
+    net = create("resnet18")
+    fine = ss.eliminate(net, "S1L0", dilate=True, input_size=64)
+    with pytest.raises(ss.RequestError, match="dilated already"):
+        ss.eliminate(fine, S=1, input_size=64)
+    with pytest.raises(ss.RequestError, match="not possible in place"):
+        ss.eliminate(net, "S1L0", dilate=True, inplace=True, input_size=64)
+    with pytest.raises(ss.RequestError, match="choose one"):
+        ss.eliminate(net, "S1L0", dilate=True, restore_at=6, input_size=64)
+    with pytest.raises(ss.RequestError, match="dilate is True or False"):
+        ss.eliminate(net, "S1L0", dilate=2, input_size=64)
