@@ -138,8 +138,12 @@ def _copied_function(function: Any, memo: dict[int, Any], apart: bool) -> Any:
         return copy.deepcopy(function, memo)
 
     def renewed(value: Any) -> Any:
+        if isinstance(value, types.FunctionType) and id(value) not in memo:
+            memo[id(value)] = value  # where it refers to itself
+            memo[id(value)] = _copied_function(value, memo, apart)
+        method = isinstance(value, types.MethodType) and id(value.__self__) in memo
         outside = apart and isinstance(value, (dict, list, set, deque))
-        return copy.deepcopy(value, memo) if outside or id(value) in memo else value
+        return copy.deepcopy(value, memo) if method or outside or id(value) in memo else value
 
     old = function.__closure__ or ()
     cells = tuple(_renewed_cell(cell, renewed) for cell in old)

@@ -1,0 +1,286 @@
+"""Operated models that somebody has spoilt: `verify` fails on each and names the place."""
+
+import types
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+import stridesurgery as ss
+from tests.models import awake, create
+from tests.watch import snapshot, unchanged
+
+SIZE = 64
+Spoil = Callable[[Any], Any]
+
+
+class Answers(nn.Module):
+    """Returns a dict and a tuple, and has a branch, a buffer that is not saved, and a norm of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.down = nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, 2, 1)
+        self.left, self.right = nn.Conv2d(8, 8, 3, 1, 1), nn.Conv2d(8, 8, 3, 1, 1)
+        self.act, self.pool = nn.ReLU(), nn.MaxPool2d(3, 2, 1)
+        self.register_buffer("gain", torch.full((1,), 2.0), persistent=False)
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        y = self.pool(self.norm(self.stem(x)))
+        z = self.act(self.left(y)) + self.right(y)
+        return {"maps": (y, self.down(z) * self.gain), "mean": z.mean((2, 3))}
+
+
+def answers() -> nn.Module:
+    torch.manual_seed(0)
+    return awake(Answers()).eval()
+
+
+def vit() -> nn.Module:
+    return create("vit_tiny_patch16_224", dynamic_img_size=True, img_size=32, depth=1)
+
+
+def resnet() -> nn.Module:
+    return create("resnet18")
+
+
+def levels() -> nn.Module:
+    return create("resnet18", features_only=True)
+
+
+def setting(path: str, **values: Any) -> Spoil:
+    """Set attributes of a module."""
+
+    def spoil(net: nn.Module) -> None:
+        module = net.get_submodule(path)
+        for name, value in values.items():
+            setattr(module, name, value)
+
+    return spoil
+
+
+def putting(path: str, module: Callable[[], nn.Module]) -> Spoil:
+    """Put another module in a place."""
+
+    def spoil(net: nn.Module) -> None:
+        owner, _, name = path.rpartition(".")
+        setattr(net.get_submodule(owner), name, module().eval())
+
+    return spoil
+
+
+def adding(name: str) -> Spoil:
+    """Add one to the first value of a weight or buffer."""
+
+    def spoil(net: nn.Module) -> None:
+        owner, _, own = name.rpartition(".")
+        with torch.no_grad():
+            getattr(net.get_submodule(owner), own).view(-1)[0].add_(1)
+
+    return spoil
+
+
+def answering(change: Callable[[Any], Any]) -> Spoil:
+    """Change what the model returns."""
+
+    def spoil(net: nn.Module) -> None:
+        forward = net.forward
+        net.forward = lambda x: change(forward(x))
+
+    return spoil
+
+
+def hooking(path: str, before: bool = False) -> Spoil:
+    """Add a hook that doubles what a module returns, or takes."""
+
+    def spoil(net: nn.Module) -> None:
+        module = net.get_submodule(path)
+        if before:
+            module.register_forward_pre_hook(lambda module, args: (args[0] * 2,))
+        else:
+            module.register_forward_hook(lambda module, args, result: result * 2)
+
+    return spoil
+
+
+def asking(**fields: Any) -> Spoil:
+    """Attach another recipe."""
+
+    def spoil(net: nn.Module) -> None:
+        net.surgery = replace(net.surgery, **fields)
+
+    return spoil
+
+
+def swapped(net: nn.Module) -> None:
+    net.left, net.right = net.right, net.left
+
+
+def without_branch(net: nn.Module) -> None:
+    block = net.layer1[0]
+    block.forward = types.MethodType(
+        lambda self, x: self.act2(self.bn2(self.conv2(self.act1(self.bn1(self.conv1(x)))))), block
+    )
+
+
+def stale(net: nn.Module) -> None:
+    net.feature_info[-1]["reduction"] = 99
+
+
+def stale_levels(net: nn.Module) -> None:
+    net.feature_info.info[2]["reduction"] = 8
+
+
+def counting(net: nn.Module) -> None:
+    """Move a statistic in eval mode."""
+    net.norm.register_forward_pre_hook(lambda module, args: module.running_mean.add_(1e-9 + 1) and None)
+
+
+def in_graphs(name: str, change: Callable[[fx.Node], None]) -> Spoil:
+    """Change the first node that calls something."""
+
+    def spoil(net: Any) -> None:
+        for graph in set(net.graphs.values()):
+            change(next(n for n in graph.nodes if str(getattr(n.target, "__name__", n.target)) == name))
+        net.graph = net.graphs[net.training]
+
+    return spoil
+
+
+def target(value: Any) -> Callable[[fx.Node], None]:
+    return lambda node: setattr(node, "target", value)
+
+
+def second_phase(node: fx.Node) -> None:
+    """Take the last images of the batch instead of the first."""
+    with node.graph.inserting_before(node):
+        flipped = node.graph.call_function(torch.flip, (node.args[0], [0]))
+    flipped.meta.update(node.meta)
+    node.args = (flipped, *node.args[1:])
+
+
+MAPS = {"taps": ("act1", "layer2"), "input_size": SIZE}
+
+
+@dataclass(frozen=True)
+class Case:
+    build: Callable[[], nn.Module]
+    spoil: Spoil
+    place: str  # what the error must name
+    options: dict[str, Any] | None = None  # of eliminate
+
+
+CASES = {
+    "padding of a changed layer": Case(resnet, setting("conv1", padding=(2, 2)), "conv1"),
+    "padding of another layer": Case(resnet, setting("layer2.1.conv2", padding=(0, 0)), r"layer2\.1"),
+    "a weight": Case(resnet, adding("layer3.0.conv1.weight"), r"layer3\.0\.conv1\.weight"),
+    "a statistic": Case(resnet, adding("layer2.0.bn1.running_mean"), r"layer2\.0\.bn1\.running_mean"),
+    "a buffer that is not saved": Case(answers, adding("gain"), "gain"),
+    "another branch": Case(
+        resnet, putting("layer2.0.downsample.0", lambda: nn.Conv2d(64, 128, 1, 2)), r"layer2\.0\.downsample\.0"
+    ),
+    "a branch left out": Case(resnet, without_branch, r"layer1\.0"),
+    "swapped blocks": Case(answers, swapped, "left"),
+    "activation": Case(answers, putting("act", lambda: nn.LeakyReLU(0.1)), "act"),
+    "activation's setting": Case(answers, putting("act", nn.ReLU6), "act"),
+    "dilation": Case(resnet, setting("layer4.1.conv2", dilation=(2, 2), padding=(2, 2)), r"layer4\.1\.conv2"),
+    "eps": Case(answers, setting("norm", eps=0.5), "norm"),
+    "momentum of a norm": Case(answers, setting("norm", momentum=0.9), "norm"),
+    "another layer in the recipe": Case(resnet, asking(L=(6,)), "conv1"),
+    "another stride in the recipe": Case(vit, asking(stride=4), "S1L0|patch", {"stride": 8}),
+    "dilation in the recipe": Case(answers, asking(dilate=True), "output|stem|norm"),
+    "pool kept": Case(answers, asking(pool="remove"), "pool", {"L": "pool", "pool": "keep"}),
+    "another pool": Case(answers, putting("pool", lambda: nn.AvgPool2d(3, 2, 1)), "pool"),
+    "rolled output": Case(answers, answering(lambda y: {**y, "mean": y["mean"].roll(1, 1)}), r"output\['mean'\]"),
+    "scaled output": Case(answers, answering(lambda y: {**y, "mean": y["mean"] * 1.01}), r"output\['mean'\]"),
+    "permuted batch": Case(
+        answers, answering(lambda y: {**y, "maps": tuple(m.flip(0) for m in y["maps"])}), r"output\['maps'\]\[0\]"
+    ),
+    "lost output": Case(answers, answering(lambda y: {"maps": y["maps"]}), "output has the keys"),
+    "lost part": Case(answers, answering(lambda y: {**y, "maps": y["maps"][:1]}), r"output\['maps'\] has 1 parts"),
+    "list for tuple": Case(answers, answering(lambda y: {**y, "maps": list(y["maps"])}), r"output\['maps'\] is a list"),
+    "hook that changes": Case(answers, hooking("right"), "right"),
+    "pre-hook that changes": Case(answers, hooking("right", before=True), "right"),
+    "hook of the model": Case(resnet, hooking(""), "output"),
+    "stale feature_info": Case(resnet, stale, r"feature_info\[4\]"),
+    "stale feature_info of maps": Case(levels, stale_levels, r"feature_info\[2\]"),
+    "stale patch_size": Case(vit, setting("patch_embed", patch_size=(16, 16)), "patch_size", {"stride": 8}),
+    "one norm in train mode": Case(resnet, lambda net: net.layer1[0].bn1.train(), r"layer1\.0\.bn1 is in train"),
+    "the block in train mode": Case(resnet, lambda net: net.layer3.train(), "layer3 is in train"),
+    "statistics that move": Case(answers, counting, "running_mean|norm"),
+    "graph: another function": Case(answers, in_graphs("add", target("sub")), "output", {"form": "graph"}),
+    "graph: another module": Case(answers, in_graphs("left", target("right")), "left|right|output", {"form": "graph"}),
+    "dilate: another phase": Case(
+        answers, in_graphs("first_phase", second_phase), r"output\['mean'\]", {"dilate": True}
+    ),
+    "dilate: another function": Case(answers, in_graphs("add", target("sub")), "output", {"dilate": True}),
+}  # fmt: skip
+
+
+def operated(case: Case) -> tuple[nn.Module, nn.Module]:
+    net = case.build()
+    options = {"L": 0, **(case.options or {})}
+    return net, ss.eliminate(net, input_size=SIZE, **options)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_spoilt_models_fail_with_the_place(name: str) -> None:
+    case = CASES[name]
+    net, fine = operated(case)
+    case.spoil(fine)
+    with pytest.raises(ss.SurgeryError, match=case.place):
+        ss.verify(net, fine)
+
+
+@pytest.mark.parametrize("build", [answers, vit, resnet, levels])
+@pytest.mark.parametrize("options", [{}, {"form": "graph"}, {"dilate": True}])
+def test_what_nobody_spoilt_is_verified_and_left_alone(build: Callable[[], nn.Module], options: dict[str, Any]) -> None:
+    net, fine = operated(Case(build, stale, "", {"stride": 8 if build is vit else 1, **options}))
+    before = snapshot(net), snapshot(fine)
+    found = ss.verify(net, fine)
+    assert not unchanged(before[0], net) and not unchanged(before[1], fine)
+    assert found.outputs and all(check.error is not None and check.error < 1e-5 for check in found.outputs)
+    assert f"{len(found.outputs)} tensors equal" in str(found)
+
+
+def test_the_whole_model_in_another_mode_is_said() -> None:
+    net = resnet()
+    fine = ss.eliminate(net, "S1L0", input_size=SIZE).train()
+    assert "all modules in train mode, the original in eval mode" in str(ss.verify(net, fine))
+
+
+def test_what_is_not_compared_is_named() -> None:
+    class Drawing(Answers):
+        def forward(self, x: Tensor) -> dict[str, Any]:
+            found = super().forward(x)
+            return {**found, "noise": torch.randn_like(found["mean"])}
+
+    net = awake(Drawing()).eval()
+    net.forward = types.MethodType(lambda self, x: Drawing.forward(self, x), net)
+    fine = ss.eliminate(net, "S1L0", input_size=SIZE)
+    draws = iter(range(100))
+    plain = fine.forward
+    fine.forward = lambda x: (torch.manual_seed(next(draws)), plain(x))[1]
+    assert "output['noise']: not compared: the model draws random numbers" in str(ss.verify(net, fine))
+
+
+def test_a_model_without_weights_is_refused() -> None:
+    with torch.device("meta"):
+        net = Answers().eval()
+    fine = ss.eliminate(net, "S1L0", input_size=SIZE)
+    with pytest.raises(ss.ModelError, match="meta device"):
+        ss.verify(net, fine)
+
+
+@pytest.mark.parametrize("maps", ["features", "dual_path"])
+def test_stale_records_of_maps_are_found(maps: str) -> None:
+    net = resnet()
+    fine = ss.eliminate(net, "S1L0", input_size=SIZE)
+    given = ss.features(fine, **MAPS) if maps == "features" else ss.dual_path(net, "S1L0", **MAPS)
+    ss.verify(net, given)
+    old = given.feature_info.features
+    given.feature_info = ss.FeatureInfo((replace(old[0], reduction=(7, 7)), *old[1:]))
+    with pytest.raises(ss.GridError, match="act1 the reduction"):
+        ss.verify(net, given)
