@@ -5,6 +5,7 @@ half: that is exact); the witness of a dilated one is the original.
 """
 
 import contextlib
+import copy
 import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import stridesurgery as ss
+from tests.conftest import Case
 from tests.models import awake, create, image
 from tests.unusual import UNUSUAL, Unusual
 from tests.watch import error, sampled, snapshot, unchanged
@@ -180,3 +182,41 @@ def test_a_layer_that_spans_transitions_names_none() -> None:
         ss.eliminate(net, L=spanning, input_size=64)
     maps = ss.features(ss.eliminate(net, L=last.layers[0], input_size=64))
     assert maps.feature_info.reduction()[-1] == 16
+
+
+def recorded(model: nn.Module) -> dict[str, int]:
+    """The reductions that a timm model keeps on record, by module."""
+    entries = getattr(model, "feature_info", None)
+    return {e["module"]: e["reduction"] for e in entries or [] if isinstance(e, dict) and "module" in e}
+
+
+@torch.no_grad()
+def real(model: nn.Module, x: Tensor, names: list[str]) -> dict[str, set[int]]:
+    """What the maps of modules have for reductions, by running the model: the side of a map is one of two axes."""
+    found: dict[str, set[int]] = {}
+    modules = dict(model.named_modules())
+    for name in names:
+        if name in modules:
+            modules[name].register_forward_hook(
+                lambda module, args, result, name=name: (
+                    found.update({name: {x.shape[2] // side for side in result.shape[1:3] + result.shape[2:3]}})
+                    if isinstance(result, Tensor) and result.dim() == 4
+                    else None
+                )
+            )
+    model(x.clone())
+    return found
+
+
+def test_records_and_answers_of_the_sample_follow(case: Case) -> None:
+    """Every reduction on record that the original's maps have is that of the operated model's maps as well."""
+    net, fine = copy.deepcopy(case.original), copy.deepcopy(case.operated[0])
+    before, after = recorded(net), recorded(fine)
+    sizes, finer = real(net, case.image, list(before)), real(fine, case.image, list(after))
+    assert list(before) == list(after)
+    for name in before:
+        if name in sizes and name in finer and before[name] in sizes[name]:
+            assert after[name] in finer[name], name
+    wanted, found = (answer(model, case.image) for model in (net, fine))
+    assert kinds(found) == kinds(wanted) and error(found, wanted) < float("inf")
+    assert [m.training for m in fine.modules()] == [m.training for m in net.modules()]
