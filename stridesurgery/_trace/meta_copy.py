@@ -40,8 +40,6 @@ def without_weights(model: nn.Module) -> nn.Module:
         memo[id(parameter)] = nn.Parameter(_meta(parameter), requires_grad=parameter.requires_grad)
     for buffer in model.buffers():
         memo[id(buffer)] = _meta(buffer)
-    for module in model.modules():
-        memo.update((id(vars(module)[name]), type(vars(module)[name])()) for name in _HOOKS - _FORWARD_HOOKS)
     try:
         with _MetaCopy():
             return duplicate(model, memo, apart=True)
@@ -70,25 +68,31 @@ def _duplicate(model: nn.Module, memo: dict[int, Any], apart: bool) -> nn.Module
     modules = [module for module in model.modules() if _is_copied_by_its_attributes(type(module))]
     for module in modules:
         memo[id(module)] = _shell(type(module))
-        for name in _HOOKS & vars(module).keys():
-            memo.setdefault(id(vars(module)[name]), type(vars(module)[name])())
+    tables = (vars(module).get(name) for module in model.modules() for name in _HOOKS)
+    memo.update((id(table), type(table)()) for table in tables if table is not None)
     for module in reversed(modules):  # what a module consists of before the module
         settings = {name: _copied(v, memo) for name, v in vars(module).items() if name != "_compiled_call_impl"}
         memo[id(module)].__dict__.update(settings)  # of model.compile() nothing stays: the copy runs as written
     result = copy.deepcopy(model, memo)
     for module in modules:
-        for name in (_FORWARD_HOOKS if apart else _HOOKS) & vars(module).keys():
-            hooks = vars(module)[name]
-            for key, hook in hooks.items():  # in some tables these are no hooks but flags
-                called = apart and callable(hook)
-                memo[id(hooks)][key] = _Observer(hook, memo) if called else _copied_function(hook, memo, False)
         if isinstance(module, fx.GraphModule):
             memo[id(module)].graph = memo[id(module)]._graph  # compiles its code
     copies = dict(result.named_modules(remove_duplicate=False))
     for path, module in model.named_modules(remove_duplicate=False):
-        if path in copies:
-            copies[path].training = module.training
+        if (twin := copies.get(path, module)) is not module:
+            twin.training = module.training
+            _copy_hooks(module, twin, memo, apart)
     return result
+
+
+def _copy_hooks(module: nn.Module, twin: nn.Module, memo: dict[int, Any], apart: bool) -> None:
+    """Give a module's copy its hooks, `apart` those of the forward pass only."""
+    for name in _HOOKS & vars(module).keys():
+        hooks = vars(module)[name]
+        vars(twin)[name] = table = memo.setdefault(id(hooks), type(hooks)())  # to which handles refer
+        for key, hook in hooks.items() if not apart or name in _FORWARD_HOOKS else ():
+            called = apart and callable(hook)  # in some tables these are no hooks but flags
+            table[key] = _Observer(hook, memo) if called else _copied_function(hook, memo, False)
 
 
 _HOOKS = frozenset(name for name, value in vars(nn.Module()).items() if "hooks" in name and isinstance(value, dict))

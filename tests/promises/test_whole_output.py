@@ -126,6 +126,9 @@ def test_hooks_leave_nothing_weightless_with_the_caller() -> None:
             ss.eliminate(net, L="layer4.0.conv1", input_size=64, **options)
         except ss.OperatorError as problem:
             assert options and "hook of layer2 needs numbers" in str(problem)
+    inner = nn.Sequential(UNUSUAL["__deepcopy__"].make()).eval()  # copied in its own way
+    inner[0].register_forward_pre_hook(lambda module, args: seen.append(args))
+    ss.eliminate(inner, S=1, input_size=SIZE)
     assert seen == []
 
 
