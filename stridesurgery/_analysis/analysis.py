@@ -22,6 +22,12 @@ class Analysis:
     traced: Traced
     sites: tuple[Site, ...]
     places: dict[fx.Node, Place]  # of every value that is computed from the image
+    model: nn.Module  # what was analysed
+
+    @cached_property
+    def training(self) -> "Analysis":
+        """The same model's analysis in train mode."""
+        return analyse(self.model, self.traced.size, training=True)
 
     @cached_property
     def layers(self) -> tuple[Site, ...]:
@@ -43,7 +49,7 @@ def analyse(model: nn.Module, input_size: int | Pair | None = None, *, training:
     """Record a model at an input size and find its sites; the model is not run and not changed."""
     skeleton = without_weights(model)
     traced = record(skeleton, read_size(model, input_size), training=training)
-    return Analysis(traced, *survey(traced))
+    return Analysis(traced, *survey(traced), model)
 
 
 def read_size(model: nn.Module, input_size: int | Pair | None) -> Grid:

@@ -88,13 +88,12 @@ def dual_path(
     assert isinstance(fine, RewrittenModel)
     small = analyse(fine, analysis.traced.size)
     outputs = _outputs(asked, analysis, small, planned, sampler)
-    training = analyse(model, analysis.traced.size, training=True)
-    check_alike(analysis.traced.graph, training.traced.graph, [out.key for out in outputs])
+    check_alike(analysis.traced.graph, analysis.training.traced.graph, [out.key for out in outputs])
     if surgery.dilate:
         joined = {mode: _phases(fine, small, mode, outputs) for mode in (True, False)}
     else:
         split_modules(fine, model, planned)
-        joined = {a.traced.training: join(fine, a, planned, sampler, large_norm) for a in (training, analysis)}
+        joined = {a.traced.training: join(fine, a, planned, sampler, large_norm) for a in (analysis.training, analysis)}
     groups = _by_reduction(outputs) if combine == "concat" else [(out,) for out in outputs]
     graphs = {mode: _with_outputs(fine, joined[mode], groups) for mode in (True, False)}
     result = finished(fine, graphs[True], graphs[False], fine.only_at, FeatureInfo(tuple(map(_feature_of, groups))))

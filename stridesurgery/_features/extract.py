@@ -39,9 +39,8 @@ def features(
     analysis = analyse(model, input_size)
     check_one_path(analysis, "choose its maps by the `taps` of dual_path")
     found = find_taps(analysis, taps)
-    training = analyse(model, analysis.traced.size, training=True)
-    check_alike(analysis.traced.graph, training.traced.graph, [tap.node.meta["key"] for tap in found])
-    graphs = [tapped(a, found) for a in (training, analysis)]
+    check_alike(analysis.traced.graph, analysis.training.traced.graph, [tap.node.meta["key"] for tap in found])
+    graphs = [tapped(a, found) for a in (analysis.training, analysis)]
     fixed = analysis.traced.size if holds_sizes(analysis.traced.model, analysis.traced) else None
     return finished(copied_model(model), graphs[0], graphs[1], fixed, FeatureInfo(tuple(map(feature_of, found))))
 

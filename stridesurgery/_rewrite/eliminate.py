@@ -15,7 +15,7 @@ from stridesurgery._rewrite.edit import _edited, _known_changes, _rewrite
 from stridesurgery._rewrite.plan import Plan, plan
 from stridesurgery._rewrite.records import check_intermediates, refreshed
 from stridesurgery._rewrite.request import requested
-from stridesurgery._trace import RewrittenModel, copied_model, record, rewritten, without_weights
+from stridesurgery._trace import RewrittenModel, Traced, copied_model, record, rewritten, without_weights
 from stridesurgery.errors import GridError, RequestError, TraceError
 from stridesurgery.surgery import Surgery
 
@@ -98,16 +98,18 @@ def operate(
     if as_graph and inplace:
         why = "dilation gives" if surgery.dilate else "a stride that is written in the forward code needs"
         raise RequestError(f"{why} a rewritten graph, which is not possible in place")
-    modes = [analysis, *([analyse(model, analysis.traced.size, training=True)] if as_graph else [])]
+    modes = [analysis, *([analysis.training] if as_graph else [])]
     try:
         trial = _edited(without_weights(model), planned, modes)
         if as_graph:
-            trial = _as_graph(trial, planned, modes)
-            _check_modes(*(record(trial, analysis.traced.size, training=mode).shapes for mode in (True, False)))
+            trial, recorded = _as_graph(trial, planned, modes)
+            _check_modes(*(recorded[mode].shapes for mode in (True, False)))
+        else:
+            recorded = {False: record(trial, analysis.traced.size)}
     except TraceError as problem:
         raise _impossible(planned, problem) from problem
-    rehearse(analysis, planned, trial.eval())
-    check_intermediates(analysis, planned, trial)
+    _check(analysis, planned, recorded[False])
+    check_intermediates(analysis, planned, trial.eval())
     operated = _edited(model if inplace else copied_model(model), planned, modes)
     if isinstance(trial, RewrittenModel) and as_graph:
         operated = rewritten(operated, trial.graphs[True], trial.graphs[False], trial.only_at)
@@ -127,6 +129,10 @@ def rehearse(analysis: Analysis, planned: Plan, skeleton: nn.Module) -> GridChec
         recorded = record(skeleton, analysis.traced.size)
     except TraceError as problem:
         raise _impossible(planned, problem) from problem
+    return _check(analysis, planned, recorded)
+
+
+def _check(analysis: Analysis, planned: Plan, recorded: Traced) -> GridCheck:
     if planned.surgery.dilate:
         return GridCheck(check_phases(analysis, recorded, planned), exact=True, reference=True)
     return check_grid(analysis, recorded, planned)
@@ -140,8 +146,13 @@ def _impossible(planned: Plan, problem: TraceError) -> GridError:
     return GridError(f"{planned.surgery.name} is not possible: {why}. {problem}")
 
 
-def _as_graph(skeleton: nn.Module, planned: Plan, modes: Sequence[Analysis]) -> RewrittenModel:
-    """The edited model as a rewritten graph: what the analysed modes recorded, or the edited model does."""
+def _as_graph(
+    skeleton: nn.Module, planned: Plan, modes: Sequence[Analysis]
+) -> tuple[RewrittenModel, dict[bool, Traced]]:
+    """The edited model as a rewritten graph, and what that does in train and eval mode.
+
+    Its graphs are those of the analysed modes, rewritten, or what the edited model records.
+    """
     for analysis in modes:
         _check_output_kind(analysis.traced.graph)
     check_alike(modes[0].traced.graph, modes[1].traced.graph, [c.site.node.meta["key"] for c in planned.changes])
@@ -153,7 +164,9 @@ def _as_graph(skeleton: nn.Module, planned: Plan, modes: Sequence[Analysis]) -> 
         fixed = holds_sizes(original, modes[0].traced)
         evaluation, training = (_rewrite(a.traced.graph, _known_changes(a, modes[0], planned)) for a in modes)
     else:  # the edited model's own graph, whose control flow has seen the larger maps
-        training = record(skeleton, size, training=True).graph
-        traced = record(skeleton, size)
-        evaluation, fixed = traced.graph, holds_sizes(skeleton, traced)
-    return rewritten(skeleton, training, evaluation, size if fixed else None)
+        recorded = {mode: record(skeleton, size, training=mode) for mode in (True, False)}
+        fixed = holds_sizes(skeleton, recorded[False])
+        graphs = recorded[True].graph, recorded[False].graph
+        return rewritten(skeleton, *graphs, size if fixed else None), recorded
+    trial = rewritten(skeleton, training, evaluation, size if fixed else None)
+    return trial, {mode: record(trial, size, training=mode) for mode in (True, False)}

@@ -1,0 +1,37 @@
+"""How often a model is recorded: each recording runs the whole forward code, and is most of the time of a surgery."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from torch import nn
+
+import stridesurgery as ss
+from tests.models import create
+
+AT_MOST: dict[str, tuple[int, Callable[[nn.Module], Any]]] = {
+    "inspect": (1, ss.inspect),
+    "module": (2, lambda net: ss.eliminate(net, "S1L0")),
+    "graph": (5, lambda net: ss.eliminate(net, "S1L0", form="graph")),
+    "dilate": (5, lambda net: ss.eliminate(net, "S1L16", dilate=True)),
+    "features": (3, ss.features),
+    "dual_path": (8, lambda net: ss.dual_path(net, "S1L0")),
+}
+
+
+@pytest.mark.parametrize("call", AT_MOST)
+def test_models_are_recorded_no_more_often_than_needed(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    record, count = sys.modules["stridesurgery._trace.record"].record, 0
+
+    def counted(*args: Any, **options: Any) -> Any:
+        nonlocal count
+        count += 1
+        return record(*args, **options)
+
+    users = [m for name, m in sys.modules.items() if name.startswith("stridesurgery")]
+    for module in (m for m in users if getattr(m, "record", None) is record):
+        monkeypatch.setattr(module, "record", counted)
+    most, function = AT_MOST[call]
+    function(create("resnet18"))
+    assert 1 <= count <= most
