@@ -111,7 +111,10 @@ def _is_copied_by_its_attributes(kind: type[nn.Module]) -> bool:
     if hasattr(kind, "__deepcopy__") or kind.__reduce_ex__ is not object.__reduce_ex__:
         return False
     own = (getattr(kind, name, None) for name in ("__getstate__", "__setstate__", "__reduce__"))
-    return all(f is None or getattr(f, "__module__", "torch.nn").startswith("torch.nn") for f in own)
+    return all(f is None or getattr(f, "__module__", "torch.nn").startswith(_TORCH) for f in own)
+
+
+_TORCH = ("torch.nn", "torch._dynamo")  # torch.compile replaces nn.Module's __setstate__ by one that counts
 
 
 _SHARED = frozenset({type(None), bool, int, float, str, types.BuiltinFunctionType, type})

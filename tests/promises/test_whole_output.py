@@ -132,6 +132,19 @@ def test_hooks_leave_nothing_weightless_with_the_caller() -> None:
     assert seen == []
 
 
+def test_a_forward_that_holds_the_model_follows_after_torch_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile leaves another `__setstate__` in nn.Module, which says nothing of how modules are copied."""
+
+    def patched(self: nn.Module, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    patched.__module__ = "torch._dynamo.mutation_guard"
+    monkeypatch.setattr(nn.Module, "__setstate__", patched)
+    net = UNUSUAL["forward replaced by a closure"].make()
+    fine = ss.eliminate(net, S=1, input_size=SIZE)
+    assert fine(image(SIZE)).shape[-1] == 2 * net(image(SIZE)).shape[-1]
+
+
 def test_a_flag_is_no_hook() -> None:
     net = UNUSUAL["use_hooks"].make()
     assert "pool" in [layer.name for layer in ss.inspect(net, SIZE)]
