@@ -1,6 +1,7 @@
 """Small models that people do have, each with something in it that a copy, a recording or a graph can lose."""
 
 import copy
+import dataclasses
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -355,7 +356,7 @@ UNUSUAL: dict[str, Unusual] = {
     "hook on a leaf": hooked("body.b.1"),
     "hook on the strided leaf": hooked("body.c.0"),
     "hook on a block": hooked("body.b"),
-    "hook on the model": hooked(""),
+    "hook on the model": dataclasses.replace(hooked(""), must_refuse=("dilate",)),
     "pre-hook on a leaf": hooked("body.b.0", "before"),
     "pre-hook on a block": hooked("body.c", "before"),
     "pre-hook on the model": hooked("", "before"),

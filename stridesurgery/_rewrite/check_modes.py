@@ -54,7 +54,7 @@ def holds_sizes(bare: nn.Module, traced: Traced) -> bool:
     """Whether a graph holds sizes as constants: whether it would be another one at other input sizes."""
     if traced.missed:
         raise OperatorError(
-            f"a forward hook of {traced.missed[0]} needs numbers, so that no graph can do what it does; remove the hook"
+            f"{traced.missed[0]}, which is lost in a graph; take that out, or leave the result a module"
         )
     h, w = traced.size
     if not traced.compares:  # nothing but sizes that stand in the graph can differ: one other size tells it all

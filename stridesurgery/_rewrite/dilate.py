@@ -46,12 +46,26 @@ class _Phased:
         self.model, self.training = original.traced.model, original.traced.training
         self.size = original.traced.size
         self.graph = copied(original.traced.graph)
+        self.lengths = self._find_lengths()
         leaving = returned(self.graph)
         for node in list(self.graph.nodes):
             if node in leaving:
                 self._finish(node)
             elif node.meta["key"] in self.places and node.op != "placeholder":
                 self._align(node)
+
+    def _find_lengths(self) -> dict[fx.Node, bool]:
+        """Which numbers of the graph are computed from the length of a batch."""
+        found: dict[fx.Node, bool] = {}
+        for node in self.graph.nodes:
+            if shape_of(node) is not None or "parts" in node.meta:
+                continue
+            source, axis = (*node.args, None, None)[:2]
+            is_length = node.op == "call_method" and node.target == "size" and isinstance(source, fx.Node)
+            found[node] = (is_length and axis in batch_axes(shape_of(source) or ())) or any(
+                found.get(other, False) for other in node.all_input_nodes
+            )
+        return found
 
     def phases(self, node: fx.Node) -> Phases:
         """The phases that a node's value is in: a function of its reduction, so that what joins agrees."""
@@ -69,7 +83,7 @@ class _Phased:
         if len(axes) > 1:  # another length is as long by chance
             other = self.larger_batch.get(node.meta["key"], shape)
             axes = [i for i in axes if len(other) == len(shape) and other[i] != shape[i]]
-        if len(axes) != 1 or (axes != [0] and shape[axes[0]] != BATCH):
+        if len(axes) != 1 or shape[axes[0]] != BATCH:
             raise GridError(
                 f"the value at {_place(node)}, {shape}, has no axis for the images alone, out of which their phases "
                 "could be taken. Return the batch as an axis of its own, or choose a transition after this place"
@@ -83,6 +97,11 @@ class _Phased:
 
     def _align(self, node: fx.Node) -> None:
         """Give a node its inputs in its own phases; an eliminated operator makes the phases itself."""
+        if self.phases(node) and _counts_images(node, self.lengths):
+            raise OperatorError(
+                f"{_place(node)} computes with the number of images in a batch, which would hold the phases; choose a "
+                "transition after it"
+            )
         if self.phases(node) and not self.training and mixes_images(node, self.model):
             raise OperatorError(
                 f"{_place(node)} computes with all images of a batch, which would hold the phases; choose a "
@@ -160,7 +179,8 @@ class _Phased:
                 _check_no_map(source, place)
                 self._give(output, source, ())
             else:
-                output.replace_input_with(source, whole_map(source, place.reduction, phases, axis))
+                # put together last: until then the map may be written into
+                output.replace_input_with(source, whole_map(source, place.reduction, phases, axis, before=output))
 
 
 def batch_axes(shape: Shape) -> list[int]:
@@ -186,19 +206,24 @@ def _check_no_map(node: fx.Node, place: Place) -> None:
         )
 
 
-_REDUCTIONS = "mean sum amax amin max min var std norm logsumexp prod median".split()
-_ALONG = "softmax log_softmax flip sort cumsum select narrow index_select".split()
-_FIRST = {"cat": 1, "concat": 1, "unbind": 1, "split": 2, "chunk": 2}
+_ALL_BY_DEFAULT = (
+    "mean sum amax amin max min var std std_mean var_mean norm logsumexp prod median argmax argmin".split()
+)
+_NAMED = "softmax log_softmax softmin flip cumsum cumprod cummax cummin select narrow index_select".split()
 # functions along axes: where their arguments name these, and the axes without that (None: all of them)
 _ALONG_AN_AXIS: dict[str, tuple[int, Any]] = {
-    **dict.fromkeys(_REDUCTIONS, (1, None)),
-    **dict.fromkeys(_ALONG, (1, ())),
-    **{name: (position, 0) for name, position in _FIRST.items()},
+    **dict.fromkeys(_ALL_BY_DEFAULT, (1, None)),
+    **dict.fromkeys(_NAMED, (1, ())),
+    **dict.fromkeys(("cat", "concat", "unbind"), (1, 0)),
+    **dict.fromkeys(("split", "chunk"), (2, 0)),
+    **dict.fromkeys(("normalize", "cosine_similarity"), (2, 1)),
+    **dict.fromkeys(("topk", "diff"), (2, -1)),
+    "sort": (1, -1),
     "roll": (2, ()),
 }
-
-
 _BATCH_NORM = (("running_mean", 1), ("training", 5))
+_BATCH_COMES_FIRST = ("conv", "max_pool", "avg_pool", "adaptive_", "interpolate", "group_norm", "instance_norm")
+_CELL_BY_CELL = ("torch.nn.modules.activation", "torch.nn.modules.dropout", "torch.nn.modules.flatten")
 
 
 def mixes_images(node: fx.Node, model: nn.Module) -> bool:
@@ -210,10 +235,7 @@ def mixes_images(node: fx.Node, model: nn.Module) -> bool:
     shape = shape_of(source) or ()
     axes = batch_axes(shape)
     if node.op == "call_module":
-        module = model.get_submodule(str(node.target))
-        if isinstance(getattr(module, "batch_first", None), bool):  # recurrent networks, attention
-            return bool(axes) and (0 if module.batch_first and len(shape) == 3 else len(shape) - 2) not in axes
-        return isinstance(module, _BatchNorm) and not module.track_running_stats
+        return _module_mixes(model.get_submodule(str(node.target)), shape, axes)
     name = called(node)
     if name == "batch_norm":
         mean, training = (node.kwargs.get(key, dict(enumerate(node.args)).get(i)) for key, i in _BATCH_NORM)
@@ -221,19 +243,56 @@ def mixes_images(node: fx.Node, model: nn.Module) -> bool:
     if name == "getitem":
         index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
         return 0 in axes and index[0] not in (slice(None), Ellipsis, None)
+    if not axes:
+        return False
+    if name.startswith(_BATCH_COMES_FIRST):
+        return 0 not in axes
+    if name in ("linear", "layer_norm"):
+        count = 1 if name == "linear" else len(node.kwargs.get("normalized_shape", node.args[1]))  # type: ignore
+        return max(axes) >= len(shape) - count
     if name not in _ALONG_AN_AXIS:
         return False
     position, default = _ALONG_AN_AXIS[name]
     given = node.args[position : position + 1]
     along = node.kwargs.get("dim", node.kwargs.get("dims", given[0] if given else default))
     if along is None:
-        return bool(axes)
+        return True
     chosen = along if isinstance(along, (tuple, list)) else (along,)
-    return any(isinstance(i, int) and i % max(len(shape), 1) in axes for i in chosen)
+    return any(isinstance(i, int) and i % len(shape) in axes for i in chosen)
 
 
-def whole_map(node: fx.Node, reduction: Reduction, phases: Phases, axis: int) -> fx.Node:
-    """The map whose phases a node holds, put together right after it.
+def _module_mixes(module: nn.Module, shape: Shape, axes: list[int]) -> bool:
+    if isinstance(module, _BatchNorm) and not module.track_running_stats:
+        return True
+    if not axes:
+        return False
+    orders = (getattr(part, "batch_first", None) for part in module.modules())
+    batch_first = next((order for order in orders if isinstance(order, bool)), None)
+    if batch_first is not None:  # recurrent networks, attention
+        return (0 if batch_first and len(shape) == 3 else len(shape) - 2) not in axes
+    if isinstance(module, (nn.Linear, nn.LayerNorm)):
+        count = 1 if isinstance(module, nn.Linear) else len(module.normalized_shape)
+        return max(axes) >= len(shape) - count
+    own = type(module).__module__
+    return own.startswith("torch.nn.modules") and not own.startswith(_CELL_BY_CELL) and 0 not in axes
+
+
+def _counts_images(node: fx.Node, lengths: dict[fx.Node, bool]) -> bool:
+    """Whether arithmetic with a tensor takes the number of images as a number."""
+    return called(node) in _ARITHMETIC and any(lengths.get(source, False) for source in node.all_input_nodes)
+
+
+_ARITHMETIC = frozenset(
+    f"{kind}{name}{end}"
+    for name in "add sub mul div truediv floordiv pow rsub true_divide floor_divide".split()
+    for kind, end in (("", ""), ("", "_"), ("i", ""))
+)
+
+
+def whole_map(
+    node: fx.Node, reduction: Reduction, phases: Phases, axis: int, *, before: fx.Node | None = None
+) -> fx.Node:
+    """The map whose phases a node holds, put together right after it, or before another node.
 
     `reduction` is that of the phases, `axis` that of the channels.
     """
@@ -241,12 +300,13 @@ def whole_map(node: fx.Node, reduction: Reduction, phases: Phases, axis: int) ->
     rows, columns = (
         (f.numerator, f.denominator) for f in (Fraction(r) / _count_along(phases, i) for i, r in enumerate(reduction))
     )
-    return rearranged(node, from_phases, phases, image, (rows, columns), *([-2] if axis == 3 else []))
+    last = [-2] if axis == 3 else []
+    return rearranged(node, from_phases, phases, image, (rows, columns), *last, before=before)
 
 
-def rearranged(node: fx.Node, function: Callable[..., Any], *args: Any) -> fx.Node:
-    """A call of one of the functions that rearrange phases, right after the value it is given."""
-    with node.graph.inserting_after(node):
+def rearranged(node: fx.Node, function: Callable[..., Any], *args: Any, before: fx.Node | None = None) -> fx.Node:
+    """A call of one of the functions that rearrange phases, right after the value it is given or before a node."""
+    with node.graph.inserting_after(node) if before is None else node.graph.inserting_before(before):
         value = node.graph.call_function(function, (node, *args))
     _describe(value, node, function.__name__, value.name)
     value.meta["phases"] = ()

@@ -16,7 +16,7 @@ from stridesurgery._rewrite.plan import Plan, plan
 from stridesurgery._rewrite.records import check_intermediates, refreshed
 from stridesurgery._rewrite.request import requested
 from stridesurgery._trace import RewrittenModel, Traced, copied_model, record, rewritten, without_weights
-from stridesurgery.errors import GridError, RequestError, TraceError
+from stridesurgery.errors import GridError, OperatorError, RequestError, TraceError
 from stridesurgery.surgery import Surgery
 
 
@@ -158,6 +158,11 @@ def _as_graph(
     check_alike(modes[0].traced.graph, modes[1].traced.graph, [c.site.node.meta["key"] for c in planned.changes])
     original, size = modes[0].traced.model, modes[0].traced.size
     if planned.surgery.dilate:
+        if modes[0].traced.adds_to_answer:
+            raise OperatorError(
+                "a forward hook of the model changes what it returns, and would see maps put together of phases; "
+                "remove it, or make the model a part of one that does what the hook does"
+            )
         fixed = holds_sizes(original, modes[0].traced)
         evaluation, training = (phased(a, planned) for a in modes)
     elif any(c.site.node.op == "call_function" for a in modes for c in _known_changes(a, modes[0], planned)):

@@ -121,7 +121,9 @@ def trace(
         image = torch.empty(batch, channels, *size, device="meta", dtype=number_format(skeleton))
         try:
             graph = recorder.record(image)
-            return Traced(graph, skeleton, size, training, recorder.compares, tuple(recorder.missed))
+            return Traced(
+                graph, skeleton, size, training, recorder.compares, tuple(recorder.missed), recorder.adds_to_answer
+            )
         except Exception as problem:
             failures.append(_explain(problem, recorder, size))
             failures[-1].__cause__ = problem

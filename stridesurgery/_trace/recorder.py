@@ -50,6 +50,7 @@ class Recorder(TorchFunctionMode):
         self.innermost: tuple[str, str] | None = None  # where the first exception rose
         self.fixed: list[str] = []  # parameters and buffers that took part in the call that raised it
         self._paused = 0
+        self._autocasts = _autocasts()
         self.compares = False
         self._nodes: dict[int, fx.Node] = {}
         self._alive: list[Any] = []  # ids stay unique only while their objects live
@@ -59,7 +60,8 @@ class Recorder(TorchFunctionMode):
         self._shared_memory: dict[int, int] = {}
         self._own_forwards: dict[nn.Module, Any] = {}
         self._hooks: dict[nn.Module, _Hooks] = {}
-        self.missed: list[str] = []  # modules recorded from the inside, with a hook that fails without numbers
+        self.missed: dict[str, None] = {}  # what the forward code does that is not in the graph, in words
+        self.adds_to_answer = False  # a forward hook of the model itself makes something new of what it returns
         self._repeated: list[tuple[str, fx.Node]] = []  # what leaves' hooks compute, which run with the leaf again
         for path, module in model.named_modules():
             for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
@@ -81,6 +83,10 @@ class Recorder(TorchFunctionMode):
             self._image = node
             with torch.no_grad(), torch.device("meta"), self:
                 result = self.model(image)
+            if (hooks := self._hooks.get(self.model)) is not None:  # which run on what the result returns
+                self._paused += 1
+                self.adds_to_answer = hooks.after(self.model, (image,), {}, result) is not result
+                self._paused -= 1
             if not tensors_returned(result):
                 raise TraceError(f"it returns {_shortly(result)}, in which there is no tensor")
             self.graph.output(self._argument(self._contained(result))).meta.update(shape=None, path="")
@@ -100,6 +106,9 @@ class Recorder(TorchFunctionMode):
         """A new node, its arguments given as the values that the model computes."""
         args = tuple(self._argument(a) for a in args)
         kwargs = {name: self._argument(a) for name, a in kwargs.items()}
+        if _autocasts() != self._autocasts:
+            place = self.scope[-1][0] if self.scope else ""
+            self.missed[f"{place or 'the forward code'} sets torch.autocast"] = None
         node = self.graph.create_node(op, target, args, kwargs)
         node.meta.update(shape=None, path=self.scope[-1][0] if self.scope else "", writes=())
         return node
@@ -121,7 +130,7 @@ class Recorder(TorchFunctionMode):
                 args, kwargs = hooks.before(module, args, kwargs)
                 result = hooks.after(module, args, kwargs, forward(*args, **kwargs))
                 if any(getattr(hook, "failed", False) for table in hooks.own.values() for hook in table.values()):
-                    self.missed.append(path)
+                    self.missed[f"a forward hook of {path} needs numbers"] = None
                 return self._note_end(path, result)
             except Exception:
                 self.innermost = self.innermost or (path, type(module).__name__)
@@ -411,6 +420,10 @@ class _Hooks:
             changed = hook(module, *given)
             result = result if changed is None else changed
         return result
+
+
+def _autocasts() -> tuple[bool, ...]:
+    return tuple(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda"))
 
 
 def _shortly(value: Any) -> str:

@@ -28,7 +28,8 @@ class Traced:
     size: tuple[int, int]  # input (rows, columns)
     training: bool
     compares: bool = False  # the forward code compares sizes: at another input size it may do something else
-    missed: tuple[str, ...] = ()  # modules one of whose hooks needs numbers: what it does is not in the graph
+    missed: tuple[str, ...] = ()  # what the forward code does that is not in the graph, in words
+    adds_to_answer: bool = False  # a forward hook of the model itself makes something new of what it returns
 
     @cached_property
     def shapes(self) -> dict[Key, Shape]:
