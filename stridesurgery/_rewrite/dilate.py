@@ -62,10 +62,15 @@ class _Phased:
                 continue
             source, axis = (*node.args, None, None)[:2]
             is_length = node.op == "call_method" and node.target == "size" and isinstance(source, fx.Node)
-            found[node] = (is_length and axis in batch_axes(shape_of(source) or ())) or any(
+            found[node] = (is_length and axis in self.batch_axes(source)) or any(
                 found.get(other, False) for other in node.all_input_nodes
             )
         return found
+
+    def mixes_images(self, node: fx.Node) -> bool:
+        """Whether an operator of evaluation reads across the batch."""
+        source = next(iter(tensors_in(node.args)), None)
+        return mixes_images(node, self.model, shape_of(source) or (), self.batch_axes(source))
 
     def phases(self, node: fx.Node) -> Phases:
         """The phases that a node's value is in: a function of its reduction, so that what joins agrees."""
@@ -78,17 +83,22 @@ class _Phased:
         Raises:
             GridError: they lie along none of their own: folded with cells, or not all of them are there.
         """
-        shape = shape_of(node) or ()
-        axes = batch_axes(shape)
-        if len(axes) > 1:  # another length is as long by chance
-            other = self.larger_batch.get(node.meta["key"], shape)
-            axes = [i for i in axes if len(other) == len(shape) and other[i] != shape[i]]
+        shape, axes = shape_of(node) or (), self.batch_axes(node)
         if len(axes) != 1 or shape[axes[0]] != BATCH:
             raise GridError(
                 f"the value at {_place(node)}, {shape}, has no axis for the images alone, out of which their phases "
                 "could be taken. Return the batch as an axis of its own, or choose a transition after this place"
             )
         return axes[0]
+
+    def batch_axes(self, node: fx.Node | None) -> list[int]:
+        """The axes of a value that the images of the batch lie along, alone or with something else."""
+        shape = shape_of(node) or ()
+        axes = batch_axes(shape)
+        if len(axes) > 1 and node is not None:  # another length is a multiple by chance
+            other = self.larger_batch.get(node.meta["key"])  # not known of phases, which come first
+            axes = [0] if other is None else [i for i in axes if other[i : i + 1] != shape[i : i + 1]]
+        return axes
 
     @cached_property
     def larger_batch(self) -> dict[Key, Shape]:
@@ -102,7 +112,7 @@ class _Phased:
                 f"{_place(node)} computes with the number of images in a batch, which would hold the phases; choose a "
                 "transition after it"
             )
-        if self.phases(node) and not self.training and mixes_images(node, self.model):
+        if self.phases(node) and not self.training and self.mixes_images(node):
             raise OperatorError(
                 f"{_place(node)} computes with all images of a batch, which would hold the phases; choose a "
                 "transition after it"
@@ -226,14 +236,11 @@ _BATCH_COMES_FIRST = ("conv", "max_pool", "avg_pool", "adaptive_", "interpolate"
 _CELL_BY_CELL = ("torch.nn.modules.activation", "torch.nn.modules.dropout", "torch.nn.modules.flatten")
 
 
-def mixes_images(node: fx.Node, model: nn.Module) -> bool:
-    """Whether an operator of evaluation reads across the batch.
+def mixes_images(node: fx.Node, model: nn.Module, shape: Shape, axes: list[int]) -> bool:
+    """Whether an operator reads across the batch, which lies along these axes of its input, of this shape.
 
     So do statistics of the batch, functions along its axis, and sequences whose steps are images.
     """
-    source = next(iter(tensors_in(node.args)), None)
-    shape = shape_of(source) or ()
-    axes = batch_axes(shape)
     if node.op == "call_module":
         return _module_mixes(model.get_submodule(str(node.target)), shape, axes)
     name = called(node)
