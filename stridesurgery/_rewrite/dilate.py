@@ -69,7 +69,7 @@ class _Phased:
 
     def mixes_images(self, node: fx.Node) -> bool:
         """Whether an operator of evaluation reads across the batch."""
-        source = next(iter(tensors_in(node.args)), None)
+        source = next(iter(tensors_in([node.args, node.kwargs])), None)
         return mixes_images(node, self.model, shape_of(source) or (), self.batch_axes(source))
 
     def phases(self, node: fx.Node) -> Phases:

@@ -73,7 +73,9 @@ def _update_patch_sizes(model: nn.Module, planned: Plan) -> None:
             continue
         old, new = change.site.operator.step, change.operator.step
         parts = str(change.site.node.target).split(".")
-        for depth in range(len(parts)):
+        first = change.site.before.reduction == (1, 1)  # it sees the image; else only its own module tells of it
+        patches = change.site.operator.kernel == old
+        for depth in range(0 if first else len(parts) - 1 if patches else len(parts), len(parts)):
             for _, holder in _with_patch_size(model.get_submodule(".".join(parts[:depth]))):
                 size = holder.patch_size
                 if isinstance(size, (tuple, list)) and tuple(size) == old:

@@ -140,6 +140,10 @@ def _check_structure(wanted: Any, found: Any, whose: str, name: str = "output") 
         if len(wanted) != len(found):
             raise SurgeryError(f"{name} has {len(found)} parts, and {len(wanted)} in {whose}")
         pairs = {f"{name}[{i}]": pair for i, pair in enumerate(zip(wanted, found, strict=True))}
+    elif isinstance(wanted, (int, float, str)):
+        if wanted != found and whose != "the original":  # whose sizes may differ
+            raise SurgeryError(f"{name} is {found!r}, and {wanted!r} in {whose}")
+        return
     else:
         places = [list(tensors_returned(v, name)) for v in (wanted, found)]
         if places[0] != places[1]:

@@ -30,7 +30,7 @@ class Answers(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Any]:
         y = self.pool(self.norm(self.stem(x)))
         z = self.act(self.left(y)) + self.right(y)
-        return {"maps": (y, self.down(z) * self.gain), "mean": z.mean((2, 3))}
+        return {"maps": (y, self.down(z) * self.gain), "mean": z.mean((2, 3)), "count": 4}
 
 
 def answers() -> nn.Module:
@@ -200,6 +200,7 @@ CASES = {
     ),
     "lost output": Case(answers, answering(lambda y: {"maps": y["maps"]}), "output has the keys"),
     "lost part": Case(answers, answering(lambda y: {**y, "maps": y["maps"][:1]}), r"output\['maps'\] has 1 parts"),
+    "another number": Case(answers, answering(lambda y: {**y, "count": 5}), r"output\['count'\] is 5"),
     "list for tuple": Case(answers, answering(lambda y: {**y, "maps": list(y["maps"])}), r"output\['maps'\] is a list"),
     "hook that changes": Case(answers, hooking("right"), "right"),
     "pre-hook that changes": Case(answers, hooking("right", before=True), "right"),
