@@ -55,7 +55,7 @@ class _Phased:
                 self._align(node)
 
     def _find_lengths(self) -> dict[fx.Node, bool]:
-        """Which numbers of the graph are computed from the length of a batch."""
+        """The numbers of the graph; True for those that are computed from the length of a batch."""
         found: dict[fx.Node, bool] = {}
         for node in self.graph.nodes:
             if shape_of(node) is not None or "parts" in node.meta:
@@ -255,7 +255,7 @@ def mixes_images(node: fx.Node, model: nn.Module, shape: Shape, axes: list[int])
     if name.startswith(_BATCH_COMES_FIRST):
         return 0 not in axes
     if name in ("linear", "layer_norm"):
-        count = 1 if name == "linear" else len(node.kwargs.get("normalized_shape", node.args[1]))  # type: ignore
+        count = 1 if name == "linear" else len(node.kwargs.get("normalized_shape", node.args[1]))  # type: ignore[arg-type]
         return max(axes) >= len(shape) - count
     if name not in _ALONG_AN_AXIS:
         return False

@@ -102,7 +102,8 @@ def _check(
             "`dual_path` made of the model that `eliminate` took or gave"
         )
     if claimed != tuple(map(float, wanted.reduction)):
-        raise GridError(f"feature_info gives map {source.name} the reduction {claimed}, and it has {wanted.reduction}")
+        has = tuple(map(float, wanted.reduction))
+        raise GridError(f"feature_info gives map {source.name} the reduction {claimed}, and it has {has}")
     error, what = _error(source.name, found, wanted.value, whose), f"equals {whose}"
     if operated and dilated and source.key in before:
         old = before[source.key]

@@ -160,6 +160,8 @@ def _compare(
     old, new = tensors_returned(before), tensors_returned(made)
     for name, value in tensors_returned(after).items():
         error = _error(value, new[name])
+        if value.dtype != new[name].dtype:
+            raise SurgeryError(f"{name} is {value.dtype}, and {new[name].dtype} in what eliminate gives")
         if error is None:
             raise GridError(
                 f"{name} is {tuple(value.shape)}, and {tuple(new[name].shape)} in what eliminate gives"
@@ -289,7 +291,12 @@ def _check_intermediates(
             raise GridError(f"{name} is {tuple(value.shape)}, off the grid of the original's {tuple(old.shape)}")
         error = _error(value, new)
         if error is None or not error <= _tolerance(value):
-            raise SurgeryError(f"{name} differs from what eliminate gives: {error} (relative)")
+            size = (
+                f"is {tuple(value.shape)}, and {tuple(new.shape)} in"
+                if error is None
+                else f"differs by {error:.2g} from"
+            )
+            raise SurgeryError(f"{name} {size} what eliminate gives")
         yield OutputCheck(name, f"{tuple(value.shape)} equals what eliminate gives", error)
 
 

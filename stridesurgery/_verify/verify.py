@@ -146,6 +146,7 @@ def _check_train_mode(operated: nn.Module, size: Pair) -> None:
 
 def _check_weights(original: nn.Module, operated: nn.Module) -> int:
     before, after = ({**dict(m.named_buffers()), **m.state_dict()} for m in (original, operated))
+    buffers = dict(original.named_buffers())
     if before.keys() != after.keys():
         odd = sorted(set(before) ^ set(after))
         raise SurgeryError(f"the state_dicts have different keys: {', '.join(odd[:5])}")
@@ -153,5 +154,5 @@ def _check_weights(original: nn.Module, operated: nn.Module) -> int:
         if not isinstance(value, Tensor):
             continue
         if value.dtype != after[key].dtype or not torch.equal(value.cpu(), after[key].cpu()):
-            raise SurgeryError(f"weight {key} is not the original's")
+            raise SurgeryError(f"{'buffer' if key in buffers else 'weight'} {key} is not the original's")
     return len(original.state_dict())

@@ -201,6 +201,14 @@ CASES = {
     "lost output": Case(answers, answering(lambda y: {"maps": y["maps"]}), "output has the keys"),
     "lost part": Case(answers, answering(lambda y: {**y, "maps": y["maps"][:1]}), r"output\['maps'\] has 1 parts"),
     "another number": Case(answers, answering(lambda y: {**y, "count": 5}), r"output\['count'\] is 5"),
+    "an output too many": Case(answers, answering(lambda y: {**y, "more": y["mean"]}), "output has the keys"),
+    "None for a tensor": Case(answers, answering(lambda y: {**y, "mean": None}), r"output\['mean'\] is a NoneType"),
+    "exchanged parts": Case(answers, answering(lambda y: {**y, "maps": y["maps"][::-1]}), r"output\['maps'\]\[0\]"),
+    "another number format": Case(
+        answers, answering(lambda y: {**y, "mean": y["mean"].double()}), r"output\['mean'\] is torch.float64"
+    ),
+    "another axis in the recipe": Case(resnet, asking(axis="w"), "conv1"),
+    "dilation taken out of the recipe": Case(answers, asking(dilate=False), "grid|stem|output|S1L0", {"dilate": True}),
     "list for tuple": Case(answers, answering(lambda y: {**y, "maps": list(y["maps"])}), r"output\['maps'\] is a list"),
     "hook that changes": Case(answers, hooking("right"), "right"),
     "pre-hook that changes": Case(answers, hooking("right", before=True), "right"),
