@@ -52,6 +52,12 @@ def with_mean() -> nn.Module:
     return net
 
 
+def overwritten(y: Tensor) -> Tensor:
+    y = y * 1
+    y[-1] = 0.0
+    return y
+
+
 MAY = {"may_refuse": ("dilate",)}
 GRAPHS = {"may_refuse": ("graph", "dilate")}
 
@@ -85,6 +91,21 @@ ANSWERS: dict[str, Unusual] = {
         **MAY,
     ),
     "softmax over the images": tail(lambda y: y.softmax(0), **NOT_DILATED),
+    "softmax over the images, a module": tails(
+        lambda net, x, maps: net.soft(maps[-1]), lambda: {"soft": nn.Softmax(0)}, **NOT_DILATED
+    ),
+    "softmax over the images, by name": tail(lambda y: torch.softmax(input=y, dim=0), **NOT_DILATED),
+    "sdpa over the images": tail(
+        lambda y: F.scaled_dot_product_attention(*[y.mean((2, 3))[None]] * 3)[0], **NOT_DILATED
+    ),
+    "images weighed by their likeness": tail(
+        lambda y: y.mean((2, 3)) @ (y.mean((2, 3)).T @ y.mean((2, 3))), **NOT_DILATED
+    ),
+    "mean without nan over the images": tail(lambda y: y - y.nanmean(0, keepdim=True), **NOT_DILATED),
+    "rolled as one row": tail(lambda y: y.roll(1), **NOT_DILATED),
+    "gathered along the images": tail(lambda y: y.gather(0, torch.zeros_like(y, dtype=torch.int64)), **NOT_DILATED),
+    "upside down": tail(lambda y: torch.flipud(y), **NOT_DILATED),
+    "one image overwritten": tail(overwritten, **NOT_DILATED),
     "running sum over the images": tail(lambda y: y.cumsum(0), **NOT_DILATED),
     "images against images": tail(lambda y: y.flatten(1) @ y.flatten(1).T, **NOT_DILATED),
     "einsum over the images": tail(lambda y: torch.einsum("nchw,mchw->nm", y, y), **NOT_DILATED),

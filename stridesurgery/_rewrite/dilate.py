@@ -52,7 +52,10 @@ class _Phased:
             if node in leaving:
                 self._finish(node)
             elif node.meta["key"] in self.places and node.op != "placeholder":
+                self._check_images(node, node)
                 self._align(node)
+            elif node.target is operator.setitem and node.args[0].meta["key"] in self.places:
+                self._check_images(node, node.args[0])  # it gives no value of its own
 
     def _find_lengths(self) -> dict[fx.Node, bool]:
         """The numbers of the graph; True for those that are computed from the length of a batch."""
@@ -105,18 +108,26 @@ class _Phased:
         """The shapes of a recording with a longer batch."""
         return record(self.model, self.size, training=self.training, batch=BATCH + 2).shapes
 
+    def _check_images(self, node: fx.Node, value: fx.Node) -> None:
+        """Refuse an operator on a value in phases that would take those for images.
+
+        Raises:
+            OperatorError: naming it.
+        """
+        if not self.phases(value):
+            return
+        if _counts_images(node, self.lengths):
+            what = "the number of images in"
+        elif not self.training and self.mixes_images(node):
+            what = "all images of"
+        else:
+            return
+        raise OperatorError(
+            f"{_place(node)} computes with {what} a batch, which would hold the phases; choose a transition after it"
+        )
+
     def _align(self, node: fx.Node) -> None:
         """Give a node its inputs in its own phases; an eliminated operator makes the phases itself."""
-        if self.phases(node) and _counts_images(node, self.lengths):
-            raise OperatorError(
-                f"{_place(node)} computes with the number of images in a batch, which would hold the phases; choose a "
-                "transition after it"
-            )
-        if self.phases(node) and not self.training and self.mixes_images(node):
-            raise OperatorError(
-                f"{_place(node)} computes with all images of a batch, which would hold the phases; choose a "
-                "transition after it"
-            )
         own, key = self.phases(node), node.meta["key"]
         sources = [s for s in tensors_in([node.args, node.kwargs]) if s.meta["key"] in self.places]
         site = self.sites.get(key)
@@ -217,9 +228,13 @@ def _check_no_map(node: fx.Node, place: Place) -> None:
 
 
 _ALL_BY_DEFAULT = (
-    "mean sum amax amin max min var std std_mean var_mean norm logsumexp prod median argmax argmin".split()
-)
-_NAMED = "softmax log_softmax softmin flip cumsum cumprod cummax cummin select narrow index_select".split()
+    "mean nanmean sum nansum amax amin aminmax max min var std std_mean var_mean norm logsumexp prod median nanmedian "
+    "argmax argmin"
+).split()
+_NAMED = (
+    "softmax log_softmax softmin flip cumsum cumprod cummax cummin logcumsumexp select narrow index_select index_add "
+    "index_copy gather scatter scatter_add"
+).split()
 # functions along axes: where their arguments name these, and the axes without that (None: all of them)
 _ALONG_AN_AXIS: dict[str, tuple[int, Any]] = {
     **dict.fromkeys(_ALL_BY_DEFAULT, (1, None)),
@@ -228,11 +243,14 @@ _ALONG_AN_AXIS: dict[str, tuple[int, Any]] = {
     **dict.fromkeys(("split", "chunk"), (2, 0)),
     **dict.fromkeys(("normalize", "cosine_similarity"), (2, 1)),
     **dict.fromkeys(("topk", "diff"), (2, -1)),
+    **dict.fromkeys(("roll", "quantile", "vector_norm", "take_along_dim"), (2, None)),
     "sort": (1, -1),
-    "roll": (2, ()),
+    "flipud": (1, 0),
 }
 _BATCH_NORM = (("running_mean", 1), ("training", 5))
+_CONTRACTIONS = ("matmul", "mm", "bmm")  # over the last axis of the first factor
 _BATCH_COMES_FIRST = ("conv", "max_pool", "avg_pool", "adaptive_", "interpolate", "group_norm", "instance_norm")
+_ALONG_DIM = (nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.GLU)
 _CELL_BY_CELL = ("torch.nn.modules.activation", "torch.nn.modules.dropout", "torch.nn.modules.flatten")
 
 
@@ -250,8 +268,13 @@ def mixes_images(node: fx.Node, model: nn.Module, shape: Shape, axes: list[int])
     if name == "getitem":
         index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
         return 0 in axes and index[0] not in (slice(None), Ellipsis, None)
+    if name == "setitem":  # a mask may tell one cell from another, a place tells one image
+        place = node.args[1][0] if isinstance(node.args[1], tuple) else node.args[1]
+        return 0 in axes and isinstance(place, (int, slice)) and place != slice(None)
     if not axes:
         return False
+    if name in _CONTRACTIONS or name == "scaled_dot_product_attention":
+        return max(axes) >= len(shape) - (1 if name in _CONTRACTIONS else 2)
     if name.startswith(_BATCH_COMES_FIRST):
         return 0 not in axes
     if name in ("linear", "layer_norm"):
@@ -280,6 +303,8 @@ def _module_mixes(module: nn.Module, shape: Shape, axes: list[int]) -> bool:
     if isinstance(module, (nn.Linear, nn.LayerNorm)):
         count = 1 if isinstance(module, nn.Linear) else len(module.normalized_shape)
         return max(axes) >= len(shape) - count
+    if type(module) in _ALONG_DIM and (module.dim is None or module.dim % len(shape) in axes):  # type: ignore[operator]
+        return True
     own = type(module).__module__
     return own.startswith("torch.nn.modules") and not own.startswith(_CELL_BY_CELL) and 0 not in axes
 
