@@ -165,6 +165,8 @@ class _Join:
         value, fine = self.large[sources[0].meta["key"]], self.small.get(node.meta["key"])
         if value not in self.samples or fine is None or fine.all_input_nodes != [self.small[sources[0].meta["key"]]]:
             return False
+        if node.meta.get("hooked"):  # they may look at other cells
+            return False
         module = self.fine.get_submodule(str(node.target)) if node.op == "call_module" else None
         return type(module) in _CELL_BY_CELL and getattr(module, "track_running_stats", True)
 

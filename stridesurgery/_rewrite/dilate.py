@@ -13,15 +13,23 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
-from torch import fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import fx
 
-from stridesurgery._analysis import Analysis, Place, Reduction, Site, beyond, channel_axis
+from stridesurgery._analysis import REARRANGING, Analysis, Place, Reduction, Site, beyond, channel_axis
 from stridesurgery._node import BATCH, Key, Shape, called, returned, shape_of, tensors_in
 from stridesurgery._rewrite.plan import Plan, changes_of
 from stridesurgery._trace import Traced, copied, record
-from stridesurgery.errors import GridError, OperatorError
-from stridesurgery.ops import FUNCTIONS, arguments, each_phase, first_phase, from_phases, to_phases
+from stridesurgery.errors import GridError, OperatorError, TraceError
+from stridesurgery.ops import (
+    FUNCTIONS,
+    LONG_BATCH,
+    AcrossBatch,
+    arguments,
+    each_phase,
+    first_phase,
+    from_phases,
+    to_phases,
+)
 
 Phases = tuple[tuple[int, int], ...]
 
@@ -70,11 +78,6 @@ class _Phased:
             )
         return found
 
-    def mixes_images(self, node: fx.Node) -> bool:
-        """Whether an operator of evaluation reads across the batch."""
-        source = next(iter(tensors_in([node.args, node.kwargs])), None)
-        return mixes_images(node, self.model, shape_of(source) or (), self.batch_axes(source))
-
     def phases(self, node: fx.Node) -> Phases:
         """The phases that a node's value is in: a function of its reduction, so that what joins agrees."""
         place = self.places[node.meta["key"]]
@@ -96,17 +99,36 @@ class _Phased:
 
     def batch_axes(self, node: fx.Node | None) -> list[int]:
         """The axes of a value that the images of the batch lie along, alone or with something else."""
-        shape = shape_of(node) or ()
-        axes = batch_axes(shape)
+        axes = batch_axes(shape_of(node) or ())
         if len(axes) > 1 and node is not None:  # another length is a multiple by chance
-            other = self.larger_batch.get(node.meta["key"])  # not known of phases, which come first
-            axes = [0] if other is None else [i for i in axes if other[i : i + 1] != shape[i : i + 1]]
+            other = self.long.shapes.get(node.meta["key"])  # not known of phases, which come first
+            axes = [0] if other is None else [i for i in axes if other[i] % LONG_BATCH == 0]
         return axes
 
     @cached_property
-    def larger_batch(self) -> dict[Key, Shape]:
-        """The shapes of a recording with a longer batch."""
-        return record(self.model, self.size, training=self.training, batch=BATCH + 2).shapes
+    def long(self) -> Traced:
+        """The recording of a batch whose length no other axis is a multiple of.
+
+        Raises:
+            GridError: the model does not run on a batch of any length.
+        """
+        try:
+            return record(self.model, self.size, training=self.training, batch=LONG_BATCH, watch=AcrossBatch())
+        except TraceError as problem:
+            raise GridError(
+                f"phases would lie along a batch of another length, and with {LONG_BATCH} images {problem}. Let the "
+                "model take any number of images, or leave dilate out"
+            ) from problem
+
+    def _mixing(self, node: fx.Node) -> tuple[str, ...]:
+        """The operators by which a node mixes images, or what else it reads tells one from another."""
+        unmapped = [n for n in node.all_input_nodes if n.meta["key"] not in self.places]
+        found = self._operators.get(node.meta["key"], ("others, for a longer batch",))
+        return found + tuple(name for source in unmapped for name in self._mixing(source))
+
+    @cached_property
+    def _operators(self) -> dict[Key, tuple[str, ...]]:
+        return {n.meta["key"]: n.meta.get("mixes", ()) for n in self.long.graph.nodes}
 
     def _check_images(self, node: fx.Node, value: fx.Node) -> None:
         """Refuse an operator on a value in phases that would take those for images.
@@ -116,15 +138,14 @@ class _Phased:
         """
         if not self.phases(value):
             return
-        if _counts_images(node, self.lengths):
-            what = "the number of images in"
-        elif not self.training and self.mixes_images(node):
-            what = "all images of"
-        else:
-            return
-        raise OperatorError(
-            f"{_place(node)} computes with {what} a batch, which would hold the phases; choose a transition after it"
-        )
+        what = "the number of images in a batch" if _counts_images(node, self.lengths) else ""
+        if not self.training and node.target not in REARRANGING:
+            mixing = self._mixing(node)
+            what = what or (f"all images of a batch (by {', '.join(mixing)})" if mixing else "")
+        if what:
+            raise OperatorError(
+                f"{_place(node)} computes with {what}, which would hold the phases; choose a transition after it"
+            )
 
     def _align(self, node: fx.Node) -> None:
         """Give a node its inputs in its own phases; an eliminated operator makes the phases itself."""
@@ -225,88 +246,6 @@ def _check_no_map(node: fx.Node, place: Place) -> None:
             f"the output at {_place(node)}, {shape}, has the form of a map, and its cells come from operators that are "
             "not understood, so that its phases cannot be put together. Leave dilate out, or choose a later transition"
         )
-
-
-_ALL_BY_DEFAULT = (
-    "mean nanmean sum nansum amax amin aminmax max min var std std_mean var_mean norm logsumexp prod median nanmedian "
-    "argmax argmin"
-).split()
-_NAMED = (
-    "softmax log_softmax softmin flip cumsum cumprod cummax cummin logcumsumexp select narrow index_select index_add "
-    "index_copy gather scatter scatter_add"
-).split()
-# functions along axes: where their arguments name these, and the axes without that (None: all of them)
-_ALONG_AN_AXIS: dict[str, tuple[int, Any]] = {
-    **dict.fromkeys(_ALL_BY_DEFAULT, (1, None)),
-    **dict.fromkeys(_NAMED, (1, ())),
-    **dict.fromkeys(("cat", "concat", "unbind"), (1, 0)),
-    **dict.fromkeys(("split", "chunk"), (2, 0)),
-    **dict.fromkeys(("normalize", "cosine_similarity"), (2, 1)),
-    **dict.fromkeys(("topk", "diff"), (2, -1)),
-    **dict.fromkeys(("roll", "quantile", "vector_norm", "take_along_dim"), (2, None)),
-    "sort": (1, -1),
-    "flipud": (1, 0),
-}
-_BATCH_NORM = (("running_mean", 1), ("training", 5))
-_CONTRACTIONS = ("matmul", "mm", "bmm")  # over the last axis of the first factor
-_BATCH_COMES_FIRST = ("conv", "max_pool", "avg_pool", "adaptive_", "interpolate", "group_norm", "instance_norm")
-_ALONG_DIM = (nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.GLU)
-_CELL_BY_CELL = ("torch.nn.modules.activation", "torch.nn.modules.dropout", "torch.nn.modules.flatten")
-
-
-def mixes_images(node: fx.Node, model: nn.Module, shape: Shape, axes: list[int]) -> bool:
-    """Whether an operator reads across the batch, which lies along these axes of its input, of this shape.
-
-    So do statistics of the batch, functions along its axis, and sequences whose steps are images.
-    """
-    if node.op == "call_module":
-        return _module_mixes(model.get_submodule(str(node.target)), shape, axes)
-    name = called(node)
-    if name == "batch_norm":
-        mean, training = (node.kwargs.get(key, dict(enumerate(node.args)).get(i)) for key, i in _BATCH_NORM)
-        return mean is None or training is True
-    if name == "getitem":
-        index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
-        return 0 in axes and index[0] not in (slice(None), Ellipsis, None)
-    if name == "setitem":  # a mask may tell one cell from another, a place tells one image
-        place = node.args[1][0] if isinstance(node.args[1], tuple) else node.args[1]
-        return 0 in axes and isinstance(place, (int, slice)) and place != slice(None)
-    if not axes:
-        return False
-    if name in _CONTRACTIONS or name == "scaled_dot_product_attention":
-        return max(axes) >= len(shape) - (1 if name in _CONTRACTIONS else 2)
-    if name.startswith(_BATCH_COMES_FIRST):
-        return 0 not in axes
-    if name in ("linear", "layer_norm"):
-        count = 1 if name == "linear" else len(node.kwargs.get("normalized_shape", node.args[1]))  # type: ignore[arg-type]
-        return max(axes) >= len(shape) - count
-    if name not in _ALONG_AN_AXIS:
-        return False
-    position, default = _ALONG_AN_AXIS[name]
-    given = node.args[position : position + 1]
-    along = node.kwargs.get("dim", node.kwargs.get("dims", given[0] if given else default))
-    if along is None:
-        return True
-    chosen = along if isinstance(along, (tuple, list)) else (along,)
-    return any(isinstance(i, int) and i % len(shape) in axes for i in chosen)
-
-
-def _module_mixes(module: nn.Module, shape: Shape, axes: list[int]) -> bool:
-    if isinstance(module, _BatchNorm) and not module.track_running_stats:
-        return True
-    if not axes:
-        return False
-    orders = (getattr(part, "batch_first", None) for part in module.modules())
-    batch_first = next((order for order in orders if isinstance(order, bool)), None)
-    if batch_first is not None:  # recurrent networks, attention
-        return (0 if batch_first and len(shape) == 3 else len(shape) - 2) not in axes
-    if isinstance(module, (nn.Linear, nn.LayerNorm)):
-        count = 1 if isinstance(module, nn.Linear) else len(module.normalized_shape)
-        return max(axes) >= len(shape) - count
-    if type(module) in _ALONG_DIM and (module.dim is None or module.dim % len(shape) in axes):  # type: ignore[operator]
-        return True
-    own = type(module).__module__
-    return own.startswith("torch.nn.modules") and not own.startswith(_CELL_BY_CELL) and 0 not in axes
 
 
 def _counts_images(node: fx.Node, lengths: dict[fx.Node, bool]) -> bool:

@@ -129,6 +129,8 @@ def _change(site: Site, plan: Plan) -> Change | None:
         return Change(site, replace(operator, scale=(1 / now[0], 1 / now[1])))
     if operator.refusal:
         raise _refusal(site, operator.refusal)
+    if beyond := site.node.meta.get("hooked"):
+        raise _refusal(site, f"its forward hooks do more than change each number ({', '.join(beyond)})")
     by = [a / b for a, b in zip(was, now, strict=True)]
     if min(by) < 1:
         return Change(site, _coarser(site, [1 / k for k in by], now))

@@ -10,6 +10,7 @@ ints that remember how they were computed, so the graph stays valid at other siz
 
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -21,19 +22,27 @@ from stridesurgery._trace.meta_copy import input_channels, number_format
 from stridesurgery._trace.recorder import Recorder
 from stridesurgery._trace.recording import Traced
 from stridesurgery.errors import TraceError
-from stridesurgery.ops import is_leaf, known_result
+from stridesurgery.ops import AcrossBatch, is_leaf, known_result
 
 
-def record(skeleton: nn.Module, size: tuple[int, int], *, training: bool = False, batch: int = BATCH) -> Traced:
+def record(
+    skeleton: nn.Module,
+    size: tuple[int, int],
+    *,
+    training: bool = False,
+    batch: int = BATCH,
+    watch: AcrossBatch | None = None,
+) -> Traced:
     """Record a weightless model at an input size (h, w) in pixels.
 
-    A `RewrittenModel` is replayed, so that its nodes keep the module paths and keys of the model it came from.
+    A `RewrittenModel` is replayed, so that its nodes keep the module paths and keys of the model it came from. With
+    `watch` the meta of every node says in `mixes` by which of its operators the images of the batch are mixed.
 
     Raises:
         TraceError: the forward pass fails, with the submodule and the line where it does.
     """
     if not isinstance(skeleton, RewrittenModel):
-        return trace(skeleton, size, training=training, leaf=is_leaf, batch=batch)
+        return trace(skeleton, size, training=training, leaf=is_leaf, batch=batch, watch=watch)
     skeleton.train(training)
     if skeleton.only_at not in (None, tuple(size)):
         raise TraceError(
@@ -41,9 +50,9 @@ def record(skeleton: nn.Module, size: tuple[int, int], *, training: bool = False
             f"give input_size={skeleton.only_at}, or operate the original at the size you need"
         )
     graph = copied(skeleton.graphs[training])
-    replay = _Replay(skeleton, graph)
+    replay = _Replay(skeleton, graph, watch)
     image = image_for(skeleton, size, batch)
-    with torch.no_grad(), torch.device("meta"):
+    with torch.no_grad(), torch.device("meta"), watch or nullcontext():
         replay.run(image)
     return Traced(graph, skeleton, (size[0], size[1]), training)
 
@@ -70,12 +79,14 @@ def _image_node(graph: fx.Graph) -> fx.Node:
 class _Replay(fx.Interpreter):
     """Runs a graph node by node and notes the shapes at the nodes."""
 
-    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
+    def __init__(self, model: nn.Module, graph: fx.Graph, watch: AcrossBatch | None) -> None:
         super().__init__(model, graph=graph)
+        self.watch = watch
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Run a module, or tell its result where that is plain."""
-        known = known_result(self.fetch_attr(target), args[0]) if len(args) == 1 and not kwargs else None
+        is_short = len(args) == 1 and not kwargs and self.watch is None
+        known = known_result(self.fetch_attr(target), args[0]) if is_short else None
         return super().call_module(target, args, kwargs) if known is None else known
 
     def run_node(self, n: fx.Node) -> Any:
@@ -91,6 +102,8 @@ class _Replay(fx.Interpreter):
             n.meta["shape"] = tuple(value.shape)
         if isinstance(value, (tuple, list)):
             n.meta["parts"] = len(value)
+        if self.watch is not None:
+            n.meta["mixes"] = self.watch.take()
         return value
 
 
@@ -101,6 +114,7 @@ def trace(
     training: bool = False,
     leaf: Callable[[nn.Module], bool],
     batch: int = BATCH,
+    watch: AcrossBatch | None = None,
 ) -> Traced:
     """Record a weightless model on a (batch, C, h, w) input.
 
@@ -110,6 +124,7 @@ def trace(
         training: record what the model does after `.train()` instead of `.eval()`.
         leaf: which modules stay one node; the rest is recorded from the inside.
         batch: N of the input.
+        watch: as for `record`.
 
     Raises:
         TraceError: the forward pass fails, with the submodule and the line where it does.
@@ -117,7 +132,7 @@ def trace(
     skeleton.train(training)
     failures = []
     for channels in input_channels(skeleton):
-        recorder = Recorder(skeleton, leaf)
+        recorder = Recorder(skeleton, leaf, watch)
         image = torch.empty(batch, channels, *size, device="meta", dtype=number_format(skeleton))
         try:
             graph = recorder.record(image)

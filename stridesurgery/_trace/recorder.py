@@ -4,6 +4,7 @@ import operator
 import random
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from stridesurgery._node import called, origins, tensors_among
 from stridesurgery._trace.recording import tensors_returned
 from stridesurgery._trace.symbolic_ints import Number, Size, with_origin
 from stridesurgery.errors import TraceError
-from stridesurgery.ops import known_result, known_sum
+from stridesurgery.ops import AcrossBatch, BeyondCells, known_result, known_sum
 
 _OPERATORS = {
     f"__{name}__": getattr(operator, name)
@@ -42,9 +43,9 @@ _MAY_PASS = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropou
 class Recorder(TorchFunctionMode):
     """Runs a weightless model and writes down every torch function and leaf module as an fx node."""
 
-    def __init__(self, model: nn.Module, leaf: Callable[[nn.Module], bool]) -> None:
+    def __init__(self, model: nn.Module, leaf: Callable[[nn.Module], bool], watch: AcrossBatch | None = None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.watch = model, watch
         self.graph = fx.Graph()
         self.scope: list[tuple[str, nn.Module]] = []
         self.innermost: tuple[str, str] | None = None  # where the first exception rose
@@ -80,8 +81,8 @@ class Recorder(TorchFunctionMode):
             node = self.graph.placeholder("x")
             node.meta.update(shape=tuple(image.shape), path="")
             self._tag(image, node)
-            self._image = node
-            with torch.no_grad(), torch.device("meta"), self:
+            self._image, self._images = node, image.shape[0]
+            with torch.no_grad(), torch.device("meta"), self.watch or nullcontext(), self:
                 result = self.model(image)
             if (hooks := self._hooks.get(self.model)) is not None:  # which run on what the result returns
                 self._paused += 1
@@ -104,13 +105,14 @@ class Recorder(TorchFunctionMode):
 
     def emit(self, op: str, target: Any, args: Any, kwargs: dict[str, Any]) -> fx.Node:
         """A new node, its arguments given as the values that the model computes."""
+        mixes = () if self.watch is None else self.watch.take()  # before arguments become nodes
         args = tuple(self._argument(a) for a in args)
         kwargs = {name: self._argument(a) for name, a in kwargs.items()}
         if _autocasts() != self._autocasts:
             place = self.scope[-1][0] if self.scope else ""
             self.missed[f"{place or 'the forward code'} sets torch.autocast"] = None
         node = self.graph.create_node(op, target, args, kwargs)
-        node.meta.update(shape=None, path=self.scope[-1][0] if self.scope else "", writes=())
+        node.meta.update(shape=None, path=self.scope[-1][0] if self.scope else "", writes=(), mixes=mixes)
         return node
 
     def note_comparison(self) -> None:
@@ -147,11 +149,15 @@ class Recorder(TorchFunctionMode):
             if type(module) is nn.Identity and not isinstance(args[0], Tensor):
                 return self._note_end(path, args[0])  # containers are no values
             self._paused += 1
-            hooks, given, named = self._hooks.get(module), args, kwargs
+            hooks, given, named, beyond = self._hooks.get(module), args, kwargs, BeyondCells(self._images)
             try:
                 if hooks is not None:  # part of the leaf: they run with it
-                    args, kwargs = hooks.before(module, args, kwargs)
-                result, writes = known_result(module, args[0]) if len(args) == 1 else None, tuple[int, ...]()
+                    with beyond:
+                        args, kwargs = hooks.before(module, args, kwargs)
+                    if args is given and kwargs is named:
+                        beyond.take()  # they look on
+                is_short = len(args) == 1 and self.watch is None
+                result, writes = known_result(module, args[0]) if is_short else None, tuple[int, ...]()
                 if result is None:
                     versions = self._versions(args, kwargs)
                     result = forward(*args, **kwargs)
@@ -176,6 +182,7 @@ class Recorder(TorchFunctionMode):
                 if result.untyped_storage()._cdata != memory:
                     self._shared_memory[result.untyped_storage()._cdata] = memory
             if hooks is not None:
+                node.meta["hooked"] = beyond.take()
                 result = self._after_leaf(path, module, node, result, partial(hooks.after, module, args, kwargs))
             return self._note_end(path, result)
 
@@ -183,11 +190,22 @@ class Recorder(TorchFunctionMode):
 
     def _after_leaf(self, path: str, module: nn.Module, node: fx.Node, result: Any, hooks: Callable[[Any], Any]) -> Any:
         """Run a leaf's forward hooks on its recorded result; the node stands for what they make of it."""
-        count, versions = len(self.graph.nodes), self._versions(result)
-        changed = hooks(result)
+        before, versions = set(self.graph.nodes), self._versions(result)
+        with BeyondCells(self._images) as beyond:
+            changed = hooks(result)
         if changed is result and not self._written(versions):
             return result
-        self._repeated += [(path, n) for n in list(self.graph.nodes)[count:]]
+        node.meta["hooked"] += beyond.take()
+        for old, new in zip(tensors_among(result), tensors_among(changed), strict=False):
+            if old.shape != new.shape:
+                raise TraceError(
+                    f"a forward hook of {path} gives {tuple(new.shape)} for the module's {tuple(old.shape)}; call "
+                    "what it does as a module of its own"
+                )
+        inside = [n for n in self.graph.nodes if n not in before and n is not self._device]
+        self._repeated += [(path, n) for n in inside]
+        if self.watch is not None:
+            node.meta["mixes"] += tuple(name for n in inside for name in n.meta["mixes"]) + self.watch.take()
         return self._tag(changed, node)
 
     def _erase_repeated(self) -> None:
@@ -226,7 +244,7 @@ class Recorder(TorchFunctionMode):
         self._paused += 1
         versions = self._versions(args, kwargs)
         try:
-            result = known_sum(name, args, kwargs)
+            result = known_sum(name, args, kwargs) if self.watch is None else None
             if result is None:
                 result = func(*args, **kwargs)
             writes = self._written(versions)

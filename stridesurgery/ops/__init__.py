@@ -1,6 +1,7 @@
 """What the library knows of operators."""
 
 from stridesurgery.ops import functions, modules  # noqa: F401  (they fill the operator table)
+from stridesurgery.ops.across_batch import LONG_BATCH, AcrossBatch, BeyondCells
 from stridesurgery.ops.fine_functional import conv2d, sample
 from stridesurgery.ops.fine_modules import FineConv2d, FineConv2dSame
 from stridesurgery.ops.modules import read_conv, set_stride
@@ -20,10 +21,13 @@ from stridesurgery.ops.traits import is_leaf, known_result, known_sum
 from stridesurgery.ops.window import Window
 
 __all__ = [
+    "AcrossBatch",
+    "BeyondCells",
     "FUNCTIONS",
     "FineConv2d",
     "FineConv2dSame",
     "FunctionRule",
+    "LONG_BATCH",
     "MODULES",
     "Operator",
     "POOLS",

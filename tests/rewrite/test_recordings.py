@@ -14,7 +14,7 @@ AT_MOST: dict[str, tuple[int, Callable[[nn.Module], Any]]] = {
     "inspect": (1, ss.inspect),
     "module": (2, lambda net: ss.eliminate(net, "S1L0")),
     "graph": (5, lambda net: ss.eliminate(net, "S1L0", form="graph")),
-    "dilate": (5, lambda net: ss.eliminate(net, "S1L16", dilate=True)),
+    "dilate": (6, lambda net: ss.eliminate(net, "S1L16", dilate=True)),
     "features": (3, ss.features),
     "dual_path": (8, lambda net: ss.dual_path(net, "S1L0")),
 }
