@@ -4,10 +4,11 @@ from stridesurgery._rewrite.check_modes import check_alike, holds_sizes
 from stridesurgery._rewrite.dilate import phased, rearranged, whole_map
 from stridesurgery._rewrite.eliminate import eliminate, operate, rehearse
 from stridesurgery._rewrite.plan import Change, Plan, changes_of, plan
-from stridesurgery._rewrite.records import intermediates, larger_by, recorded
+from stridesurgery._rewrite.records import described, intermediates, larger_by, recorded, refreshed
 from stridesurgery._rewrite.request import check_one_path, requested
 
 __all__ = [
+    "described",
     "Change",
     "Plan",
     "changes_of",
@@ -22,6 +23,7 @@ __all__ = [
     "plan",
     "rearranged",
     "recorded",
+    "refreshed",
     "rehearse",
     "requested",
     "whole_map",

@@ -51,6 +51,18 @@ def update_records(model: nn.Module, planned: Plan) -> None:
             module.output_stride = _new_reduction(stride, planned)
 
 
+def described(model: nn.Module) -> dict[str, Any]:
+    """Return what `feature_info` says of maps besides their reduction: channels and modules, by where it stands."""
+    return {
+        f"{path}{'.' if path else ''}feature_info[{i}][{key!r}]": value
+        for path, module in model.named_modules()
+        for i, entry in enumerate(_entries(getattr(module, "feature_info", None)))
+        if isinstance(entry, dict)
+        for key, value in entry.items()
+        if key != "reduction"
+    }
+
+
 def _entries(info: Any) -> Any:
     entries = info if isinstance(info, (list, tuple)) else getattr(info, "info", None)  # timm's FeatureInfo
     return entries if isinstance(entries, (list, tuple)) else ()
@@ -76,12 +88,23 @@ def _update_patch_sizes(model: nn.Module, planned: Plan) -> None:
         first = change.site.before.reduction == (1, 1)  # it sees the image; else only its own module tells of it
         patches = change.site.operator.kernel == old
         for depth in range(0 if first else len(parts) - 1 if patches else len(parts), len(parts)):
-            for _, holder in _with_patch_size(model.get_submodule(".".join(parts[:depth]))):
+            for name, holder in _with_patch_size(model.get_submodule(".".join(parts[:depth]))):
                 size = holder.patch_size
+                if name != "patch_size":  # other models may refer to the same config
+                    holder = _own_config(model, holder)
                 if isinstance(size, (tuple, list)) and tuple(size) == old:
                     holder.patch_size = type(size)(new)
                 elif (size, size) == old and new[0] == new[1]:
                     holder.patch_size = new[0]
+
+
+def _own_config(model: nn.Module, config: Any) -> Any:
+    """Copy a config for all modules of a model that refer to it."""
+    own = copy.copy(config)
+    for module in model.modules():
+        if vars(module).get("config") is config:
+            module.config = own
+    return own
 
 
 def _with_patch_size(module: nn.Module) -> Iterator[tuple[str, Any]]:

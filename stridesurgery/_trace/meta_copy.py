@@ -1,6 +1,7 @@
 """A model without its weights, to run for its shapes; and what a model says of its own input."""
 
 import copy
+import dis
 import types
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -137,38 +138,69 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
 
 
 def _copied_function(function: Any, memo: dict[int, Any], apart: bool) -> Any:
-    """A function that refers to copies, where there are some, and if `apart` to copies of the containers it knows."""
+    """Copy a function that refers to something copied; if `apart`, with a copy of everything that it could change."""
     if isinstance(function, partial):
         inner, given = _copied_function(function.func, memo, apart), copy.deepcopy(function.args, memo)
         return type(function)(inner, *given, **copy.deepcopy(function.keywords, memo))
-    if not isinstance(function, types.FunctionType):
+    if not isinstance(function, types.FunctionType) or id(function) in memo:
         return copy.deepcopy(function, memo)
-
-    def renewed(value: Any) -> Any:
-        if isinstance(value, types.FunctionType) and id(value) not in memo:
-            memo[id(value)] = value  # where it refers to itself
-            memo[id(value)] = _copied_function(value, memo, apart)
-        method = isinstance(value, types.MethodType) and id(value.__self__) in memo
-        outside = apart and isinstance(value, (dict, list, set, deque))
-        return copy.deepcopy(value, memo) if method or outside or id(value) in memo else value
-
-    old = function.__closure__ or ()
-    cells = tuple(_renewed_cell(cell, renewed) for cell in old)
-    names = function.__code__.co_names if apart else ()
-    read = {name: function.__globals__[name] for name in names if name in function.__globals__}
-    shared = {name: new for name, value in read.items() if (new := renewed(value)) is not value}
-    if all(new is cell for new, cell in zip(cells, old, strict=True)) and not shared:
+    memo[id(function)] = function  # where it refers to itself
+    codes = _codes(function.__code__)
+    old = (function.__closure__ or (), function.__defaults__, function.__kwdefaults__)
+    cells = tuple(_renewed_cell(cell, memo, apart) for cell in old[0])
+    defaults = old[1] and tuple(_renewed(value, memo, apart) for value in old[1])
+    named = old[2] and {name: _renewed(value, memo, apart) for name, value in old[2].items()}
+    read = {name for code in codes for name in code.co_names if apart} & function.__globals__.keys()
+    shared = {name: _renewed(function.__globals__[name], memo, apart) for name in read}
+    shared = {name: new for name, new in shared.items() if new is not function.__globals__[name]}
+    writes = apart and any(i.opname == "STORE_GLOBAL" for code in codes for i in dis.get_instructions(code))
+    values = [*cells, *(defaults or ()), *(named or {}).values()]
+    before = [*old[0], *(old[1] or ()), *(old[2] or {}).values()]
+    if not shared and not writes and all(new is value for new, value in zip(values, before, strict=True)):
         return function
-    result = types.FunctionType(
-        function.__code__,
-        {**function.__globals__, **shared} if shared else function.__globals__,
-        function.__name__,
-        function.__defaults__,
-        cells,
-    )
-    result.__kwdefaults__ = function.__kwdefaults__
+    scope = {**function.__globals__, **shared} if shared or writes else function.__globals__
+    result = types.FunctionType(function.__code__, scope, function.__name__, defaults, cells)
+    result.__kwdefaults__ = named
     result.__dict__.update(vars(function))
+    memo[id(function)] = result
     return result
+
+
+def _codes(code: types.CodeType) -> list[types.CodeType]:
+    """The code of a function and of those inside it."""
+    inner = [part for part in code.co_consts if isinstance(part, types.CodeType)]
+    return [code, *(found for part in inner for found in _codes(part))]
+
+
+def _renewed(value: Any, memo: dict[int, Any], apart: bool) -> Any:
+    """What a copied function refers to instead of a value."""
+    if id(value) in memo:
+        return memo[id(value)]
+    if isinstance(value, types.FunctionType):
+        return _copied_function(value, memo, apart)
+    if isinstance(value, (types.ModuleType, *_SHARED)):
+        return value
+    return copy.deepcopy(value, memo) if apart or _refers(value, memo, set()) else value
+
+
+def _refers(value: Any, memo: dict[int, Any], seen: set[int]) -> bool:
+    """Tell whether something copied is reached from a value."""
+    if id(value) in memo:
+        return True
+    if id(value) in seen:
+        return False
+    seen.add(id(value))
+    if isinstance(value, dict):
+        parts = list(value.values())
+    elif isinstance(value, (list, tuple, set, frozenset, deque)):
+        parts = list(value)
+    elif isinstance(value, types.MethodType):
+        parts = [value.__self__]
+    else:
+        parts = (
+            [] if isinstance(value, (types.ModuleType, type, Tensor)) else list(getattr(value, "__dict__", {}).values())
+        )
+    return any(_refers(part, memo, seen) for part in parts)
 
 
 class _Observer:
@@ -192,13 +224,15 @@ def _uncopied(*given: Any) -> None:
     raise TypeError("a hook that cannot be copied")
 
 
-def _renewed_cell(cell: types.CellType, renewed: Callable[[Any], Any]) -> types.CellType:
+def _renewed_cell(cell: types.CellType, memo: dict[int, Any], apart: bool) -> types.CellType:
+    if id(cell) in memo:
+        return memo[id(cell)]
     try:
         value = cell.cell_contents
     except ValueError:  # not assigned yet
-        return cell
-    new = renewed(value)
-    return cell if new is value else types.CellType(new)
+        return memo.setdefault(id(cell), types.CellType()) if apart else cell
+    new = _renewed(value, memo, apart)
+    return memo.setdefault(id(cell), types.CellType(new)) if apart or new is not value else cell
 
 
 def _meta(tensor: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from stridesurgery._analysis import Feature, Reduction, Source, analyse
 from stridesurgery._features import Tap, tapped
 from stridesurgery._node import Key
+from stridesurgery._rewrite import refreshed
 from stridesurgery._trace import RewrittenModel, copied_model, rewritten
 from stridesurgery._verify.operators import difference
 from stridesurgery.errors import GridError, RequestError, SurgeryError
@@ -57,7 +58,19 @@ def check_maps(
         raise SurgeryError(f"the maps that are returned are {', '.join(returned)}, which feature_info does not say")
     parts = [part for feature in features for part in _split(returned[feature.name], feature)]
     claimed = [feature.reduction for feature in features for _ in feature.sources]
-    return tuple(_check(*each, before, after, dilated) for each in zip(sources, parts, claimed, strict=True))
+    found = tuple(_check(*each, before, after, dilated) for each in zip(sources, parts, claimed, strict=True))
+    _check_geometry(returning, image)
+    return found
+
+
+def _check_geometry(returning: RewrittenModel, image: Tensor) -> None:
+    """Compare the geometry on record with that of the graph."""
+    info = returning.feature_info
+    for old, new in zip(
+        info.features, refreshed(info, returning, (image.shape[2], image.shape[3])).features, strict=True
+    ):
+        if repr(old.geometry) != repr(new.geometry):  # nan equals nan there
+            raise GridError(f"feature_info says of map {old.name} {old.geometry}, and it is {new.geometry}")
 
 
 def _split(value: Tensor, feature: Feature) -> Sequence[Tensor]:

@@ -1,6 +1,7 @@
 """What a user gets: what an operated model returns, its modes and its records, beside the original's."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stridesurgery._analysis import FeatureInfo
-from stridesurgery._rewrite import Plan, intermediates, larger_by, recorded
+from stridesurgery._rewrite import Plan, described, intermediates, larger_by, recorded
 from stridesurgery._trace import RewrittenModel, copied_model, tensors_returned
 from stridesurgery._verify.operators import difference
 from stridesurgery.errors import GridError, SurgeryError
@@ -59,12 +60,14 @@ def check_records(fine: nn.Module, operated: nn.Module) -> int:
     Raises:
         GridError: naming the first that is stale.
     """
-    wanted, found = recorded(fine), recorded(operated)
+    wanted, names, found = recorded(fine), described(fine), recorded(operated)
     if isinstance(getattr(operated, "feature_info", None), FeatureInfo):  # of the maps that it returns
         wanted = {place: value for place, value in wanted.items() if not place.startswith("feature_info")}
-    for place, value in wanted.items():
-        if place not in found or found[place] != value:
-            raise GridError(f"{place} is {found.get(place, 'not there')} where the surgery makes it {value}")
+        names = {}
+    for place, value in {**wanted, **names}.items():
+        there = found if place in wanted else described(operated)
+        if place not in there or there[place] != value:
+            raise GridError(f"{place} is {there.get(place, 'not there')} where the surgery makes it {value}")
     return len(wanted)
 
 
@@ -103,6 +106,8 @@ def check_outputs(
         raise SurgeryError(f"running the operated model in eval mode changes its buffer {after.changed[0]}")
     checks = list(_compare(before.value, made.value, after.value, image, planned, fine, operated))
     checks += _check_claims(operated, after.value, image)
+    checks += _check_one_image(fine, operated, image, dilated=planned.surgery.dilate)
+    checks += _check_training(fine, operated, image)
     return (*checks, *_check_intermediates(original, fine, operated, image, planned))
 
 
@@ -110,17 +115,19 @@ def check_outputs(
 class _Run:
     value: Any
     changed: list[str]  # buffers
+    buffers: dict[str, Tensor]
 
 
-def _run(model: nn.Module, image: Tensor, seed: int = 0) -> _Run:
-    """Run a copy in eval mode."""
-    copy = copied_model(model, apart=True).eval()
+def _run(model: nn.Module, image: Tensor, seed: int = 0, training: bool = False) -> _Run:
+    """Run a copy in eval mode, or in train mode with gradients."""
+    copy = copied_model(model, apart=True).train(training)
     buffers = {name: value.clone() for name, value in copy.named_buffers()}
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.set_grad_enabled(training), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         value = copy(image.clone())
     after = dict(copy.named_buffers())
-    return _Run(value, [name for name, old in buffers.items() if name in after and not _same(old, after[name])])
+    changed = [name for name, old in buffers.items() if name in after and not _same(old, after[name])]
+    return _Run(value, changed, after)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
@@ -189,11 +196,53 @@ def _beside_original(name: str, old: Tensor, value: Tensor, error: float, planne
     steps = [-(-n // was) if was else 1 for n, was in zip(value.shape, old.shape, strict=True)]
     at = f"[{', '.join(f'::{k}' for k in steps)}]" if max(steps, default=1) > 1 else ""
     gap = _error(value[tuple(slice(None, None, k) for k in steps)], old)
-    if gap is None or not gap <= _tolerance(value):
+    if gap is None or not gap <= _tolerance(value, 1e-4):
         raise SurgeryError(f"{name}{at} is not the original's: difference {gap} (relative)")
     return OutputCheck(
         name, f"{at} equals the original's, largest relative difference {gap:.1g}".strip(), max(error, gap)
     )
+
+
+def _check_one_image(fine: nn.Module, operated: nn.Module, image: Tensor, dilated: bool) -> Iterator[OutputCheck]:
+    """Compare what is returned for the first image alone; of a dilated model also with its part of both images'."""
+    try:
+        made = tensors_returned(_run(fine, image[:1]).value)
+    except Exception as problem:
+        yield OutputCheck("output", f"not compared for one image: that raises {_first_line(problem)}", None)
+        return
+    both = tensors_returned(_run(operated, image).value)
+    for name, value in tensors_returned(_run(operated, image[:1]).value).items():
+        if name not in made or _differs(value, made[name]):
+            if not _is_repeatable(fine, image):
+                return  # which has been said
+            raise SurgeryError(f"{name} of one image alone differs from what eliminate gives")
+        axes = [i for i, (n, m) in enumerate(zip(value.shape, both[name].shape, strict=True)) if n != m]
+        if dilated and len(axes) == 1 and _differs(both[name].narrow(axes[0], 0, value.shape[axes[0]]), value):
+            raise SurgeryError(f"{name} of one image alone is not that of the same image among two: the phases mix")
+
+
+def _check_training(fine: nn.Module, operated: nn.Module, image: Tensor) -> Iterator[OutputCheck]:
+    """Compare what is returned in train mode, whether it can be trained, and what becomes of the buffers."""
+    try:
+        made = _run(fine, image, training=True)
+    except Exception as problem:
+        yield OutputCheck("train mode", f"not compared: that raises {_first_line(problem)}", None)
+        return
+    wanted, found = tensors_returned(made.value), _run(operated, image, training=True)
+    values = tensors_returned(found.value)
+    odd = [name for name, value in wanted.items() if name not in values or _differs(values[name], value)]
+    odd += [name for name, value in made.buffers.items() if _differs(found.buffers[name], value)]
+    if odd:
+        again = _run(fine, image, training=True)
+        same = all(not _differs(value, wanted[name]) for name, value in tensors_returned(again.value).items())
+        if not (same and _is_repeatable(fine, image)):
+            yield OutputCheck("train mode", "not compared: the model draws random numbers", None)
+            return
+        raise SurgeryError(f"in train mode {odd[0]} differs from what eliminate gives")
+    learn = [{name for name, p in model.named_parameters() if p.requires_grad} for model in (fine, operated)]
+    cut = [name for name, value in wanted.items() if value.requires_grad and not values[name].requires_grad]
+    if learn[0] == learn[1] and cut:
+        raise SurgeryError(f"{cut[0]} is detached: no gradient of it reaches the weights")
 
 
 def _error(found: Tensor, wanted: Tensor) -> float | None:
@@ -209,8 +258,8 @@ def _error(found: Tensor, wanted: Tensor) -> float | None:
     return difference(found.nan_to_num(), wanted.nan_to_num())
 
 
-def _tolerance(value: Tensor) -> float:
-    return 1e-4 if value.dtype in (torch.float32, torch.float64) else 5e-2
+def _tolerance(value: Tensor, alike: float = 1e-5) -> float:
+    return alike if value.dtype in (torch.float32, torch.float64) else 5e-2
 
 
 def _is_repeatable(model: nn.Module, image: Tensor) -> bool:
@@ -276,9 +325,13 @@ def _about(grid: tuple[int, ...], wanted: tuple[float, float]) -> bool:
 def _check_intermediates(
     original: nn.Module, fine: nn.Module, operated: nn.Module, image: Tensor, planned: Plan
 ) -> Iterator[OutputCheck]:
-    """Compare what the models' own `forward_intermediates` give."""
+    """Compare what the models' own `forward_intermediates` and `forward_features` give."""
     if isinstance(operated, RewrittenModel):
         return
+    features = [_features(m, image) for m in (fine, operated)]
+    odd = [name for name, v in features[0].items() if name not in features[1] or _differs(features[1][name], v)]
+    if odd and _is_repeatable(fine, image):
+        raise SurgeryError(f"{odd[0].replace('output', 'forward_features()')} differs from what eliminate gives")
     before, made, after = (
         intermediates(copied_model(m, apart=True).eval(), image.clone()) for m in (original, fine, operated)
     )
@@ -298,6 +351,14 @@ def _check_intermediates(
             )
             raise SurgeryError(f"{name} {size} what eliminate gives")
         yield OutputCheck(name, f"{tuple(value.shape)} equals what eliminate gives", error)
+
+
+def _features(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
+    """What a timm model's own `forward_features` gives; nothing where it does not take an image alone."""
+    method = getattr(copied_model(model, apart=True).eval(), "forward_features", None)
+    with suppress(Exception), torch.no_grad():
+        return tensors_returned(method(image.clone()))  # type: ignore[misc]
+    return {}
 
 
 def _first_line(problem: Exception) -> str:

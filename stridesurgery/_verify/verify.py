@@ -102,9 +102,13 @@ def verify(original: nn.Module, operated: nn.Module, input_size: int | Pair | No
     _check_untouched(original, operated, {str(c.site.node.target) for c in planned.changes})
     fine = operate(original, replace(surgery, after=None), analysis=analysis)
     returns_maps = isinstance(getattr(operated, "feature_info", None), FeatureInfo)
-    grid = rehearse(analysis, planned, without_weights(fine if returns_maps else operated).eval())
+    try:
+        grid = rehearse(analysis, planned, without_weights(fine if returns_maps else operated).eval())
+    except GridError as problem:
+        raise GridError(f"the model is not what its recipe {surgery.name} gives: {problem}") from problem
     _check_train_mode(operated, size)
     sites = tuple(check_site(change, original, operated) for change in planned.changes)
+    _check_size(fine, operated, returns_maps)
     records, image = check_records(fine, operated), _image(original, analysis)
     maps, outputs = tuple[MapCheck, ...](), tuple[OutputCheck, ...]()
     if returns_maps and isinstance(operated, RewrittenModel):
@@ -150,9 +154,29 @@ def _check_weights(original: nn.Module, operated: nn.Module) -> int:
     if before.keys() != after.keys():
         odd = sorted(set(before) ^ set(after))
         raise SurgeryError(f"the state_dicts have different keys: {', '.join(odd[:5])}")
+    tied = _tied(original) - _tied(operated)
+    if tied:
+        raise SurgeryError(f"{' and '.join(sorted(tied.pop()))} are one weight in the original and no longer one")
     for key, value in before.items():
         if not isinstance(value, Tensor):
             continue
         if value.dtype != after[key].dtype or not torch.equal(value.cpu(), after[key].cpu()):
             raise SurgeryError(f"{'buffer' if key in buffers else 'weight'} {key} is not the original's")
     return len(original.state_dict())
+
+
+def _tied(model: nn.Module) -> set[frozenset[str]]:
+    """The names of the weights that have several."""
+    names: dict[int, set[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), set()).add(name)
+    return {frozenset(found) for found in names.values() if len(found) > 1}
+
+
+def _check_size(fine: nn.Module, operated: nn.Module, returns_maps: bool) -> None:
+    """Compare the one input size that a graph with fixed sizes takes."""
+    if isinstance(fine, RewrittenModel) and not isinstance(operated, RewrittenModel):
+        raise SurgeryError("the recipe gives a graph, and the operated model is a plain module")
+    sizes = [m.only_at for m in (fine, operated) if isinstance(m, RewrittenModel)]
+    if len(set(sizes)) > 1 and not returns_maps:
+        raise SurgeryError(f"only_at is {sizes[1]} where the surgery makes it {sizes[0]}")

@@ -1,5 +1,6 @@
 """Modes, hooks, records and token maps of operated models, beside what running them shows."""
 
+import contextlib
 import copy
 from collections.abc import Mapping
 from typing import Any
@@ -62,6 +63,66 @@ def test_hooks_leave_nothing_weightless_with_the_caller() -> None:
     inner[0].register_forward_pre_hook(lambda module, args: seen.append(args))
     ss.eliminate(inner, S=1, input_size=SIZE)
     assert seen == []
+
+
+class Keeper:
+    def __init__(self) -> None:
+        self.maps: list[Any] = []
+
+
+KEEPER, KEPT, OUTSIDE = Keeper(), {}, nn.BatchNorm2d(64).train()  # globals that hooks write into
+LAST: Any = None
+
+
+def _keeps_in_globals(module: nn.Module, args: Any, result: Any) -> None:
+    global LAST
+    LAST = result
+    KEEPER.maps.append(result)
+    (lambda: KEPT.update(last=result))()
+    OUTSIDE(result)
+
+
+def test_recording_writes_nothing_into_what_hooks_reach() -> None:
+    last, kept = None, []
+
+    def keeps(module: nn.Module, args: Any, result: Any, more: list[Any] = kept) -> None:
+        nonlocal last
+        last = result
+        more.append(result)
+
+    net, before = create("resnet18"), OUTSIDE.running_mean.clone()
+    net.layer1.register_forward_hook(keeps)
+    net.layer1.register_forward_hook(_keeps_in_globals)
+    for options in FORMS.values():
+        with contextlib.suppress(ss.SurgeryError):
+            ss.eliminate(net, L="layer4.0.conv1", input_size=64, **options)
+    assert last is None and kept == [] and KEEPER.maps == [] and KEPT == {} and LAST is None
+    assert torch.equal(OUTSIDE.running_mean, before)
+
+
+@pytest.mark.parametrize("how", ["default", "keyword", "list", "object"])
+def test_hooks_that_reach_the_model_reach_the_copy(how: str) -> None:
+    net = create("resnet18")
+    first = net.conv1
+    held: list[Any] = [first]
+    keeper = Keeper()
+    keeper.maps.append(first)
+    hooks = {
+        "default": lambda module, args, result, conv=first: result * conv.weight.mean(),
+        "keyword": lambda module, args, result, *, conv=held: result * conv[0].weight.mean(),
+        "list": lambda module, args, result: result * held[0].weight.mean(),
+        "object": lambda module, args, result: result * keeper.maps[0].weight.mean(),
+    }
+    net.layer1.register_forward_hook(hooks[how])
+    fine = ss.eliminate(net, L="layer4.0.conv1", input_size=64)
+    x = torch.ones(1, 64, 8, 8)
+    wanted = fine.layer1(x)
+    with torch.no_grad():
+        first.weight.add_(1)
+    assert torch.equal(fine.layer1(x), wanted)
+    with torch.no_grad():
+        fine.conv1.weight.add_(1)
+    assert not torch.equal(fine.layer1(x), wanted)
 
 
 def test_a_forward_that_holds_the_model_follows_after_torch_compile(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import stridesurgery as ss
+from stridesurgery._trace import copied
 from tests.models import awake, create
 from tests.watch import snapshot, unchanged
 
@@ -149,6 +150,41 @@ def in_graphs(name: str, change: Callable[[fx.Node], None]) -> Spoil:
     return spoil
 
 
+def in_train_graph(net: Any) -> None:
+    net.graphs = {**net.graphs, True: copied(net.graphs[True])}
+    next(n for n in net.graphs[True].nodes if n.target == "left").target = "right"
+
+
+def in_train_mode(net: nn.Module) -> None:
+    net.left.register_forward_hook(lambda module, args, result: result * (2 if module.training else 1))
+
+
+class Fixed(nn.Module):
+    """Computes with sizes as constants: a graph of it runs at one size."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.expand(-1, -1, int(x.shape[2]), int(x.shape[3]))
+
+
+class Tied(Answers):
+    def __init__(self) -> None:
+        super().__init__()
+        self.right.weight = self.left.weight
+
+
+def tied() -> nn.Module:
+    torch.manual_seed(0)
+    return awake(Tied()).eval()
+
+
+def untied(net: nn.Module) -> None:
+    net.right.weight = nn.Parameter(net.right.weight.detach().clone())
+
+
+def one_image(y: dict[str, Any]) -> dict[str, Any]:
+    return {**y, "mean": y["mean"] * (2 if len(y["mean"]) == 1 else 1)}
+
+
 def target(value: Any) -> Callable[[fx.Node], None]:
     return lambda node: setattr(node, "target", value)
 
@@ -220,6 +256,33 @@ CASES = {
     "the block in train mode": Case(resnet, lambda net: net.layer3.train(), "layer3 is in train"),
     "statistics that move": Case(answers, counting, "running_mean|norm"),
     "graph: another function": Case(answers, in_graphs("add", target("sub")), "output", {"form": "graph"}),
+    "train mode: another hook": Case(answers, in_train_mode, "train mode output"),
+    "train mode: another module": Case(answers, in_train_graph, "train mode output", {"form": "graph"}),
+    "train mode: detached": Case(answers, answering(lambda y: {**y, "mean": y["mean"].detach()}), "mean.* is detached"),
+    "one image alone": Case(answers, answering(one_image), r"output\['mean'\] of one image alone"),
+    "a small change": Case(answers, putting("act", lambda: nn.LeakyReLU(0.001)), "act"),
+    "graph: a small change": Case(
+        answers, lambda net: setattr(net, "act", nn.LeakyReLU(0.001).eval()), "act|output", {"form": "graph"}
+    ),
+    "weights no longer tied": Case(tied, untied, "left.weight and right.weight"),
+    "channels in feature_info": Case(
+        resnet, lambda net: net.feature_info[1].update(num_chs=3), r"feature_info\[1\]\['num_chs'\]"
+    ),
+    "module in feature_info": Case(
+        resnet, lambda net: net.feature_info[1].update(module="layer2"), r"feature_info\[1\]\['module'\]"
+    ),
+    "an entry of feature_info lost": Case(resnet, lambda net: net.feature_info.pop(), r"feature_info\[4\]"),
+    "size of a graph": Case(
+        lambda: awake(nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), Fixed(), nn.Conv2d(8, 8, 3, 1, 1))).eval(),
+        setting("", only_at=None), "only_at is None", {"form": "graph"},
+    ),
+    "another recipe's restore_at": Case(resnet, asking(restore_at=11), "recipe"),
+    "forward_features": Case(resnet, lambda net: setattr(net, "forward_features", net.conv1), "forward_features"),
+    "forward_intermediates": Case(
+        vit, lambda net: setattr(net, "forward_intermediates", lambda *args, **given: [torch.ones(2, 192, 4, 4)]),
+        "forward_intermediates", {"stride": 8},
+    ),
+    "attention heads": Case(vit, setting("blocks.0.attn", num_heads=1, head_dim=192), r"blocks\.0", {"stride": 8}),
     "graph: another module": Case(answers, in_graphs("left", target("right")), "left|right|output", {"form": "graph"}),
     "dilate: another phase": Case(
         answers, in_graphs("first_phase", second_phase), r"output\['mean'\]", {"dilate": True}
@@ -293,3 +356,14 @@ def test_stale_records_of_maps_are_found(maps: str) -> None:
     given.feature_info = ss.FeatureInfo((replace(old[0], reduction=(7, 7)), *old[1:]))
     with pytest.raises(ss.GridError, match="act1 the reduction"):
         ss.verify(net, given)
+    given.feature_info = ss.FeatureInfo((replace(old[0], geometry=replace(old[0].geometry, offset=(9, 9))), *old[1:]))
+    with pytest.raises(ss.GridError, match="act1 .*offset"):
+        ss.verify(net, given)
+
+
+def test_a_recipe_of_another_form_is_said() -> None:
+    net = resnet()
+    fine = ss.eliminate(net, "S1L0", input_size=SIZE)
+    fine.surgery = replace(fine.surgery, form="graph")
+    with pytest.raises(ss.SurgeryError, match="recipe gives a graph"):
+        ss.verify(net, fine)
