@@ -2,9 +2,9 @@
 
 from stridesurgery._analysis.analysis import Analysis, analyse
 from stridesurgery._analysis.feature_info import Feature, FeatureInfo, MapGeometry, Source, geometry_of, reduction_of
-from stridesurgery._analysis.grid import Grid, Place, Reduction, Site, channel_axis
+from stridesurgery._analysis.grid import Grid, GridInfo, Reduction, SpatialOp, channel_axis
 from stridesurgery._analysis.inspect import Layer, Report, Transition, inspect
-from stridesurgery._analysis.propagate import REARRANGING, find_sites
+from stridesurgery._analysis.propagate import REARRANGING, spatial_ops
 from stridesurgery._analysis.transitions import beyond
 
 __all__ = [
@@ -14,17 +14,17 @@ __all__ = [
     "Grid",
     "Layer",
     "MapGeometry",
-    "Place",
+    "GridInfo",
     "REARRANGING",
     "Reduction",
     "Report",
-    "Site",
+    "SpatialOp",
     "Source",
     "Transition",
     "analyse",
     "beyond",
     "channel_axis",
-    "find_sites",
+    "spatial_ops",
     "geometry_of",
     "inspect",
     "reduction_of",

@@ -7,11 +7,11 @@ from typing import SupportsIndex
 
 from torch import fx, nn
 
-from stridesurgery._analysis.grid import Grid, Place, Site
-from stridesurgery._analysis.propagate import survey
-from stridesurgery._analysis.transitions import Level, find_levels
+from stridesurgery._analysis.grid import Grid, GridInfo, SpatialOp
+from stridesurgery._analysis.propagate import propagate
+from stridesurgery._analysis.transitions import ReductionStep, find_transitions
 from stridesurgery._hw import Pair
-from stridesurgery._trace import Traced, default_size, record, without_weights
+from stridesurgery._trace import Recording, copy_to_meta, default_size, record
 from stridesurgery.errors import RequestError
 
 
@@ -19,37 +19,37 @@ from stridesurgery.errors import RequestError
 class Analysis:
     """A model's recorded graph with its sites and levels: what planning and checking start from."""
 
-    traced: Traced
-    sites: tuple[Site, ...]
-    places: dict[fx.Node, Place]  # of every value that is computed from the image
+    recording: Recording
+    spatial_ops: tuple[SpatialOp, ...]
+    grid_of: dict[fx.Node, GridInfo]  # of every value that is computed from the image
     model: nn.Module  # what was analysed
 
     @cached_property
     def training(self) -> "Analysis":
         """The same model's analysis in train mode."""
-        return analyse(self.model, self.traced.size, training=True)
+        return analyse(self.model, self.recording.size, training=True)
 
     @cached_property
-    def layers(self) -> tuple[Site, ...]:
+    def layers(self) -> tuple[SpatialOp, ...]:
         """The numbered sites; the position is L."""
-        return tuple(s for s in self.sites if s.is_layer)
+        return tuple(s for s in self.spatial_ops if s.is_layer)
 
     @cached_property
-    def levels(self) -> tuple[Level, ...]:
+    def transitions(self) -> tuple[ReductionStep, ...]:
         """The steps of the chain of reductions; a transition's number is its position."""
-        return find_levels(self.sites)
+        return find_transitions(self.spatial_ops)
 
     def transitions_of(self, layer: int) -> tuple[int, ...]:
         """The transitions that a layer belongs to; none if it has no stride."""
-        site = self.sites.index(self.layers[layer])
-        return tuple(i for i, level in enumerate(self.levels) if site in level.sites)
+        site = self.spatial_ops.index(self.layers[layer])
+        return tuple(i for i, level in enumerate(self.transitions) if site in level.spatial_ops)
 
 
 def analyse(model: nn.Module, input_size: int | Pair | None = None, *, training: bool = False) -> Analysis:
     """Record a model at an input size and find its sites; the model is not run and not changed."""
-    skeleton = without_weights(model)
-    traced = record(skeleton, read_size(model, input_size), training=training)
-    return Analysis(traced, *survey(traced), model)
+    meta_model = copy_to_meta(model)
+    recording = record(meta_model, read_size(model, input_size), training=training)
+    return Analysis(recording, *propagate(recording), model)
 
 
 def read_size(model: nn.Module, input_size: int | Pair | None) -> Grid:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stridesurgery._analysis.geometry import Geometry
-from stridesurgery._analysis.grid import Place
+from stridesurgery._analysis.grid import GridInfo
 from stridesurgery._node import Key
 from stridesurgery.errors import GridError
 
@@ -77,9 +77,9 @@ def geometry_of(rows: Geometry, columns: Geometry) -> MapGeometry:
     )
 
 
-def reduction_of(place: Place) -> Sides:
+def reduction_of(place: GridInfo) -> Sides:
     """Nominal input pixels per cell of a map, whole numbers as such."""
-    rows, columns = (int(r) if r.denominator == 1 else float(r) for r in place.whole.reduction)
+    rows, columns = (int(r) if r.denominator == 1 else float(r) for r in place.reassembled.reduction)
     return rows, columns
 
 

@@ -16,7 +16,7 @@ Reduction = tuple[Fraction, Fraction]
 
 
 @dataclass(frozen=True)
-class Place:
+class GridInfo:
     """Where a value stands: everything that is known of its grid."""
 
     reduction: Reduction
@@ -26,7 +26,7 @@ class Place:
     pooled: bool = False  # made from whole maps (squeeze-excite): what it holds has no grid any more
     resampled: bool = False  # interpolated from a coarser map, so that its cells look where those of that map do
     phases: tuple[tuple[int, int], ...] = ()  # of a dilated network: its batch holds the phases of a finer map
-    apart: tuple[tuple[float, float], ...] = ()  # pixels from each of the phases to the next one
+    phase_offsets: tuple[tuple[float, float], ...] = ()  # pixels from each of the phases to the next one
 
     @property
     def finer(self) -> tuple[int, int]:
@@ -34,28 +34,28 @@ class Place:
         return math.prod(p[0] for p in self.phases), math.prod(p[1] for p in self.phases)
 
     @property
-    def whole(self) -> "Place":
+    def reassembled(self) -> "GridInfo":
         """Where the map stands when its phases are put together."""
         down, right = self.finer
         return replace(
             self,
             reduction=(self.reduction[0] / down, self.reduction[1] / right),
-            grid=self.whole_grid(self.grid) if self.grid is not None else None,
-            geometry=(self._whole_geometry(0), self._whole_geometry(1)),
+            grid=self.reassembled_grid(self.grid) if self.grid is not None else None,
+            geometry=(self._reassembled_geometry(0), self._reassembled_geometry(1)),
             phases=(),
-            apart=(),
+            phase_offsets=(),
         )
 
-    def _whole_geometry(self, axis: int) -> Geometry:
+    def _reassembled_geometry(self, axis: int) -> Geometry:
         """Along one axis; behind a later stride phases are no farther apart than before it: cells stand in groups."""
         own, step = self.geometry[axis], self.geometry[axis].step
-        phases = [(px[axis], k[axis]) for k, px in zip(self.phases, self.apart, strict=True) if k[axis] > 1]
-        for apart, count in sorted(phases, reverse=True):
-            step = step / count if math.isclose(apart * count, step) else math.nan
+        phases = [(px[axis], k[axis]) for k, px in zip(self.phases, self.phase_offsets, strict=True) if k[axis] > 1]
+        for phase_offsets, count in sorted(phases, reverse=True):
+            step = step / count if math.isclose(phase_offsets * count, step) else math.nan
         return replace(own, step=step)
 
-    def whole_grid(self, grid: Grid) -> Grid:
-        """The cells of all phases together, as `from_phases` puts them."""
+    def reassembled_grid(self, grid: Grid) -> Grid:
+        """The cells of all phases together, as `batch_to_space` puts them."""
         if not self.phases:
             return grid
         rows, columns = (
@@ -71,14 +71,14 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Site:
+class SpatialOp:
     """One call of an operator that has extent, stride, or changes the number of cells."""
 
     node: fx.Node
     operator: Operator
     name: str  # module path; for a function the path of the calling module and the node's own name
-    before: Place
-    after: Place
+    before: GridInfo
+    after: GridInfo
     in_grid: Grid  # cells of the operator's own input
     out_grid: Grid
     channels: int
@@ -101,7 +101,7 @@ class Site:
         return self.is_layer and not self.before.pooled and self.after.reduction != self.before.reduction
 
 
-def channel_axis(node: fx.Node, place: Place) -> int | None:
+def channel_axis(node: fx.Node, place: GridInfo) -> int | None:
     """Where the channels of a map are, or None where a value is no map."""
     shape = shape_of(node) or ()
     if len(shape) != 4 or place.pooled or place.grid is None or shape[0] % BATCH:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from stridesurgery._analysis.analysis import Analysis, analyse
-from stridesurgery._analysis.grid import Site
-from stridesurgery._analysis.transitions import Level
+from stridesurgery._analysis.grid import SpatialOp
+from stridesurgery._analysis.transitions import ReductionStep
 from stridesurgery._hw import Pair, _both, _equal, _floats
 from stridesurgery.errors import OperatorError
 
@@ -132,30 +132,30 @@ def make_report(name: str, analysis: Analysis) -> Report:
     """The public view of an analysis."""
     note = ""
     try:
-        levels = analysis.levels
+        levels = analysis.transitions
     except OperatorError as problem:
         levels, note = (), str(problem)
-    number = {analysis.sites.index(s): i for i, s in enumerate(analysis.layers)}
-    spans = {site: sum(site in lv.sites for lv in levels) for site in number}
+    number = {analysis.spatial_ops.index(s): i for i, s in enumerate(analysis.layers)}
+    spans = {site: sum(site in lv.spatial_ops for lv in levels) for site in number}
     transitions = tuple(
         Transition(i, _floats(lv.before), _floats(lv.factor), _own_first(lv, number, spans))
         for i, lv in enumerate(levels)
-        if lv.sites  # a dilated stride leaves a step that no layer takes
+        if lv.spatial_ops  # a dilated stride leaves a step that no layer takes
     )
     first = {la: t.index for t in reversed(transitions) for la in t.layers}
     layers = tuple(_layer(i, site, first.get(i)) for i, site in enumerate(analysis.layers))
     strided = tuple(i for i, site in enumerate(analysis.layers) if site.is_strided)
-    return Report(name, analysis.traced.size, layers, strided, transitions, note)
+    return Report(name, analysis.recording.size, layers, strided, transitions, note)
 
 
-def _own_first(level: Level, number: dict[int, int], spans: dict[int, int]) -> tuple[int, ...]:
+def _own_first(level: ReductionStep, number: dict[int, int], spans: dict[int, int]) -> tuple[int, ...]:
     """The layers of a transition, those that cross no other before those that do."""
-    crossing = sorted((site for site in level.sites if site in number), key=lambda site: (spans[site], site))
+    crossing = sorted((site for site in level.spatial_ops if site in number), key=lambda site: (spans[site], site))
     return tuple(number[site] for site in crossing)
 
 
-def _layer(index: int, site: Site, transition: int | None) -> Layer:
-    op, place = site.operator, site.after.whole
+def _layer(index: int, site: SpatialOp, transition: int | None) -> Layer:
+    op, place = site.operator, site.after.reassembled
     rows, columns = place.geometry
     strides = (b / a for a, b in zip(site.before.reduction, site.after.reduction, strict=True))
     return Layer(
@@ -166,8 +166,8 @@ def _layer(index: int, site: Site, transition: int | None) -> Layer:
         stride=tuple(int(s) for s in strides),  # type: ignore[arg-type]
         padding=(op.windows[0].padding, op.windows[1].padding),
         dilation=(op.windows[0].dilation, op.windows[1].dilation),
-        in_grid=site.before.whole_grid(site.in_grid),
-        out_grid=site.after.whole_grid(site.out_grid),
+        in_grid=site.before.reassembled_grid(site.in_grid),
+        out_grid=site.after.reassembled_grid(site.out_grid),
         channels=site.channels,
         reduction=_floats(place.reduction),
         transition=transition,

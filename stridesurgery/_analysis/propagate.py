@@ -12,70 +12,70 @@ from typing import Any
 from torch import fx
 
 from stridesurgery._analysis.geometry import PIXELS, Geometry
-from stridesurgery._analysis.grid import Grid, Place, Reduction, Site
+from stridesurgery._analysis.grid import Grid, GridInfo, Reduction, SpatialOp
 from stridesurgery._node import called, shape_of, tensors_in
-from stridesurgery._trace import Traced
+from stridesurgery._trace import Recording
 from stridesurgery.ops import (
     FUNCTIONS,
     MODULES,
     Operator,
     Window,
     arguments,
-    each_phase,
+    batch_to_space,
     first_phase,
-    from_phases,
-    to_phases,
+    repeat_phases,
+    space_to_batch,
 )
 
 
-def find_sites(traced: Traced) -> tuple[Site, ...]:
+def spatial_ops(recording: Recording) -> tuple[SpatialOp, ...]:
     """Every operator of the graph that matters to the grid, in running order."""
-    return survey(traced)[0]
+    return propagate(recording)[0]
 
 
-def survey(traced: Traced) -> tuple[tuple[Site, ...], dict[fx.Node, Place]]:
+def propagate(recording: Recording) -> tuple[tuple[SpatialOp, ...], dict[fx.Node, GridInfo]]:
     """The sites of a graph in running order, and where every value that is computed from the image stands."""
-    places: dict[fx.Node, Place] = {}
-    sites: list[Site] = []
-    for node in traced.graph.nodes:
+    grid_of: dict[fx.Node, GridInfo] = {}
+    spatial_ops: list[SpatialOp] = []
+    for node in recording.graph.nodes:
         if node.op == "placeholder":
             one = Fraction(1)
-            places[node] = Place((one, one), traced.size, (PIXELS, PIXELS), traced.size)
+            grid_of[node] = GridInfo((one, one), recording.size, (PIXELS, PIXELS), recording.size)
             continue
-        sources = [s for s in tensors_in([node.args, node.kwargs]) if s in places]
+        sources = [s for s in tensors_in([node.args, node.kwargs]) if s in grid_of]
         if not sources or (shape_of(node) is None and "parts" not in node.meta):
             continue
         if node.target in REARRANGING:
-            places[node] = _rearranged(node, places[sources[0]])
+            grid_of[node] = _rearranged(node, grid_of[sources[0]])
             continue
-        operator = operator_of(traced, node)
-        hidden = None if operator is None else _hidden_stride(node, sources[0], places, operator)
+        operator = operator_of(recording, node)
+        hidden = None if operator is None else _hidden_stride(node, sources[0], grid_of, operator)
         if hidden is not None:
-            sites.append(hidden)
-            places[sources[0]] = hidden.after
-        if operator is not None and _is_spatial(operator, node, sources[0], places[sources[0]]):
-            site = _site(traced, node, operator, sources[0], places)
-            places[node] = site.after
-            sites.append(site)
+            spatial_ops.append(hidden)
+            grid_of[sources[0]] = hidden.after
+        if operator is not None and _is_spatial(operator, node, sources[0], grid_of[sources[0]]):
+            site = _site(recording, node, operator, sources[0], grid_of)
+            grid_of[node] = site.after
+            spatial_ops.append(site)
         else:
-            places[node] = _join(node, [places[s] for s in sources])
-    return tuple(sites), places
+            grid_of[node] = _join(node, [grid_of[s] for s in sources])
+    return tuple(spatial_ops), grid_of
 
 
-REARRANGING = {to_phases, from_phases, first_phase, each_phase}
+REARRANGING = {space_to_batch, batch_to_space, first_phase, repeat_phases}
 
 
-def _rearranged(node: fx.Node, before: Place) -> Place:
+def _rearranged(node: fx.Node, before: GridInfo) -> GridInfo:
     """Where a value stands after its phases are moved into the batch, or out of it."""
     arguments: Any = node.args
     shape = shape_of(node) or ()
-    if node.target in (first_phase, each_phase):
+    if node.target in (first_phase, repeat_phases):
         phases = node.meta["phases"]
         none = ((0.0, 0.0),) * len(phases)  # copies of one map look where it looks
-        return replace(before, phases=phases, apart=(*before.apart, *none)[: len(phases)])
-    if node.target is from_phases:
+        return replace(before, phases=phases, phase_offsets=(*before.phase_offsets, *none)[: len(phases)])
+    if node.target is batch_to_space:
         (last,) = arguments[4:] or (-1,)
-        return replace(before.whole, grid=(shape[last - 1], shape[last]))
+        return replace(before.reassembled, grid=(shape[last - 1], shape[last]))
     (down, right), (last,) = arguments[1], arguments[2:] or (-1,)
     rows, columns = before.geometry
     return replace(
@@ -84,20 +84,22 @@ def _rearranged(node: fx.Node, before: Place) -> Place:
         grid=(shape[last - 1], shape[last]),
         geometry=(replace(rows, step=rows.step * down), replace(columns, step=columns.step * right)),
         phases=(*before.phases, (down, right)),
-        apart=(*before.apart, (rows.step, columns.step)),
+        phase_offsets=(*before.phase_offsets, (rows.step, columns.step)),
     )
 
 
-def _site(traced: Traced, node: fx.Node, operator: Operator, source: fx.Node, places: dict[fx.Node, Place]) -> Site:
-    before = places[source]
+def _site(
+    recording: Recording, node: fx.Node, operator: Operator, source: fx.Node, grid_of: dict[fx.Node, GridInfo]
+) -> SpatialOp:
+    before = grid_of[source]
     grid_in, grid_out = _grids(node, operator, source, before)
     if grid_in is None or grid_out is None:
-        return Site(node, operator, _name(node), before, before, (0, 0), (0, 0), 0)
+        return SpatialOp(node, operator, _name(node), before, before, (0, 0), (0, 0), 0)
     scale = operator.scale
     if _collapses(operator, grid_in, grid_out):
         operator = replace(operator, kind="global")
     elif operator.kind == "resize" and scale is None:
-        scale = _nearest(before, grid_in, grid_out, {p.reduction for p in places.values()})
+        scale = _nearest(before, grid_in, grid_out, {p.reduction for p in grid_of.values()})
         if scale is None:
             operator = replace(operator, kind="opaque", refusal="resizes to a size that is computed from its own")
     after = _after(operator, scale, before, grid_in, grid_out)
@@ -107,10 +109,10 @@ def _site(traced: Traced, node: fx.Node, operator: Operator, source: fx.Node, pl
         after = replace(after, grid=(rows, columns))
     shape = shape_of(node) or ()
     channels = shape[-1] if operator.last == -2 else shape[1]
-    return Site(node, operator, _name(node), before, after, grid_in, grid_out, channels, local)
+    return SpatialOp(node, operator, _name(node), before, after, grid_in, grid_out, channels, local)
 
 
-def _grids(node: fx.Node, operator: Operator, source: fx.Node, before: Place) -> tuple[Grid | None, Grid | None]:
+def _grids(node: fx.Node, operator: Operator, source: fx.Node, before: GridInfo) -> tuple[Grid | None, Grid | None]:
     """The cells of an operator's input and output."""
     grid_in, grid_out = _grid(source, operator), _grid(node, operator)
     if operator.kind == "resize" and len(shape_of(source) or ()) == 3:
@@ -121,7 +123,7 @@ def _grids(node: fx.Node, operator: Operator, source: fx.Node, before: Place) ->
     return grid_in, grid_out
 
 
-def _after(operator: Operator, scale: Reduction | None, before: Place, grid_in: Grid, grid_out: Grid) -> Place:
+def _after(operator: Operator, scale: Reduction | None, before: GridInfo, grid_in: Grid, grid_out: Grid) -> GridInfo:
     """Where an operator's output stands."""
     if operator.kind == "resize" and scale is not None:
         return _resized(operator, scale, before, grid_out)
@@ -141,7 +143,7 @@ def _is_pointwise(operator: Operator) -> bool:
     return operator.kind == "conv" and operator.windows == (Window(), Window())
 
 
-def _is_spatial(operator: Operator, node: fx.Node, source: fx.Node, before: Place) -> bool:
+def _is_spatial(operator: Operator, node: fx.Node, source: fx.Node, before: GridInfo) -> bool:
     """Whether an operator does anything to a grid here."""
     if _is_pointwise(operator):
         return False
@@ -157,7 +159,7 @@ def _grid(node: fx.Node, operator: Operator) -> Grid | None:
     return shape[operator.last - 1], shape[operator.last]
 
 
-def _nearest(before: Place, grid_in: Grid, grid_out: Grid, known: set[Reduction]) -> Reduction | None:
+def _nearest(before: GridInfo, grid_in: Grid, grid_out: Grid, known: set[Reduction]) -> Reduction | None:
     """The scale of a resize to a given size: to the grid of another map, if one fits."""
 
     def misfit(r: Reduction) -> float:
@@ -170,7 +172,7 @@ def _nearest(before: Place, grid_in: Grid, grid_out: Grid, known: set[Reduction]
     return before.reduction[0] / nearest[0], before.reduction[1] / nearest[1]
 
 
-def _resized(operator: Operator, scale: Reduction, before: Place, grid_out: Grid) -> Place:
+def _resized(operator: Operator, scale: Reduction, before: GridInfo, grid_out: Grid) -> GridInfo:
     reduction = (before.reduction[0] / scale[0], before.reduction[1] / scale[1])
     rows, columns = (
         g.transposed(w, float(s)) if operator.transposed else g.resized(float(s))
@@ -180,7 +182,7 @@ def _resized(operator: Operator, scale: Reduction, before: Place, grid_out: Grid
     return replace(before, reduction=reduction, grid=grid_out, geometry=(rows, columns), resampled=upwards)
 
 
-def _opaque(before: Place, grid_in: Grid, grid_out: Grid) -> Place:
+def _opaque(before: GridInfo, grid_in: Grid, grid_out: Grid) -> GridInfo:
     factors = [Fraction(max(round(i / o), 1)) for i, o in zip(grid_in, grid_out, strict=True)]
     rows, columns = (
         Geometry(g.step * float(f), math.nan, math.nan) for g, f in zip(before.geometry, factors, strict=True)
@@ -195,10 +197,12 @@ def _collapses(operator: Operator, grid_in: Grid, grid_out: Grid) -> bool:
     return pools and operator.kernel == grid_in and min(operator.kernel) >= 5
 
 
-def _hidden_stride(node: fx.Node, source: fx.Node, places: dict[fx.Node, Place], operator: Operator) -> Site | None:
+def _hidden_stride(
+    node: fx.Node, source: fx.Node, grid_of: dict[fx.Node, GridInfo], operator: Operator
+) -> SpatialOp | None:
     """An operator that is not understood has shrunk the map on its way here: a layer of kind "opaque"."""
-    carried, grid, shape = places[source].grid, _grid(source, operator), shape_of(source)
-    if carried is None or grid is None or shape is None or shape[0] != places[source].batch or len(shape) != 4:
+    carried, grid, shape = grid_of[source].grid, _grid(source, operator), shape_of(source)
+    if carried is None or grid is None or shape is None or shape[0] != grid_of[source].batch or len(shape) != 4:
         return None
     if grid == (1, 1):
         return None
@@ -206,14 +210,14 @@ def _hidden_stride(node: fx.Node, source: fx.Node, places: dict[fx.Node, Place],
     moves = operator.kind in ("pad", "unknown_pad", "slice")  # may work on channels, tokens or attention
     if _is_pointwise(operator) or not (all(smaller) if moves else any(smaller)):
         return None
-    culprit = _first_with_grid(source, grid, places)
+    culprit = _first_with_grid(source, grid, grid_of)
     name = called(culprit) or "function"
     unknown = Operator(name, "opaque", refusal="changes the grid in a way that is not understood")
-    after = _opaque(places[source], carried, grid)
-    return Site(culprit, unknown, _name(culprit), places[source], after, carried, grid, shape[1])
+    after = _opaque(grid_of[source], carried, grid)
+    return SpatialOp(culprit, unknown, _name(culprit), grid_of[source], after, carried, grid, shape[1])
 
 
-def _first_with_grid(source: fx.Node, grid: Grid, places: dict[fx.Node, Place]) -> fx.Node:
+def _first_with_grid(source: fx.Node, grid: Grid, grid_of: dict[fx.Node, GridInfo]) -> fx.Node:
     found, todo, seen = source, [source], set()
     while todo:
         node = todo.pop()
@@ -222,7 +226,7 @@ def _first_with_grid(source: fx.Node, grid: Grid, places: dict[fx.Node, Place]) 
             continue
         seen.add(node)
         found = node
-        todo.extend(s for s in tensors_in([node.args, node.kwargs]) if s in places)
+        todo.extend(s for s in tensors_in([node.args, node.kwargs]) if s in grid_of)
     return found
 
 
@@ -230,18 +234,18 @@ _LIKE_FIRST = {"type_as", "to"}  # of what else they are given they take the num
 _MIXERS = {"matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention"}
 
 
-def _join(node: fx.Node, places: list[Place]) -> Place:
+def _join(node: fx.Node, grid_of: list[GridInfo]) -> GridInfo:
     """The place of a value made from several: the finest of them (of attention: the query), seeing what all see."""
     if node.target in _LIKE_FIRST:
-        return places[0]
-    batch = max(p.batch for p in places)
-    if all(p is places[0] for p in places) and (places[0].pooled or not _is_pooled(shape_of(node), batch)):
-        return places[0]
-    places = [p for p in places if not p.pooled] or places
+        return grid_of[0]
+    batch = max(p.batch for p in grid_of)
+    if all(p is grid_of[0] for p in grid_of) and (grid_of[0].pooled or not _is_pooled(shape_of(node), batch)):
+        return grid_of[0]
+    grid_of = [p for p in grid_of if not p.pooled] or grid_of
     name = called(node)
-    mixes = name in _MIXERS and len(places) > 1
-    first = _query(places, shape_of(node) or ()) if mixes else min(places, key=lambda p: p.reduction)
-    alike = [p for p in places if p.reduction == first.reduction]
+    mixes = name in _MIXERS and len(grid_of) > 1
+    first = _query(grid_of, shape_of(node) or ()) if mixes else min(grid_of, key=lambda p: p.reduction)
+    alike = [p for p in grid_of if p.reduction == first.reduction]
     rows, columns = _seen_by(alike)
     own = [p for p in alike if not p.resampled]
     if 0 < len(own) < len(alike):  # cells stay where the finest maps have them (HRNet, feature pyramids)
@@ -250,21 +254,21 @@ def _join(node: fx.Node, places: list[Place]) -> Place:
     if mixes:
         rows, columns = (replace(g, receptive_field=math.inf) for g in (rows, columns))
     grid = next((p.grid for p in alike if p.grid is not None), None)
-    pooled = all(p.pooled for p in places) or (grid != (1, 1) and _is_pooled(shape_of(node), batch))
+    pooled = all(p.pooled for p in grid_of) or (grid != (1, 1) and _is_pooled(shape_of(node), batch))
     return replace(first, grid=None if pooled else grid, geometry=(rows, columns), pooled=pooled, resampled=not own)
 
 
-def _seen_by(places: list[Place]) -> tuple[Geometry, Geometry]:
+def _seen_by(grid_of: list[GridInfo]) -> tuple[Geometry, Geometry]:
     """The geometry of a cell that sees what the cells of several maps see."""
-    rows, columns = places[0].geometry
-    for place in places[1:]:
+    rows, columns = grid_of[0].geometry
+    for place in grid_of[1:]:
         rows, columns = rows.joined(place.geometry[0]), columns.joined(place.geometry[1])
     return rows, columns
 
 
-def _query(places: list[Place], shape: tuple[int, ...]) -> Place:
+def _query(grid_of: list[GridInfo], shape: tuple[int, ...]) -> GridInfo:
     """Of the factors of a matrix product, the first whose cells its result still has."""
-    return next((p for p in places if p.grid is not None and math.prod(p.grid) in shape), places[0])
+    return next((p for p in grid_of if p.grid is not None and math.prod(p.grid) in shape), grid_of[0])
 
 
 def _is_pooled(shape: tuple[int, ...] | None, batch: int) -> bool:
@@ -283,10 +287,10 @@ def _name(node: fx.Node) -> str:
     return f"{path}.{node.name}" if path else node.name
 
 
-def operator_of(traced: Traced, node: fx.Node) -> Operator | None:
+def operator_of(recording: Recording, node: fx.Node) -> Operator | None:
     """The operator that a node runs, or None where it does nothing to the grid that is known here."""
     if node.op == "call_module":
-        module = traced.module(node)
+        module = recording.module(node)
         rule = MODULES.get(type(module))
         return rule.read(module) if rule else None
     if node.op == "call_function" and node.target in FUNCTIONS:

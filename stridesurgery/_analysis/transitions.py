@@ -8,17 +8,17 @@ a layer from r to r' gets the stride f(r') / f(r), a fixed upsampling likewise, 
 
 from dataclasses import dataclass
 
-from stridesurgery._analysis.grid import Reduction, Site
+from stridesurgery._analysis.grid import Reduction, SpatialOp
 from stridesurgery.errors import OperatorError
 
 
 @dataclass(frozen=True)
-class Level:
+class ReductionStep:
     """One step of the chain of reductions, and the sites that cross it."""
 
     before: Reduction
     after: Reduction
-    sites: tuple[int, ...]  # indices into the tuple of sites
+    spatial_ops: tuple[int, ...]  # indices into the tuple of sites
 
     @property
     def factor(self) -> Reduction:
@@ -26,13 +26,13 @@ class Level:
         return self.after[0] / self.before[0], self.after[1] / self.before[1]
 
 
-def find_levels(sites: tuple[Site, ...]) -> tuple[Level, ...]:
+def find_transitions(spatial_ops: tuple[SpatialOp, ...]) -> tuple[ReductionStep, ...]:
     """The levels of a network, from the input on.
 
     Raises:
         OperatorError: two paths of the network reduce rows and columns in different orders.
     """
-    strided = [s for s in sites if s.is_strided]
+    strided = [s for s in spatial_ops if s.is_strided]
     chain = sorted({r for s in strided for r in (s.before.reduction, s.after.reduction)})
     for low, high in zip(chain, chain[1:], strict=False):
         if not _within(low, high):
@@ -40,12 +40,12 @@ def find_levels(sites: tuple[Site, ...]) -> tuple[Level, ...]:
                 f"the maps' reductions {_pair(low)} and {_pair(high)} are not one a multiple of the other"
             )
     return tuple(
-        Level(low, high, tuple(i for i, s in enumerate(sites) if s.is_strided and crosses(s, low)))
+        ReductionStep(low, high, tuple(i for i, s in enumerate(spatial_ops) if s.is_strided and crosses(s, low)))
         for low, high in zip(chain, chain[1:], strict=False)
     )
 
 
-def crosses(site: Site, level: Reduction) -> bool:
+def crosses(site: SpatialOp, level: Reduction) -> bool:
     """Whether a site leads from reductions up to `level` to reductions beyond it."""
     return _within(site.before.reduction, level) and not _within(site.after.reduction, level)
 

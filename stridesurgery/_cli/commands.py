@@ -12,7 +12,7 @@ from stridesurgery._cli.errors import CommandError
 from stridesurgery._cli.files import check_writable
 from stridesurgery._cli.models import load
 from stridesurgery._cli.plain import plain
-from stridesurgery._cost import Budget, Search, compare, cost, said, search
+from stridesurgery._cost import Budget, Search, compare, cost, describe, search
 from stridesurgery._rewrite import eliminate
 from stridesurgery._verify import verify
 from stridesurgery.errors import SurgeryError
@@ -126,7 +126,7 @@ def run_eliminate(arguments: argparse.Namespace) -> Answer:
     surgery = operated.surgery
     saved.write(operated, surgery, made.name, out)  # type: ignore[arg-type]  # eliminate has attached it
     tensors, size = len(operated.state_dict()), out.stat().st_size
-    text = f"{said(surgery)} of {made.name}: wrote {out}, {tensors} tensors, {size / 2**20:.1f} MiB"  # type: ignore[arg-type]
+    text = f"{describe(surgery)} of {made.name}: wrote {out}, {tensors} tensors, {size / 2**20:.1f} MiB"  # type: ignore[arg-type]
     if made.weights is None:
         text += "\nThe weights are random: --weights names a file, or pretrained"
     return Answer(text, {"out": str(out), "surgery": plain(surgery), "tensors": tensors, "bytes": size})

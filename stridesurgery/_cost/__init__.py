@@ -1,6 +1,6 @@
 """What networks cost, and the search among surgeries."""
 
-from stridesurgery._cost.compare import Comparison, Row, compare, said
+from stridesurgery._cost.compare import Comparison, Row, compare, describe
 from stridesurgery._cost.cost import Cost, Part, cost
 from stridesurgery._cost.latency import Timing
 from stridesurgery._cost.search import Budget, Candidate, Search, search
@@ -16,6 +16,6 @@ __all__ = [
     "Timing",
     "compare",
     "cost",
-    "said",
+    "describe",
     "search",
 ]

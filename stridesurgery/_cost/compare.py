@@ -13,7 +13,7 @@ from stridesurgery._cost.latency import Timing, in_turn, inference, training_ste
 from stridesurgery._features import Tap, TapName, feature_of, find_taps
 from stridesurgery._hw import Pair
 from stridesurgery._rewrite import eliminate, requested
-from stridesurgery._trace import one_image, without_weights
+from stridesurgery._trace import copy_to_meta, one_image
 from stridesurgery.errors import RequestError, SurgeryError
 from stridesurgery.surgery import AXES, Surgery
 
@@ -138,15 +138,15 @@ def compare(
     """
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
         raise RequestError(f"rounds, how often to time each network, is a positive int, got {rounds!r}")
-    skeleton = without_weights(model)
-    base = analyse(skeleton, input_size)
-    size = base.traced.size
+    meta_model = copy_to_meta(model)
+    base = analyse(meta_model, input_size)
+    size = base.recording.size
     found = find_taps(base, taps)
-    plans = dict.fromkeys(requested(skeleton, item, None, size)[0] for item in _asked(surgeries))
+    plans = dict.fromkeys(requested(meta_model, item, None, size)[0] for item in _asked(surgeries))
     rows, networks = [_row("as is", None, base, found)], [model]
     for surgery in plans:
-        operated = eliminate(model if measure else skeleton, surgery)
-        rows.append(_row(said(surgery), surgery, analyse(operated, size), found))
+        operated = eliminate(model if measure else meta_model, surgery)
+        rows.append(_row(describe(surgery), surgery, analyse(operated, size), found))
         networks.append(operated)
     notes: list[str] = []
     for row in rows[1:]:
@@ -170,7 +170,7 @@ def _asked(surgeries: Any) -> list[str | Surgery]:
     return listed
 
 
-def said(surgery: Surgery) -> str:
+def describe(surgery: Surgery) -> str:
     """A surgery in a few words: its name and the options that are not the usual ones."""
     words = [surgery.name]
     if surgery.stride != 1:
@@ -189,14 +189,14 @@ def said(surgery: Surgery) -> str:
 
 
 def _row(name: str, surgery: Surgery | None, analysis: Analysis, taps: Sequence[Tap]) -> Row:
-    now = {node.meta["key"]: node for node in analysis.places}
+    now = {node.meta["key"]: node for node in analysis.grid_of}
     maps, grids = [], []
     for tap in taps:
-        place = analysis.places[now[tap.node.meta["key"]]]
+        place = analysis.grid_of[now[tap.node.meta["key"]]]
         maps.append(feature_of(replace(tap, place=place)))
         assert place.grid is not None
-        grids.append(place.whole_grid(place.grid))
-    return Row(name, surgery, analysis.traced.size, tuple(maps), tuple(grids), count(analysis))
+        grids.append(place.reassembled_grid(place.grid))
+    return Row(name, surgery, analysis.recording.size, tuple(maps), tuple(grids), count(analysis))
 
 
 def _rival(row: Row, base: Analysis, taps: Sequence[Tap]) -> Row:
@@ -206,8 +206,8 @@ def _rival(row: Row, base: Analysis, taps: Sequence[Tap]) -> Row:
     it stays.
     """
     assert row.surgery is not None
-    along, start = AXES[row.surgery.axis], base.traced.size
-    total = [max(int(place.reduction[i]) for place in base.places.values()) for i in (0, 1)]
+    along, start = AXES[row.surgery.axis], base.recording.size
+    total = [max(int(place.reduction[i]) for place in base.grid_of.values()) for i in (0, 1)]
     steps = [math.gcd(side, stride) for side, stride in zip(start, total, strict=True)]
     tried: dict[Pair, Row] = {}
     factor = (row.cost.macs / (count(base).macs or 1)) ** (1 / sum(along))
@@ -218,13 +218,13 @@ def _rival(row: Row, base: Analysis, taps: Sequence[Tap]) -> Row:
         )
         if (rows, columns) in tried or len(tried) == MENDINGS:
             return min(tried.values(), key=lambda r: abs(math.log(max(r.cost.macs, 1) / max(row.cost.macs, 1))))
-        analysis = analyse(base.traced.model, (rows, columns))
+        analysis = analyse(base.recording.model, (rows, columns))
         tried[rows, columns] = _row(f"input {_by((rows, columns))}", None, analysis, taps)
         factor *= (row.cost.macs / (tried[rows, columns].cost.macs or 1)) ** (1 / sum(along))
 
 
 def _timed_rows(rows: Sequence[Row], networks: Sequence[nn.Module], base: Analysis, rounds: int) -> list[Row]:
-    channels = one_image(base.traced).shape[1]
+    channels = one_image(base.recording).shape[1]
     pairs = list(zip(rows, networks, strict=True))
     once = in_turn([inference(net, (1, channels, *row.input_size)) for row, net in pairs], rounds)
     steps = in_turn([training_step(net, (2, channels, *row.input_size)) for row, net in pairs], rounds)

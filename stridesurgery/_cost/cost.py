@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 from torch import fx, nn
 
 from stridesurgery._analysis import Analysis, analyse
-from stridesurgery._cost.memory import Event, peak
-from stridesurgery._cost.meter import Inference, Meter, Spent
+from stridesurgery._cost.memory import MemoryEvent, peak
+from stridesurgery._cost.meter import Inference, Meter, NodeCost
 from stridesurgery._hw import Pair
 from stridesurgery._node import shape_of
-from stridesurgery._trace import Traced, one_image
+from stridesurgery._trace import Recording, one_image
 from stridesurgery.errors import TraceError
 
 Sides = tuple[float, float]
@@ -131,29 +131,29 @@ def cost(model: nn.Module, input_size: int | Pair | None = None) -> Cost:
 
 def count(analysis: Analysis) -> Cost:
     """What the network of an analysis costs."""
-    traced = analysis.traced
-    spent = Meter(traced.model, traced.graph).meter(one_image(traced))
-    events = run_once(traced, sum(s.macs for s in spent.values()))
+    recording = analysis.recording
+    spent = Meter(recording.model, recording.graph).meter(one_image(recording))
+    events = run_once(recording, sum(s.macs for s in spent.values()))
     uncounted: Counter[str] = Counter()
     for call in spent.values():
         uncounted.update(call.uncounted)
-    parameters = sum(p.numel() for p in traced.model.parameters())
+    parameters = sum(p.numel() for p in recording.model.parameters())
     parts = tuple(_parts(analysis, spent))
     return Cost(
-        type(traced.model).__name__, traced.size, parameters, parts, peak(events), dict(uncounted.most_common())
+        type(recording.model).__name__, recording.size, parameters, parts, peak(events), dict(uncounted.most_common())
     )
 
 
-def run_once(traced: Traced, macs: int) -> list[Event]:
+def run_once(recording: Recording, macs: int) -> list[MemoryEvent]:
     """What memory the forward code takes and gives back on one weightless image; it must spend what its graph does.
 
     Raises:
         TraceError: it does not: the recording's control flow is that of another batch.
     """
-    run, image = Inference(traced.model), one_image(traced)
+    run, image = Inference(recording.model), one_image(recording)
     run.memory.note([image])
     with run.followed():
-        traced.model(image)
+        recording.model(image)
     if run.macs != macs:
         raise TraceError(
             f"the model spends {run.macs} multiply-accumulates on one image, but its recorded graph {macs}: "
@@ -162,10 +162,10 @@ def run_once(traced: Traced, macs: int) -> list[Event]:
     return run.memory.events
 
 
-def _parts(analysis: Analysis, spent: Mapping[Any, Spent]) -> Iterator[Part]:
+def _parts(analysis: Analysis, spent: Mapping[Any, NodeCost]) -> Iterator[Part]:
     number = {site.node: i for i, site in enumerate(analysis.layers)}
     layer = None
-    for node in analysis.traced.graph.nodes:
+    for node in analysis.recording.graph.nodes:
         layer = number.get(node, layer)
         call = spent.get(node.meta["key"])
         if call is not None and (call.macs or call.made):
@@ -181,8 +181,8 @@ def name_of(node: fx.Node) -> str:
 
 
 def _reduction(analysis: Analysis, node: fx.Node) -> Sides | None:
-    place = analysis.places.get(node)
+    place = analysis.grid_of.get(node)
     if place is None or place.pooled or place.grid is None or shape_of(node) is None:
         return None
-    rows, columns = (int(r) if r.denominator == 1 else float(r) for r in place.whole.reduction)
+    rows, columns = (int(r) if r.denominator == 1 else float(r) for r in place.reassembled.reduction)
     return rows, columns

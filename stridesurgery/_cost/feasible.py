@@ -10,7 +10,7 @@ from stridesurgery.errors import RequestError, SurgeryError
 from stridesurgery.surgery import AXES, Surgery
 
 
-def possible(analysis: Analysis, kinds: Sequence[Surgery]) -> tuple[tuple[Plan, ...], tuple[str, ...]]:
+def feasible_plans(analysis: Analysis, kinds: Sequence[Surgery]) -> tuple[tuple[Plan, ...], tuple[str, ...]]:
     """Plans for every set of transitions that can be eliminated, and why others cannot.
 
     Each transition is tried by itself on the weightless model, and all of them together; only where that is refused is
@@ -45,8 +45,12 @@ def _is_safe(surgery: Surgery, alone: Sequence[int], together: bool) -> bool:
 
 def _shares(analysis: Analysis, layer: int) -> bool:
     """Whether a module of the layer's transition is called at another one too."""
-    own = {analysis.sites[n].node.target for i in analysis.transitions_of(layer) for n in analysis.levels[i].sites}
-    befores = [s.before.reduction for s in analysis.sites if s.node.op == "call_module" and s.node.target in own]
+    own = {
+        analysis.spatial_ops[n].node.target
+        for i in analysis.transitions_of(layer)
+        for n in analysis.transitions[i].spatial_ops
+    }
+    befores = [s.before.reduction for s in analysis.spatial_ops if s.node.op == "call_module" and s.node.target in own]
     return len(set(befores)) > 1
 
 
@@ -74,7 +78,7 @@ def _layers(analysis: Analysis) -> list[int]:
     """One layer for each transition, or each set of transitions that change together."""
     groups: dict[tuple[int, ...], int] = {}
     numbers = range(len(analysis.layers))
-    for level in range(len(analysis.levels)):
+    for level in range(len(analysis.transitions)):
         members = [i for i in numbers if level in analysis.transitions_of(i)]
         if members:
             layer = min(members, key=lambda i: (len(analysis.transitions_of(i)), i))
@@ -84,7 +88,9 @@ def _layers(analysis: Analysis) -> list[int]:
 
 def _strides(analysis: Analysis, axis: str) -> Iterator[int]:
     """What can remain of a stride somewhere in the network."""
-    factors = [f for level in analysis.levels for f, wanted in zip(level.factor, AXES[axis], strict=True) if wanted]
+    factors = [
+        f for level in analysis.transitions for f, wanted in zip(level.factor, AXES[axis], strict=True) if wanted
+    ]
     largest = max(factors, default=1)
     yield from (s for s in range(1, int(largest)) if any(f > s and f % s == 0 for f in factors))
 
@@ -96,7 +102,7 @@ def _of(kind: Surgery, layers: Sequence[int]) -> Surgery:
 def _refusal(analysis: Analysis, surgery: Surgery) -> str | None:
     """Why `eliminate` would refuse a surgery; None: it would not."""
     try:
-        operate(analysis.traced.model, surgery, analysis=analysis)
+        operate(analysis.recording.model, surgery, analysis=analysis)
     except SurgeryError as problem:
         return str(problem)
     return None

@@ -12,22 +12,22 @@ from typing import Any
 
 from torch import fx
 
-from stridesurgery._analysis import Analysis, Site, analyse
+from stridesurgery._analysis import Analysis, SpatialOp, analyse
 from stridesurgery._cost.cost import count, run_once
-from stridesurgery._cost.memory import Event
-from stridesurgery._cost.meter import Meter, Spent
+from stridesurgery._cost.memory import MemoryEvent
+from stridesurgery._cost.meter import Meter, NodeCost
 from stridesurgery._node import Key
 from stridesurgery._rewrite import Plan, operate, phased
 from stridesurgery._trace import one_image
 from stridesurgery.errors import SurgeryError
 from stridesurgery.ops import FUNCTIONS, MODULES, FunctionRule, Operator
 
-Piece = tuple[Key, int]  # who made it, and the how manyth of what outlived the call
-Deaths = Mapping[Key, Sequence[Piece]]  # what goes right after a call
+Allocation = tuple[Key, int]  # who made it, and the how manyth of what outlived the call
+Deaths = Mapping[Key, Sequence[Allocation]]  # what goes right after a call
 
 
 @dataclass(frozen=True)
-class Expense:
+class CostEstimate:
     """What one image costs in a network."""
 
     macs: int
@@ -40,16 +40,16 @@ class Forecast:
 
     def __init__(self, analysis: Analysis) -> None:
         self.analysis = analysis
-        traced = analysis.traced
-        self._image = one_image(traced)
-        self._meter = Meter(traced.model, traced.graph)
+        recording = analysis.recording
+        self._image = one_image(recording)
+        self._meter = Meter(recording.model, recording.graph)
         self._changed: dict[Any, Callable[..., Any]] = {}
         spent = self._meter.meter(self._image)
-        self._eager = deaths_in_a_run(spent, run_once(traced, sum(s.macs for s in spent.values())))
-        self._in_graph = deaths_in_a_graph(traced.graph)
+        self._eager = deaths_in_a_run(spent, run_once(recording, sum(s.macs for s in spent.values())))
+        self._in_graph = deaths_in_a_graph(recording.graph)
         self.original = self._summed(spent, self._eager)
 
-    def of(self, plan: Plan) -> Expense:
+    def of(self, plan: Plan) -> CostEstimate:
         """What the network of a plan costs.
 
         Raises:
@@ -63,13 +63,13 @@ class Forecast:
         as_graph = plan.surgery.form == "graph" or any(key[1] != "call_module" for key in changed)
         return self._summed(self._meter.meter(self._image, changed), self._in_graph if as_graph else self._eager)
 
-    def _becomes(self, site: Site, operator: Operator) -> Callable[..., Any]:
+    def _becomes(self, site: SpatialOp, operator: Operator) -> Callable[..., Any]:
         """What runs in place of a site, one for each operator that it can become."""
         node = site.node
         case = (node.target, operator)
         if case not in self._changed:
             if node.op == "call_module":
-                module = self.analysis.traced.module(node)
+                module = self.analysis.recording.module(node)
                 module = copy.deepcopy(module, {id(t): t for t in (*module.parameters(), *module.buffers())})
                 refine = MODULES[type(module)].refine
                 assert refine is not None  # else the transition was refused
@@ -79,34 +79,34 @@ class Forecast:
                 self._changed[case] = partial(_run, FUNCTIONS[node.target], operator)  # type: ignore[index]
         return self._changed[case]
 
-    def _summed(self, spent: Mapping[Key, Spent], deaths: Deaths | None) -> Expense:
+    def _summed(self, spent: Mapping[Key, NodeCost], deaths: Deaths | None) -> CostEstimate:
         macs, made = sum(s.macs for s in spent.values()), sum(s.made for s in spent.values())
-        return Expense(macs, made, None if deaths is None else self._image.nbytes + _peak(spent, deaths))
+        return CostEstimate(macs, made, None if deaths is None else self._image.nbytes + _peak(spent, deaths))
 
 
-def expenses(forecast: Forecast, plans: Sequence[Plan]) -> Iterator[tuple[Plan, Expense]]:
+def estimates(forecast: Forecast, plans: Sequence[Plan]) -> Iterator[tuple[Plan, CostEstimate]]:
     """What the networks of plans cost; those that `eliminate` refuses are left out.
 
     Forward code that compares sizes may do something else on larger maps: then each network is built and counted.
     """
     analysis = forecast.analysis
     for plan in plans:
-        if plan.surgery.dilate or not analysis.traced.compares:
+        if plan.surgery.dilate or not analysis.recording.compares:
             yield plan, forecast.of(plan)
             continue
         try:
-            operated = operate(analysis.traced.model, plan.surgery, analysis=analysis)
+            operated = operate(analysis.recording.model, plan.surgery, analysis=analysis)
         except SurgeryError:
             continue
-        yield plan, _counted(analyse(operated, analysis.traced.size))
+        yield plan, _counted(analyse(operated, analysis.recording.size))
 
 
-def _counted(analysis: Analysis) -> Expense:
+def _counted(analysis: Analysis) -> CostEstimate:
     cost = count(analysis)
-    return Expense(cost.macs, cost.activation_bytes, cost.peak_bytes)
+    return CostEstimate(cost.macs, cost.activation_bytes, cost.peak_bytes)
 
 
-def _peak(spent: Mapping[Key, Spent], deaths: Deaths) -> int:
+def _peak(spent: Mapping[Key, NodeCost], deaths: Deaths) -> int:
     """The most bytes that are held at once of what calls make."""
     held = most = 0
     for key, call in spent.items():
@@ -125,7 +125,7 @@ def _run(rule: FunctionRule, operator: Operator, *args: Any, **kwargs: Any) -> A
     return target(*args, **kwargs)
 
 
-def deaths_in_a_run(spent: Mapping[Key, Spent], events: Sequence[Event]) -> Deaths | None:
+def deaths_in_a_run(spent: Mapping[Key, NodeCost], events: Sequence[MemoryEvent]) -> Deaths | None:
     """What a run of the forward code let go, and when, by the calls of its recording.
 
     `events` begin with the image. None: the run made other pieces than its recording did.
@@ -141,7 +141,7 @@ def deaths_in_a_run(spent: Mapping[Key, Spent], events: Sequence[Event]) -> Deat
         if i in spent[key].kept
     }
     call = dict(zip(taken, (key for key, _, _ in made), strict=True))
-    deaths: dict[Key, list[Piece]] = defaultdict(list)
+    deaths: dict[Key, list[Allocation]] = defaultdict(list)
     last: Any = None
     for number, size in events[1:]:
         if size > 0:
@@ -155,7 +155,7 @@ def deaths_in_a_graph(graph: fx.Graph) -> Deaths:
     """What a graph lets go, and when: a value right after its last use, with all that share its memory."""
     nodes = list(graph.nodes)
     position = {node: i for i, node in enumerate(nodes)}
-    maker: dict[Any, Piece] = {}
+    maker: dict[Any, Allocation] = {}
     last: dict[Any, int] = {}
     for node in nodes:
         label = node.meta.get("memory")
@@ -165,14 +165,14 @@ def deaths_in_a_graph(graph: fx.Graph) -> Deaths:
             maker[label] = _maker(node)
         uses = [position[node], *(position[user] for user in node.users)]
         last[label] = max(last.get(label, 0), *uses)
-    deaths: dict[Key, list[Piece]] = defaultdict(list)
+    deaths: dict[Key, list[Allocation]] = defaultdict(list)
     for label, index in last.items():
         if nodes[index].op != "output":
             deaths[nodes[index].meta["key"]].append(maker[label])
     return deaths
 
 
-def _maker(node: fx.Node) -> Piece:
+def _maker(node: fx.Node) -> Allocation:
     """The call that makes a value's memory: of a part of several it is the call that gives them all."""
     source = node.args[0] if node.args else None
     if node.op == "call_function" and isinstance(source, fx.Node) and "parts" in source.meta:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-Event = tuple[int, int]  # (number of the piece, bytes): bytes taken, or given back where negative
+MemoryEvent = tuple[int, int]  # (number of the piece, bytes): bytes taken, or given back where negative
 
 
 class Memory(TorchDispatchMode):
@@ -21,7 +21,7 @@ class Memory(TorchDispatchMode):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.events: list[Event] = []
+        self.events: list[MemoryEvent] = []
         held = tree_leaves([vars(module) for module in model.modules()])  # plain attributes too
         self._own = {value.untyped_storage()._cdata for value in held if isinstance(value, Tensor)}
         self._alive: dict[int, Any] = {}
@@ -47,14 +47,14 @@ class Memory(TorchDispatchMode):
         self.events.append((piece, -size))
 
 
-def taken(events: Sequence[Event]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def taken(events: Sequence[MemoryEvent]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Bytes of every piece, in the order in which they are taken, and which of them are not given back."""
     gone = {piece for piece, size in events if size < 0}
     pieces = [(piece, size) for piece, size in events if size > 0]
     return tuple(size for _, size in pieces), tuple(i for i, (piece, _) in enumerate(pieces) if piece not in gone)
 
 
-def peak(events: Sequence[Event]) -> int:
+def peak(events: Sequence[MemoryEvent]) -> int:
     """The most bytes that are held at once."""
     held = most = 0
     for _, size in events:

@@ -21,7 +21,7 @@ FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 @dataclass(frozen=True)
-class Spent:
+class NodeCost:
     """What one call spends."""
 
     macs: int  # multiply-accumulates
@@ -71,9 +71,9 @@ class Meter(fx.Interpreter):
     def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
         super().__init__(model, graph=graph)
         self._run = Inference(model)
-        self._known: dict[Any, tuple[Any, Spent]] = {}
+        self._known: dict[Any, tuple[Any, NodeCost]] = {}
         self._changed: Mapping[Key, Any] = {}
-        self._spent: dict[Key, Spent] = {}
+        self._spent: dict[Key, NodeCost] = {}
 
     def on(self, graph: fx.Graph) -> "Meter":
         """A meter of another graph over the same modules that knows what this one knows."""
@@ -81,7 +81,7 @@ class Meter(fx.Interpreter):
         other._run, other._known = self._run, self._known
         return other
 
-    def meter(self, image: Tensor, changed: Mapping[Key, Any] | None = None) -> dict[Key, Spent]:
+    def meter(self, image: Tensor, changed: Mapping[Key, Any] | None = None) -> dict[Key, NodeCost]:
         """What every node spends on a weightless image (1, C, h, w), in running order.
 
         `changed` gives callables to run in place of nodes: each takes the node's own arguments. They must compare equal
@@ -107,12 +107,12 @@ class Meter(fx.Interpreter):
         value, self._spent[key] = self._known[case]
         return value
 
-    def _metered(self, run: Any, args: Any, kwargs: Any) -> tuple[Any, Spent]:
+    def _metered(self, run: Any, args: Any, kwargs: Any) -> tuple[Any, NodeCost]:
         events, calls = self._run.memory.events, self._run.uncounted.calls
         macs, start, before = self._run.macs, len(events), calls.copy()
         value = run(*args, **kwargs)
         own = [(piece, size) for piece, size in events[start:] if piece >= start]
-        return value, Spent(self._run.macs - macs, *taken(own), peak(own), calls - before)
+        return value, NodeCost(self._run.macs - macs, *taken(own), peak(own), calls - before)
 
 
 def _signature(value: Any) -> Any:

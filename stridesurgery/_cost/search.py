@@ -11,14 +11,14 @@ import numpy as np
 from torch import nn
 
 from stridesurgery._analysis import Analysis, analyse
-from stridesurgery._cost.compare import said
-from stridesurgery._cost.feasible import possible
-from stridesurgery._cost.forecast import Expense, Forecast, expenses
+from stridesurgery._cost.compare import describe
+from stridesurgery._cost.feasible import feasible_plans
+from stridesurgery._cost.forecast import CostEstimate, Forecast, estimates
 from stridesurgery._cost.latency import Timing, in_turn, inference
 from stridesurgery._features import Tap, TapName, find_taps
 from stridesurgery._hw import Pair
 from stridesurgery._rewrite import Plan, eliminate
-from stridesurgery._trace import one_image, without_weights
+from stridesurgery._trace import copy_to_meta, one_image
 from stridesurgery.errors import RequestError
 from stridesurgery.surgery import AXES, Surgery
 
@@ -56,7 +56,7 @@ class Candidate:
     @property
     def name(self) -> str:
         """The surgery in a few words."""
-        return said(self.surgery)
+        return describe(self.surgery)
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def search(
         TraceError: the forward pass cannot be recorded at this size.
     """
     bounds = budget if isinstance(budget, Budget) else None
-    analysis = analyse(without_weights(model), input_size)
+    analysis = analyse(copy_to_meta(model), input_size)
     found = find_taps(analysis, taps) if taps is not None else find_taps(analysis, None)[-1:]
     wanted = _wanted(reduction, len(found))
     forecast = Forecast(analysis)
@@ -161,21 +161,21 @@ def search(
     bounds = bounds or Budget(macs=_times(budget) * forecast.original.macs)
     if bounds.peak_bytes is not None and forecast.original.peak_bytes is None:
         raise RequestError("peak_bytes cannot be told for this model without building each surgery; leave it out")
-    blank = Surgery(0, (), input_size=analysis.traced.size)
+    blank = Surgery(0, (), input_size=analysis.recording.size)
     kinds = [
         replace(blank, axis=axis, dilate=kept)
         for kept in ((False, True) if dilate else (False,))
         for axis in _axes(axes)
     ]
-    plans, refused = possible(analysis, kinds)
-    everything = (_candidate(p, e, found, analysis) for p, e in expenses(forecast, plans))
+    plans, refused = feasible_plans(analysis, kinds)
+    everything = (_candidate(p, e, found, analysis) for p, e in estimates(forecast, plans))
     within = sorted((c for c in everything if _fits(c, bounds) and _fine_enough(c, wanted)), key=_order)
     front = _unbeaten(within, bounds)
     if bounds.seconds is not None:
-        front = _timed(model, front, bounds.seconds, one_image(analysis.traced).shape)
+        front = _timed(model, front, bounds.seconds, one_image(analysis.recording).shape)
     original = _candidate(Plan(blank, (), ()), forecast.original, found, analysis)
     name = type(model).__name__
-    return Search(name, analysis.traced.size, tuple(t.name for t in found), original, tuple(within), front, refused)
+    return Search(name, analysis.recording.size, tuple(t.name for t in found), original, tuple(within), front, refused)
 
 
 def _times(budget: Any) -> float:
@@ -205,10 +205,10 @@ def _axes(axes: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(many))
 
 
-def _candidate(plan: Plan, spent: Expense, taps: Sequence[Tap], analysis: Analysis) -> Candidate:
-    reductions = tuple(_floats(plan.reduction(tap.place.whole.reduction)) for tap in taps)
+def _candidate(plan: Plan, spent: CostEstimate, taps: Sequence[Tap], analysis: Analysis) -> Candidate:
+    reductions = tuple(_floats(plan.reduction(tap.place.reassembled.reduction)) for tap in taps)
     eliminated = [t for layer in plan.surgery.L for t in analysis.transitions_of(layer)]
-    first = min(eliminated, default=len(analysis.levels))
+    first = min(eliminated, default=len(analysis.transitions))
     return Candidate(plan.surgery, reductions, spent.macs, spent.activation_bytes, spent.peak_bytes, first)
 
 

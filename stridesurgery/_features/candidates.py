@@ -19,13 +19,13 @@ class Values:
 
     def __init__(self, analysis: Analysis) -> None:
         self.analysis = analysis
-        self.order = [n for n in analysis.traced.graph.nodes if n in analysis.places]
+        self.order = [n for n in analysis.recording.graph.nodes if n in analysis.grid_of]
         self.position = {n: i for i, n in enumerate(self.order)}
         self.sources = {n: [s for s in tensors_in(_inputs(n)) if s in self.position] for n in self.order}
-        self.reduction = {n: analysis.places[n].whole.reduction for n in self.order}
+        self.reduction = {n: analysis.grid_of[n].reassembled.reduction for n in self.order}
         self.closed = self._find_closed()
         self.layers = {site.node for site in analysis.layers}
-        self.borders = {site.node for site in analysis.sites if site.operator.kind in ("pad", "unknown_pad")}
+        self.borders = {site.node for site in analysis.spatial_ops if site.operator.kind in ("pad", "unknown_pad")}
         self.maps = [n for n in self.order if self._is_map(n)]
 
     def _find_closed(self) -> set[fx.Node]:
@@ -57,12 +57,12 @@ class Values:
         return a
 
     def _is_map(self, node: fx.Node) -> bool:
-        place, shape = self.analysis.places[node], shape_of(node)
+        place, shape = self.analysis.grid_of[node], shape_of(node)
         if node.op == "placeholder" or shape is None or channel_axis(node, place) is None:
             return False
         if node in self.borders or node.target in REARRANGING:  # a map of which there is another copy
             return False
-        passing = node.op == "call_module" and isinstance(self.analysis.traced.module(node), _PASSING)
+        passing = node.op == "call_module" and isinstance(self.analysis.recording.module(node), _PASSING)
         return not passing or bool(ends_of(node))  # an identity counts where a block ends in it
 
     def descendants(self, node: fx.Node) -> list[fx.Node]:
@@ -75,7 +75,7 @@ class Values:
 
 
 def _inputs(node: fx.Node) -> list[Any]:
-    """What a value is computed from; the image tells `from_phases` no more than its size."""
+    """What a value is computed from; the image tells `batch_to_space` no more than its size."""
     return [node.args[:1]] if node.target in REARRANGING else [node.args, node.kwargs]
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from stridesurgery._analysis import Analysis, Feature, FeatureInfo, Place, analyse, geometry_of
-from stridesurgery._features.extract import feature_of, finished, source_of, whole, with_output
+from stridesurgery._analysis import Analysis, Feature, FeatureInfo, GridInfo, analyse, geometry_of
+from stridesurgery._features.extract import feature_of, finished, reassembled, source_of, with_output
 from stridesurgery._features.join import Joined, after, join, split_modules
 from stridesurgery._features.taps import Tap, TapName, find_taps
 from stridesurgery._hw import Pair
@@ -86,30 +86,32 @@ def dual_path(
     planned = plan(analysis, surgery)
     fine = operate(model, surgery, analysis=analysis)
     assert isinstance(fine, RewrittenModel)
-    small = analyse(fine, analysis.traced.size)
+    small = analyse(fine, analysis.recording.size)
     outputs = _outputs(asked, analysis, small, planned, sampler)
-    check_alike(analysis.traced.graph, analysis.training.traced.graph, [out.key for out in outputs])
+    check_alike(analysis.recording.graph, analysis.training.recording.graph, [out.key for out in outputs])
     if surgery.dilate:
         joined = {mode: _phases(fine, small, mode, outputs) for mode in (True, False)}
     else:
         split_modules(fine, model, planned)
-        joined = {a.traced.training: join(fine, a, planned, sampler, large_norm) for a in (analysis.training, analysis)}
+        joined = {
+            a.recording.training: join(fine, a, planned, sampler, large_norm) for a in (analysis.training, analysis)
+        }
     groups = _by_reduction(outputs) if combine == "concat" else [(out,) for out in outputs]
     graphs = {mode: _with_outputs(fine, joined[mode], groups) for mode in (True, False)}
     result = finished(fine, graphs[True], graphs[False], fine.only_at, FeatureInfo(tuple(map(_feature_of, groups))))
     if sampler == "slice" and any(window.tap for change in planned.changes for window in change.operator.windows):
         # a sliced map does not see what the original's removed pool sees
-        places = {n.meta["key"]: place for n, place in analyse(result, analysis.traced.size).places.items()}
-        groups = [tuple(_as_sampled(out, joined[False], places) for out in group) for group in groups]
+        grid_of = {n.meta["key"]: place for n, place in analyse(result, analysis.recording.size).grid_of.items()}
+        groups = [tuple(_as_sampled(out, joined[False], grid_of) for out in group) for group in groups]
         result.feature_info = FeatureInfo(tuple(map(_feature_of, groups)))
     return result
 
 
-def _as_sampled(out: "_Output", joined: Joined, places: Mapping[Key, Place]) -> "_Output":
+def _as_sampled(out: "_Output", joined: Joined, grid_of: Mapping[Key, GridInfo]) -> "_Output":
     """A large path's map with the geometry that it has in the joined graph."""
     if out.path == "small":
         return out
-    return replace(out, tap=replace(out.tap, place=places[joined.large[out.key].meta["key"]]))
+    return replace(out, tap=replace(out.tap, place=grid_of[joined.large[out.key].meta["key"]]))
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def _by_path(taps: Taps | Mapping[str, Taps]) -> dict[str, Taps]:
 
 def _outputs(asked: dict[str, Taps], original: Analysis, fine: Analysis, planned: Plan, sampler: str) -> list[_Output]:
     """The maps that are asked for; without names, of the large path only those that are not the small path's."""
-    values = {n.meta["key"]: n for n in fine.traced.graph.nodes}
+    values = {n.meta["key"]: n for n in fine.recording.graph.nodes}
     removed = [c.site.node for c in planned.changes if any(w.tap for w in c.operator.windows)]
     sliced = after(removed if sampler == "slice" else [])
     found = []
@@ -159,20 +161,20 @@ def _phases(fine: RewrittenModel, small: Analysis, training: bool, outputs: Sequ
     """Of a dilated network the small path's maps are all phases together, the large path's the first alone."""
     graph = copied(fine.graphs[training])
     nodes = {n.meta["key"]: n for n in graph.nodes}
-    places = {n.meta["key"]: place for n, place in small.places.items()}
+    grid_of = {n.meta["key"]: place for n, place in small.grid_of.items()}
     joined = Joined(graph, {}, {})
     for out in outputs:
-        node, place = nodes.get(out.key), places[out.key]
+        node, place = nodes.get(out.key), grid_of[out.key]
         if node is None:
             continue
         if out.path == "small":
-            joined.small[out.key] = whole(node, out.tap)
+            joined.small[out.key] = reassembled(node, out.tap)
         else:
             joined.large[out.key] = _first_phase(node, place, out.tap)
     return joined
 
 
-def _first_phase(node: fx.Node, place: Place, tap: Tap) -> fx.Node:
+def _first_phase(node: fx.Node, place: GridInfo, tap: Tap) -> fx.Node:
     """The original's map: of phases the first, and of a finer map not yet in phases every k-th cell."""
     if place.phases:
         node = rearranged(node, first_phase, math.prod(place.finer))
@@ -185,7 +187,7 @@ def _on_fine_grid(tap: Tap, node: fx.Node | None, fine: Analysis) -> Tap:
         raise GridError(
             f"tap {tap.name!r} is not found in the operated model: it computes larger maps in another way; tap a module"
         )
-    return replace(tap, node=node, place=fine.places[node])
+    return replace(tap, node=node, place=fine.grid_of[node])
 
 
 def _by_reduction(outputs: Sequence[_Output]) -> list[tuple[_Output, ...]]:
@@ -196,9 +198,9 @@ def _by_reduction(outputs: Sequence[_Output]) -> list[tuple[_Output, ...]]:
     """
     groups: dict[Any, list[_Output]] = {}
     for out in outputs:
-        groups.setdefault(out.tap.place.whole.reduction, []).append(out)
+        groups.setdefault(out.tap.place.reassembled.reduction, []).append(out)
     for group in groups.values():
-        kinds = {(out.tap.place.whole.grid, out.tap.channel_axis) for out in group}
+        kinds = {(out.tap.place.reassembled.grid, out.tap.channel_axis) for out in group}
         if len(kinds) > 1:
             sizes = ", ".join(f"{out.name} has {_cells(out)}" for out in group)
             raise GridError(
@@ -209,7 +211,7 @@ def _by_reduction(outputs: Sequence[_Output]) -> list[tuple[_Output, ...]]:
 
 
 def _cells(out: _Output) -> str:
-    return "x".join(map(str, out.tap.place.whole.grid or ()))
+    return "x".join(map(str, out.tap.place.reassembled.grid or ()))
 
 
 def _with_outputs(model: nn.Module, joined: Joined, groups: Sequence[Sequence[_Output]]) -> fx.Graph:
@@ -243,7 +245,7 @@ def _concatenated(output: fx.Node, maps: list[fx.Node], group: Sequence[_Output]
 def _feature_of(group: Sequence[_Output]) -> Feature:
     """What is known of one map, or of several concatenated: its cells see what those of all of them see."""
     parts = [feature_of(out.tap) for out in group]
-    (rows, columns), *others = [out.tap.place.whole.geometry for out in group]
+    (rows, columns), *others = [out.tap.place.reassembled.geometry for out in group]
     for down, across in others:
         rows, columns = rows.joined(down), columns.joined(across)
     return replace(

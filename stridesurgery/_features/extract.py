@@ -8,7 +8,7 @@ from torch import fx, nn
 from stridesurgery._analysis import Analysis, Feature, FeatureInfo, Source, analyse, geometry_of, reduction_of
 from stridesurgery._features.taps import Tap, TapName, find_taps
 from stridesurgery._hw import Pair
-from stridesurgery._rewrite import check_alike, check_one_path, holds_sizes, whole_map
+from stridesurgery._rewrite import check_alike, check_one_path, is_fixed_size, reassembled_map
 from stridesurgery._trace import RewrittenModel, copied, copied_model, is_overwritten, lasting_memory, rewritten
 from stridesurgery.errors import GridError
 
@@ -39,15 +39,15 @@ def features(
     analysis = analyse(model, input_size)
     check_one_path(analysis, "choose its maps by the `taps` of dual_path")
     found = find_taps(analysis, taps)
-    check_alike(analysis.traced.graph, analysis.training.traced.graph, [tap.node.meta["key"] for tap in found])
+    check_alike(analysis.recording.graph, analysis.training.recording.graph, [tap.node.meta["key"] for tap in found])
     graphs = [tapped(a, found) for a in (analysis.training, analysis)]
-    fixed = analysis.traced.size if holds_sizes(analysis.traced.model, analysis.traced) else None
+    fixed = analysis.recording.size if is_fixed_size(analysis.recording.model, analysis.recording) else None
     return finished(copied_model(model), graphs[0], graphs[1], fixed, FeatureInfo(tuple(map(feature_of, found))))
 
 
 def feature_of(tap: Tap) -> Feature:
     """What is known of a map that is taken out."""
-    reduction, geometry = reduction_of(tap.place), geometry_of(*tap.place.whole.geometry)
+    reduction, geometry = reduction_of(tap.place), geometry_of(*tap.place.reassembled.geometry)
     return Feature(tap.name, tap.module, tap.channels, reduction, geometry, (source_of(tap, "operated"),))
 
 
@@ -63,7 +63,7 @@ def tapped(analysis: Analysis, taps: Sequence[Tap]) -> fx.Graph:
         GridError: a map that is not in it.
     """
     keys = {tap.name: tap.node.meta["key"] for tap in taps}
-    graph = copied(analysis.traced.graph)
+    graph = copied(analysis.recording.graph)
     by_key = {n.meta["key"]: n for n in graph.nodes}
     missing = [name for name, key in keys.items() if key not in by_key]
     if missing:
@@ -71,15 +71,15 @@ def tapped(analysis: Analysis, taps: Sequence[Tap]) -> fx.Graph:
             f"tap {missing[0]!r} is not found in train mode: the forward code differs between the modes there; tap "
             "a module by its path"
         )
-    values = {tap.name: whole(by_key[tap.node.meta["key"]], tap) for tap in taps}
+    values = {tap.name: reassembled(by_key[tap.node.meta["key"]], tap) for tap in taps}
     return with_output(graph, values)
 
 
-def whole(node: fx.Node, tap: Tap) -> fx.Node:
+def reassembled(node: fx.Node, tap: Tap) -> fx.Node:
     """A tapped value as one map, put together where a dilated network has its phases in the batch."""
     if not tap.place.phases:
         return node
-    return whole_map(node, tap.place.reduction, tap.place.phases, tap.channel_axis)
+    return reassembled_map(node, tap.place.reduction, tap.place.phases, tap.channel_axis)
 
 
 def with_output(graph: fx.Graph, values: Mapping[str, fx.Node]) -> fx.Graph:

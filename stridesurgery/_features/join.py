@@ -65,21 +65,21 @@ def split_modules(fine: RewrittenModel, original: nn.Module, planned: Plan) -> N
 class _Join:
     def __init__(self, fine: RewrittenModel, original: Analysis, planned: Plan, sampler: str, large_norm: str) -> None:
         self.fine, self.original, self.sampler = fine, original, sampler
-        self.frozen = large_norm == "frozen" and original.traced.training
-        self.graph = copied(fine.graphs[original.traced.training])
+        self.frozen = large_norm == "frozen" and original.recording.training
+        self.graph = copied(fine.graphs[original.recording.training])
         self.small: dict[Key, fx.Node] = {n.meta["key"]: n for n in self.graph.nodes}
-        self.changes = {c.site.node: c for c in changes_of(original.sites, planned)}
+        self.changes = {c.site.node: c for c in changes_of(original.spatial_ops, planned)}
         self.operated = after([self.small.get(n.meta["key"]) for n in self.changes])  # of the small path alone
         self.beyond: set[fx.Node] = set()  # nodes of the original's graph after the first eliminated operators
         self.large: dict[Key, fx.Node] = {}
         self.lasting = lasting_memory(self.graph)
         self.memory: dict[Any, Any] = {}  # by label in the original's graph, where it is shared
         self.samples: set[fx.Node] = set()  # of maps that the small path has made
-        self.by_key = {n.meta["key"]: n for n in original.traced.graph.nodes}
+        self.by_key = {n.meta["key"]: n for n in original.recording.graph.nodes}
         self.end = next(n for n in self.graph.nodes if n.op == "output")
 
     def join(self) -> Joined:
-        for node in self.original.traced.graph.nodes:
+        for node in self.original.recording.graph.nodes:
             if node.op == "output":
                 continue
             later = any(source in self.beyond for source in node.all_input_nodes)

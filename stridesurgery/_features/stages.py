@@ -25,15 +25,17 @@ def stage_ends(values: Values) -> list[fx.Node]:
 
 def _goes_on(values: Values, maps: Sequence[fx.Node]) -> bool:
     """Whether maps of a reduction lead on to coarser ones or to an answer, not only back to finer ones (as gates)."""
-    places, own = values.analysis.places, values.reduction[maps[0]]
-    users = {u for n in values.order if not places[n].pooled and values.reduction[n] == own for u in n.users}
-    leaving = returned(values.analysis.traced.graph)
-    return any(u in leaving or (u in places and (places[u].pooled or values.reduction[u] > own)) for u in users)
+    grid_of, own = values.analysis.grid_of, values.reduction[maps[0]]
+    users = {u for n in values.order if not grid_of[n].pooled and values.reduction[n] == own for u in n.users}
+    leaving = returned(values.analysis.recording.graph)
+    return any(u in leaving or (u in grid_of and (grid_of[u].pooled or values.reduction[u] > own)) for u in users)
 
 
 def _refined(values: Values) -> set[fx.Node]:
     """The values into which coarser maps have come back, upsampled (HRNet, feature pyramids)."""
-    upsampled = {s.node: s.before.whole.reduction for s in values.analysis.sites if s.operator.kind == "resize"}
+    upsampled = {
+        s.node: s.before.reassembled.reduction for s in values.analysis.spatial_ops if s.operator.kind == "resize"
+    }
     coarsest: dict[fx.Node, Reduction] = {}
     for node in values.order:
         found = [coarsest[n] for n in values.sources[node] if n in coarsest]
@@ -102,7 +104,7 @@ def _begins_the_next(values: Values, last: fx.Node, path: str) -> bool:
 
 def _is_row(values: Values, path: str) -> bool:
     """Whether a module only runs others in turn."""
-    return type(values.analysis.traced.model.get_submodule(path)) in (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    return type(values.analysis.recording.model.get_submodule(path)) in (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def _ends_a_block(values: Values, node: fx.Node) -> bool:

@@ -8,7 +8,7 @@ from typing import SupportsIndex
 
 from torch import fx
 
-from stridesurgery._analysis import Analysis, Place, channel_axis
+from stridesurgery._analysis import Analysis, GridInfo, channel_axis
 from stridesurgery._features.candidates import Values, module_of, outermost, straight_back
 from stridesurgery._features.stages import stage_ends
 from stridesurgery._node import BATCH, shape_of
@@ -24,7 +24,7 @@ class Tap:
     name: str  # what was asked for: a layer number or a module path
     module: str  # the outermost module that returns it, or the call that makes it
     node: fx.Node  # of the analysed graph
-    place: Place
+    place: GridInfo
     channels: int
     channel_axis: int  # 1: (N, C, H, W); 3: (N, H, W, C)
 
@@ -49,7 +49,7 @@ def find_taps(analysis: Analysis, names: Sequence[TapName] | TapName | None) -> 
 
 
 def _tap(values: Values, name: str, node: fx.Node) -> Tap:
-    place, shape = values.analysis.places[node], shape_of(node) or ()
+    place, shape = values.analysis.grid_of[node], shape_of(node) or ()
     axis = channel_axis(node, place)
     assert axis is not None
     return Tap(name, module_of(node), node, place, shape[axis], axis)
@@ -78,7 +78,7 @@ def _by_layer(values: Values, number: int) -> fx.Node:
     for node in [site.node, *values.descendants(site.node)]:
         if node is not site.node and node in values.layers:
             break
-        same = values.reduction[node] == site.after.whole.reduction
+        same = values.reduction[node] == site.after.reassembled.reduction
         if same and node in values.closed and node in values.maps:
             candidates.append(node)
     if not candidates:
@@ -99,7 +99,7 @@ def _block_around(values: Values, node: fx.Node) -> str:
 
 def _by_path(values: Values, path: str) -> fx.Node:
     ends: dict[str, list[fx.Node]] = {}
-    for node in values.analysis.traced.graph.nodes:
+    for node in values.analysis.recording.graph.nodes:
         for end in node.meta.get("ends", ()):
             ends.setdefault(end, []).append(node)
     found = ends.get(path, [])
@@ -122,14 +122,14 @@ def _by_path(values: Values, path: str) -> fx.Node:
     parts = sorted(end for end in ends if end.startswith(f"{path}["))
     if parts:
         raise RequestError(f"{path!r} returns several values; tap one of {', '.join(map(repr, parts))}")
-    if path in dict(values.analysis.traced.model.named_modules()):
+    if path in dict(values.analysis.recording.model.named_modules()):
         raise RequestError(f"module {path!r} is not called, or returns no tensor")
     near = difflib.get_close_matches(path, ends, n=3) or list(ends)[:3]
     raise RequestError(f"the model has no module {path!r}; there are {', '.join(map(repr, near))}, ...")
 
 
 def _passes_map(values: Values, node: fx.Node) -> bool:
-    place = values.analysis.places.get(node)
+    place = values.analysis.grid_of.get(node)
     return place is not None and node.op != "placeholder" and channel_axis(node, place) is not None
 
 
@@ -147,5 +147,5 @@ def _one_of_each_reduction(values: Values) -> tuple[Tap, ...]:
 
 def _call_name(values: Values, tap: Tap) -> str:
     """A module that is called at several reductions is told by the number of its call."""
-    calls = [n for n in values.analysis.traced.graph.nodes if tap.module in n.meta.get("ends", ())]
+    calls = [n for n in values.analysis.recording.graph.nodes if tap.module in n.meta.get("ends", ())]
     return f"{tap.module}#{calls.index(tap.node)}" if tap.node in calls else tap.node.name

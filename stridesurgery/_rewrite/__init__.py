@@ -1,10 +1,10 @@
 """From a request to an operated model."""
 
-from stridesurgery._rewrite.check_modes import check_alike, holds_sizes
-from stridesurgery._rewrite.dilate import phased, rearranged, whole_map
-from stridesurgery._rewrite.eliminate import eliminate, operate, rehearse
+from stridesurgery._rewrite.check_modes import check_alike, is_fixed_size
+from stridesurgery._rewrite.dilate import phased, rearranged, reassembled_map
+from stridesurgery._rewrite.eliminate import check_operated, eliminate, operate
 from stridesurgery._rewrite.plan import Change, Plan, changes_of, plan
-from stridesurgery._rewrite.records import described, intermediates, larger_by, recorded, refreshed
+from stridesurgery._rewrite.records import described, intermediates, larger_by, records_of, refreshed
 from stridesurgery._rewrite.request import check_one_path, requested
 
 __all__ = [
@@ -15,16 +15,16 @@ __all__ = [
     "check_alike",
     "check_one_path",
     "eliminate",
-    "holds_sizes",
+    "is_fixed_size",
     "intermediates",
     "larger_by",
     "operate",
     "phased",
     "plan",
     "rearranged",
-    "recorded",
+    "records_of",
     "refreshed",
-    "rehearse",
+    "check_operated",
     "requested",
-    "whole_map",
+    "reassembled_map",
 ]

@@ -13,14 +13,14 @@ from torch import fx, nn
 
 from stridesurgery._analysis import Analysis
 from stridesurgery._node import BATCH, Key, Shape, called, origins, returned, shape_of, tensors_in
-from stridesurgery._trace import Traced
+from stridesurgery._trace import Recording
 from stridesurgery.errors import GridError
 
 _LOOKUPS = {"getitem", "index_select", "embedding", "gather", "take", "take_along_dim"}
 _BROADCASTS = {"add", "add_", "iadd", "mul", "mul_", "sub", "div"}
 
 
-def check_constants(original: Traced, now: dict[Key, Shape], compared: bool) -> None:
+def check_constants(original: Recording, now: dict[Key, Shape], compared: bool) -> None:
     """Refuse constants that were made for the number of cells the maps had.
 
     Args:
@@ -43,34 +43,34 @@ def check_constants(original: Traced, now: dict[Key, Shape], compared: bool) -> 
 _READS = {"getitem", "narrow", "select", "index_select", "topk", "unbind", "split", "chunk"}
 
 
-def check_reads(original: Analysis, operated: Traced) -> None:
+def check_reads(original: Analysis, operated: Recording) -> None:
     """Refuse operators that read a fixed part of a map that has grown, and outputs whose batch has.
 
     Raises:
         GridError: naming the place.
     """
     now = operated.shapes
-    parts = {n.meta["key"]: n.meta["parts"] for n in original.traced.graph.nodes if "parts" in n.meta}
+    parts = {n.meta["key"]: n.meta["parts"] for n in original.recording.graph.nodes if "parts" in n.meta}
     for node in operated.graph.nodes:
         if node.meta.get("parts", 0) != parts.get(node.meta["key"], node.meta.get("parts", 0)):
             raise GridError(
                 f"{node.meta['path'] or node.name} splits a map into pieces of a fixed size, of which there would be "
                 f"{node.meta['parts']} instead of {parts[node.meta['key']]}. Choose a transition after this place"
             )
-    for site in original.sites:
+    for site in original.spatial_ops:
         if site.operator.kind == "global" and _changed(site.node, now):
             raise GridError(
                 f"{site.name} pools its whole map with a kernel of {site.operator.kernel[0]}x{site.operator.kernel[1]} "
                 "cells, which the larger map exceeds. Use adaptive pooling there"
             )
-    for node in original.traced.graph.nodes:
+    for node in original.recording.graph.nodes:
         name = called(node)
         if name in _READS and node.args and _reads_part(node, now):
             raise GridError(
                 f"the value at {node.meta['path'] or node.name} leaves the grid: {name} reads a fixed part of a map "
                 "that would grow. Choose a transition after this place"
             )
-    for result in tensors_in(node.args for node in returned(original.traced.graph)):
+    for result in tensors_in(node.args for node in returned(original.recording.graph)):
         before = shape_of(result) or ()
         after = now.get(result.meta["key"], before)
         if before[:1] == (BATCH,) != after[:1]:
@@ -114,7 +114,7 @@ def _changed(node: fx.Node, now: dict[Key, Shape]) -> bool:
     return shape is not None and now.get(node.meta["key"], shape) != shape
 
 
-def _check_windows(original: Traced, now: dict[Key, Shape]) -> None:
+def _check_windows(original: Recording, now: dict[Key, Shape]) -> None:
     """One entry per window (Swin's attention mask): it would be tiled over the larger batch of windows."""
     windows: dict[str, set[int]] = defaultdict(set)  # by module: the numbers of windows that are not so any more
     for key, before in original.shapes.items():
@@ -132,7 +132,7 @@ def _check_windows(original: Traced, now: dict[Key, Shape]) -> None:
             )
 
 
-def _check_lookup(original: Traced, node: fx.Node, now: dict[Key, Shape]) -> None:
+def _check_lookup(original: Recording, node: fx.Node, now: dict[Key, Shape]) -> None:
     """A table looked up at positions that are computed from the size: nothing says that it is long enough."""
     table, *index = (*node.args, *node.kwargs.values())
     names: list[str] = []

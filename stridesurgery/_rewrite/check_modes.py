@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx, nn
 
 from stridesurgery._node import BATCH, Key, Shape
-from stridesurgery._trace import Traced, record
+from stridesurgery._trace import Recording, record
 from stridesurgery.errors import GridError, OperatorError, TraceError
 
 
@@ -50,18 +50,18 @@ def _check_output_kind(graph: fx.Graph) -> None:
     fx.node.map_aggregate(output.args[0], check)
 
 
-def holds_sizes(bare: nn.Module, traced: Traced) -> bool:
+def is_fixed_size(meta_model: nn.Module, recording: Recording) -> bool:
     """Whether a graph holds sizes as constants: whether it would be another one at other input sizes."""
-    if traced.missed:
+    if recording.missed:
         raise OperatorError(
-            f"{traced.missed[0]}, which is lost in a graph; take that out, or leave the result a module"
+            f"{recording.missed[0]}, which is lost in a graph; take that out, or leave the result a module"
         )
-    h, w = traced.size
-    if not traced.compares:  # nothing but sizes that stand in the graph can differ: one other size tells it all
+    h, w = recording.size
+    if not recording.compares:  # nothing but sizes that stand in the graph can differ: one other size tells it all
         with suppress(TraceError):
-            if str(record(bare, (h + 65, w + 67), batch=BATCH + 2).graph) == str(traced.graph):
+            if str(record(meta_model, (h + 65, w + 67), batch=BATCH + 2).graph) == str(recording.graph):
                 return False
-    if str(record(bare, traced.size, batch=BATCH + 2).graph) != str(traced.graph):
+    if str(record(meta_model, recording.size, batch=BATCH + 2).graph) != str(recording.graph):
         raise GridError(
             "the model computes with the batch size as a constant (len(x), int(x.shape[0])), which no graph can "
             "follow; use x.shape[0] as it is"
@@ -69,8 +69,8 @@ def holds_sizes(bare: nn.Module, traced: Traced) -> bool:
     same = []
     for size in ((h + 64, w), (h + 65, w + 67), (h // 2, w // 2)):  # not square, odd, smaller
         try:
-            other = record(bare, size)
+            other = record(meta_model, size)
         except TraceError:
             continue  # the model itself does not take this size
-        same.append(str(other.graph) == str(traced.graph))
+        same.append(str(other.graph) == str(recording.graph))
     return not same or not all(same)

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from stridesurgery._analysis import Analysis, Grid, Site, find_sites
+from stridesurgery._analysis import Analysis, Grid, SpatialOp, spatial_ops
 from stridesurgery._node import BATCH, Key, Shape, called
 from stridesurgery._rewrite.check_constants import check_constants, check_reads
 from stridesurgery._rewrite.plan import Plan
-from stridesurgery._trace import Traced, record
+from stridesurgery._trace import Recording, record
 from stridesurgery.errors import GridError, TraceError
 from stridesurgery.ops import FUNCTIONS
 
@@ -31,21 +31,21 @@ class GridCheck:
     reference: bool  # compared with the original on an enlarged input (else with multiples of its own shapes)
 
 
-def check_grid(original: Analysis, operated: Traced, plan: Plan) -> GridCheck:
+def check_grid(original: Analysis, operated: Recording, plan: Plan) -> GridCheck:
     """Compare every value of an operated network, recorded at the original's size, with what the grid says.
 
     Raises:
         GridError: naming the first value that is off.
     """
-    base, now = original.traced.shapes, operated.shapes
+    base, now = original.recording.shapes, operated.shapes
     factors = factors_of(plan)
     references = {}
-    if not (_is_local(original.traced) and all(_is_multiple(site, plan, now) for site in original.sites)):
+    if not (_is_local(original.recording) and all(_is_multiple(site, plan, now) for site in original.spatial_ops)):
         references = {factor: _reference(original, plan, factor, now) for factor in factors[1:]}
     found = [r for r in references.values() if r is not None]
     complete = len(found) == len(factors) - 1
     _check_restored(plan, now)
-    check_constants(original.traced, now, complete)
+    check_constants(original.recording, now, complete)
     _check_same_path(base, now)
     check_reads(original, operated)
     _check_reductions(original, operated, plan)
@@ -54,7 +54,7 @@ def check_grid(original: Analysis, operated: Traced, plan: Plan) -> GridCheck:
         if key in base:  # else control flow took another way; the layers below are compared all the same
             _check_value(key, shape, base[key], [r[key] for r in found if key in r], factors, complete)
             count += 1
-    exact = [_check_site(site, plan, now, references) for site in original.sites]
+    exact = [_check_site(site, plan, now, references) for site in original.spatial_ops]
     return GridCheck(count, all(exact), complete)
 
 
@@ -88,10 +88,10 @@ def _check_same_path(base: dict[Key, Shape], now: dict[Key, Shape]) -> None:
             )
 
 
-def _check_reductions(original: Analysis, operated: Traced, plan: Plan) -> None:
+def _check_reductions(original: Analysis, operated: Recording, plan: Plan) -> None:
     """Every layer must lead from f(r) to f(r') where it led from r to r', and no new stride may have come up."""
-    found = {site.node.meta["key"]: site for site in find_sites(operated)}
-    planned = {site.node.meta["key"]: site for site in original.sites}
+    found = {site.node.meta["key"]: site for site in spatial_ops(operated)}
+    planned = {site.node.meta["key"]: site for site in original.spatial_ops}
     for key, site in found.items():
         was = planned.get(key)
         if site.before.pooled or site.local or (was is None and not site.is_strided):
@@ -109,13 +109,13 @@ def _check_reductions(original: Analysis, operated: Traced, plan: Plan) -> None:
 def factors_of(plan: Plan) -> list[Factor]:
     """How many times larger maps become, from the first cut to the last."""
     factors: list[Factor] = [(1, 1)]
-    for cut in plan.cuts:
+    for transition in plan.transitions:
         rows, columns = factors[-1]
-        factors.append((int(rows * cut.by[0]), int(columns * cut.by[1])))
+        factors.append((int(rows * transition.by[0]), int(columns * transition.by[1])))
     return list(dict.fromkeys(factors))  # restored strides lead back to 1
 
 
-def _factor_of(site: Site, plan: Plan) -> Factor:
+def _factor_of(site: SpatialOp, plan: Plan) -> Factor:
     old = site.after.reduction
     new = plan.reduction(old)
     return int(old[0] / new[0]), int(old[1] / new[1])
@@ -123,17 +123,17 @@ def _factor_of(site: Site, plan: Plan) -> Factor:
 
 def _reference(original: Analysis, plan: Plan, factor: Factor, now: dict[Key, Shape]) -> dict[Key, Shape] | None:
     """Shapes of the original on the input that gives its maps the size they have after the cut."""
-    traced = original.traced
-    site = next((s for s in original.sites if s.is_strided and _factor_of(s, plan) == factor), None)
+    recording = original.recording
+    site = next((s for s in original.spatial_ops if s.is_strided and _factor_of(s, plan) == factor), None)
     if site is None:
         return None
-    size = (traced.size[0] * factor[0], traced.size[1] * factor[1])
+    size = (recording.size[0] * factor[0], recording.size[1] * factor[1])
     key = site.node.meta["key"]
     for _ in range(3):
         if min(size) < 1:
             return None  # the map has fewer cells than the original's at any size
         try:
-            shapes = record(traced.model, size, training=traced.training).shapes
+            shapes = record(recording.model, size, training=recording.training).shapes
         except TraceError:
             return None  # the model refuses other input sizes
         if key not in shapes or key not in now:
@@ -147,7 +147,7 @@ def _reference(original: Analysis, plan: Plan, factor: Factor, now: dict[Key, Sh
     return None
 
 
-def _cells(shape: Shape, site: Site) -> Grid:
+def _cells(shape: Shape, site: SpatialOp) -> Grid:
     return shape[site.operator.last - 1], shape[site.operator.last]
 
 
@@ -196,7 +196,7 @@ def _off(key: Key, shape: Shape, allowed: list[Shape], compared: bool) -> str:
 
 
 def _check_site(
-    site: Site, plan: Plan, now: dict[Key, Shape], references: dict[Factor, dict[Key, Shape] | None]
+    site: SpatialOp, plan: Plan, now: dict[Key, Shape], references: dict[Factor, dict[Key, Shape] | None]
 ) -> bool:
     """Check one layer's output exactly; returns whether it is exactly k times larger."""
     if _is_multiple(site, plan, now):
@@ -214,7 +214,7 @@ def _check_site(
     return False
 
 
-def _is_multiple(site: Site, plan: Plan, now: dict[Key, Shape]) -> bool:
+def _is_multiple(site: SpatialOp, plan: Plan, now: dict[Key, Shape]) -> bool:
     """Whether a layer's output is exactly k times larger (1 before the cut)."""
     key = site.node.meta["key"]
     if key not in now or site.local or site.after.pooled or site.operator.kind in ("pad", "unknown_pad"):
@@ -227,12 +227,12 @@ def _is_multiple(site: Site, plan: Plan, now: dict[Key, Shape]) -> bool:
 _LOCAL = set("add add_ iadd mul mul_ sub div cat relu relu_ sigmoid silu gelu hardtanh flatten mean dropout".split())
 
 
-def _is_local(traced: Traced) -> bool:
+def _is_local(recording: Recording) -> bool:
     """Whether no operator of the network could read a size: then layers that are multiples prove the grid."""
-    for node in traced.graph.nodes:
+    for node in recording.graph.nodes:
         if node.op in ("placeholder", "output", "get_attr"):
             continue
-        if node.op == "call_module" and not isinstance(traced.module(node), (nn.Fold, nn.Unfold, nn.Unflatten)):
+        if node.op == "call_module" and not isinstance(recording.module(node), (nn.Fold, nn.Unfold, nn.Unflatten)):
             continue
         name = called(node)
         if name not in _LOCAL:

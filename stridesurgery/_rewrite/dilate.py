@@ -15,20 +15,20 @@ from typing import Any
 
 from torch import fx
 
-from stridesurgery._analysis import REARRANGING, Analysis, Place, Reduction, Site, beyond, channel_axis
+from stridesurgery._analysis import REARRANGING, Analysis, GridInfo, Reduction, SpatialOp, beyond, channel_axis
 from stridesurgery._node import BATCH, Key, Shape, called, returned, shape_of, tensors_in
 from stridesurgery._rewrite.plan import Plan, changes_of
-from stridesurgery._trace import Traced, copied, record
+from stridesurgery._trace import Recording, copied, record
 from stridesurgery.errors import GridError, OperatorError, TraceError
 from stridesurgery.ops import (
     FUNCTIONS,
     LONG_BATCH,
     AcrossBatch,
     arguments,
-    each_phase,
+    batch_to_space,
     first_phase,
-    from_phases,
-    to_phases,
+    repeat_phases,
+    space_to_batch,
 )
 
 Phases = tuple[tuple[int, int], ...]
@@ -42,27 +42,27 @@ def phased(original: Analysis, planned: Plan) -> fx.Graph:
     Raises:
         OperatorError: an eliminated operator works on windows of the map.
     """
-    return _Phased(original, planned).graph
+    return _Dilated(original, planned).graph
 
 
-class _Phased:
+class _Dilated:
     def __init__(self, original: Analysis, planned: Plan) -> None:
-        self.places = {n.meta["key"]: place for n, place in original.places.items()}
-        self.sites = {site.node.meta["key"]: site for site in original.sites}
-        self.changes = {c.site.node.meta["key"]: c for c in changes_of(original.sites, planned)}
-        self.cuts = planned.cuts
-        self.model, self.training = original.traced.model, original.traced.training
-        self.size = original.traced.size
-        self.graph = copied(original.traced.graph)
+        self.grid_of = {n.meta["key"]: place for n, place in original.grid_of.items()}
+        self.spatial_ops = {site.node.meta["key"]: site for site in original.spatial_ops}
+        self.changes = {c.site.node.meta["key"]: c for c in changes_of(original.spatial_ops, planned)}
+        self.transitions = planned.transitions
+        self.model, self.training = original.recording.model, original.recording.training
+        self.size = original.recording.size
+        self.graph = copied(original.recording.graph)
         self.lengths = self._find_lengths()
         leaving = returned(self.graph)
         for node in list(self.graph.nodes):
             if node in leaving:
                 self._finish(node)
-            elif node.meta["key"] in self.places and node.op != "placeholder":
+            elif node.meta["key"] in self.grid_of and node.op != "placeholder":
                 self._check_images(node, node)
                 self._align(node)
-            elif node.target is operator.setitem and node.args[0].meta["key"] in self.places:
+            elif node.target is operator.setitem and node.args[0].meta["key"] in self.grid_of:
                 self._check_images(node, node.args[0])  # it gives no value of its own
 
     def _find_lengths(self) -> dict[fx.Node, bool]:
@@ -80,8 +80,8 @@ class _Phased:
 
     def phases(self, node: fx.Node) -> Phases:
         """The phases that a node's value is in: a function of its reduction, so that what joins agrees."""
-        place = self.places[node.meta["key"]]
-        return tuple((int(c.by[0]), int(c.by[1])) for c in self.cuts if beyond(place.reduction, c.before))
+        place = self.grid_of[node.meta["key"]]
+        return tuple((int(c.by[0]), int(c.by[1])) for c in self.transitions if beyond(place.reduction, c.before))
 
     def batch_axis(self, node: fx.Node) -> int:
         """The axis of a value that the images of the batch lie along.
@@ -106,7 +106,7 @@ class _Phased:
         return axes
 
     @cached_property
-    def long(self) -> Traced:
+    def long(self) -> Recording:
         """The recording of a batch whose length no other axis is a multiple of.
 
         Raises:
@@ -122,7 +122,7 @@ class _Phased:
 
     def _mixing(self, node: fx.Node) -> tuple[str, ...]:
         """The operators by which a node mixes images, or what else it reads tells one from another."""
-        unmapped = [n for n in node.all_input_nodes if n.meta["key"] not in self.places]
+        unmapped = [n for n in node.all_input_nodes if n.meta["key"] not in self.grid_of]
         found = self._operators.get(node.meta["key"], ("others, for a longer batch",))
         return found + tuple(name for source in unmapped for name in self._mixing(source))
 
@@ -150,8 +150,8 @@ class _Phased:
     def _align(self, node: fx.Node) -> None:
         """Give a node its inputs in its own phases; an eliminated operator makes the phases itself."""
         own, key = self.phases(node), node.meta["key"]
-        sources = [s for s in tensors_in([node.args, node.kwargs]) if s.meta["key"] in self.places]
-        site = self.sites.get(key)
+        sources = [s for s in tensors_in([node.args, node.kwargs]) if s.meta["key"] in self.grid_of]
+        site = self.spatial_ops.get(key)
         wanted = own
         if key in self.changes and site is not None:
             wanted = self.phases(sources[0])
@@ -167,7 +167,7 @@ class _Phased:
             return
         longer, shorter = (have, wanted) if len(have) > len(wanted) else (wanted, have)
         axis, count = self.batch_axis(source), _count(longer[len(shorter) :])
-        function = first_phase if longer is have else each_phase
+        function = first_phase if longer is have else repeat_phases
         with self.graph.inserting_before(node):
             value = self.graph.call_function(function, (source, count, *([axis] if axis else [])))
         _describe(value, source, "aligned", node.name)
@@ -177,7 +177,7 @@ class _Phased:
     def _lengthen(self, node: fx.Node, length: fx.Node, wanted: Phases) -> None:
         """Give a node the length of a batch in its own phases."""
         source, axis = length.args
-        if not isinstance(source, fx.Node) or source.meta["key"] not in self.places:
+        if not isinstance(source, fx.Node) or source.meta["key"] not in self.grid_of:
             return
         have, want = _count(self.phases(source)), _count(wanted)
         if have == want or axis != self.batch_axis(source):
@@ -188,7 +188,7 @@ class _Phased:
         _describe(value, length, "aligned", node.name)
         node.replace_input_with(length, value)
 
-    def _open(self, node: fx.Node, site: Site, added: Phases) -> None:
+    def _open(self, node: fx.Node, site: SpatialOp, added: Phases) -> None:
         """Make an eliminated operator finer and move its phases into the batch."""
         if site.local:
             raise OperatorError(
@@ -201,19 +201,19 @@ class _Phased:
         users, value, last = list(node.users), node, site.operator.last
         for by in added:
             with self.graph.inserting_after(value):
-                opened = self.graph.call_function(to_phases, (value, by, last) if last != -1 else (value, by))
-            _describe(opened, node, "to_phases", len(opened.graph.nodes))
+                opened = self.graph.call_function(space_to_batch, (value, by, last) if last != -1 else (value, by))
+            _describe(opened, node, "space_to_batch", len(opened.graph.nodes))
             value = opened
         value.meta.update(node.meta, key=value.meta["key"], ends=(), writes=())  # what follows works on its memory
         node.meta["memory"] = f"{node.name} before phases"
-        self.places[value.meta["key"]] = self.places[node.meta["key"]]
+        self.grid_of[value.meta["key"]] = self.grid_of[node.meta["key"]]
         for user in users:
             user.replace_input_with(node, value)
 
     def _finish(self, output: fx.Node) -> None:
         """Return whole maps, and of everything else the first phase."""
         for source in tensors_in(output.args):
-            place = self.places.get(source.meta["key"])
+            place = self.grid_of.get(source.meta["key"])
             if place is None or not (phases := self.phases(source)):
                 continue
             axis = channel_axis(source, place)
@@ -222,7 +222,7 @@ class _Phased:
                 self._give(output, source, ())
             else:
                 # put together last: until then the map may be written into
-                output.replace_input_with(source, whole_map(source, place.reduction, phases, axis, before=output))
+                output.replace_input_with(source, reassembled_map(source, place.reduction, phases, axis, before=output))
 
 
 def batch_axes(shape: Shape) -> list[int]:
@@ -234,7 +234,7 @@ def _place(node: fx.Node) -> str:
     return str(node.target if node.op == "call_module" else node.meta["path"] or node.name)
 
 
-def _check_no_map(node: fx.Node, place: Place) -> None:
+def _check_no_map(node: fx.Node, place: GridInfo) -> None:
     """Refuse to return one phase of a value that has the form of a map, though its grid is not known.
 
     Raises:
@@ -260,7 +260,7 @@ _ARITHMETIC = frozenset(
 )
 
 
-def whole_map(
+def reassembled_map(
     node: fx.Node, reduction: Reduction, phases: Phases, axis: int, *, before: fx.Node | None = None
 ) -> fx.Node:
     """The map whose phases a node holds, put together right after it, or before another node.
@@ -272,7 +272,7 @@ def whole_map(
         (f.numerator, f.denominator) for f in (Fraction(r) / _count_along(phases, i) for i, r in enumerate(reduction))
     )
     last = [-2] if axis == 3 else []
-    return rearranged(node, from_phases, phases, image, (rows, columns), *last, before=before)
+    return rearranged(node, batch_to_space, phases, image, (rows, columns), *last, before=before)
 
 
 def rearranged(node: fx.Node, function: Callable[..., Any], *args: Any, before: fx.Node | None = None) -> fx.Node:
@@ -284,7 +284,7 @@ def rearranged(node: fx.Node, function: Callable[..., Any], *args: Any, before: 
     return value
 
 
-def check_phases(original: Analysis, dilated: Traced, planned: Plan) -> int:
+def check_phases(original: Analysis, dilated: Recording, planned: Plan) -> int:
     """Compare every value of a dilated network with the original's: the same shape, for each phase in the batch.
 
     Returns:
@@ -294,17 +294,17 @@ def check_phases(original: Analysis, dilated: Traced, planned: Plan) -> int:
         GridError: naming the first that differs.
     """
     now = {n.meta["key"]: n for n in dilated.graph.nodes}
-    before = {n.meta["key"]: n for n in original.traced.graph.nodes}
+    before = {n.meta["key"]: n for n in original.recording.graph.nodes}
     changed = {c.site.node.meta["key"] for c in planned.changes}
     count = 0
     for key, node in before.items():
         was, new = shape_of(node), shape_of(now.get(key))
         if was is None or new is None or node.op in ("get_attr", "output") or key in changed:
             continue
-        place = original.places.get(node)
+        place = original.grid_of.get(node)
         # what is made for a batch of a length that was read (class tokens) is not told by a reduction
-        cuts = [c for c in planned.cuts if place is None or beyond(place.reduction, c.before)]
-        factors = [math.prod(int(c.by[0] * c.by[1]) for c in cuts[:n]) for n in range(1, len(cuts) + 1)]
+        transitions = [c for c in planned.transitions if place is None or beyond(place.reduction, c.before)]
+        factors = [math.prod(int(c.by[0] * c.by[1]) for c in transitions[:n]) for n in range(1, len(transitions) + 1)]
         allowed = [was, *(shape for k in (factors if place is None else factors[-1:]) for shape in _batched(was, k))]
         if new not in allowed:
             where = node.meta["path"] or node.name

@@ -33,8 +33,8 @@ def _edited(model: nn.Module, planned: Plan, modes: Sequence[Analysis]) -> nn.Mo
 
 def _known_changes(analysis: Analysis, evaluation: Analysis, planned: Plan) -> tuple[Change, ...]:
     """What changes in a mode; what only train mode runs (auxiliary heads) joins nothing and stays as it is."""
-    known = {site.node.meta["key"] for site in evaluation.sites}
-    return changes_of(tuple(s for s in analysis.sites if s.node.meta["key"] in known), planned)
+    known = {site.node.meta["key"] for site in evaluation.spatial_ops}
+    return changes_of(tuple(s for s in analysis.spatial_ops if s.node.meta["key"] in known), planned)
 
 
 def _module_changes(modes: Sequence[Analysis], changes: Sequence[Sequence[Change]]) -> dict[str, Operator]:
@@ -46,7 +46,7 @@ def _module_changes(modes: Sequence[Analysis], changes: Sequence[Sequence[Change
     wanted: dict[str, Operator] = {}
     for analysis, part in zip(modes, changes, strict=True):
         becomes = {change.site.node: change.operator for change in part}
-        for site in analysis.sites:
+        for site in analysis.spatial_ops:
             if site.node.op != "call_module":
                 continue
             operator = becomes.get(site.node, site.operator)

@@ -8,14 +8,14 @@ from torch import nn
 
 from stridesurgery._analysis import Analysis, FeatureInfo, analyse
 from stridesurgery._hw import Pair
-from stridesurgery._rewrite.check_modes import _check_modes, _check_output_kind, check_alike, holds_sizes
+from stridesurgery._rewrite.check_modes import _check_modes, _check_output_kind, check_alike, is_fixed_size
 from stridesurgery._rewrite.check_shapes import GridCheck, check_grid
 from stridesurgery._rewrite.dilate import check_phases, phased
 from stridesurgery._rewrite.edit import _edited, _known_changes, _rewrite
 from stridesurgery._rewrite.plan import Plan, plan
 from stridesurgery._rewrite.records import check_intermediates, refreshed
 from stridesurgery._rewrite.request import requested
-from stridesurgery._trace import RewrittenModel, Traced, copied_model, record, rewritten, without_weights
+from stridesurgery._trace import Recording, RewrittenModel, copied_model, copy_to_meta, record, rewritten
 from stridesurgery.errors import GridError, OperatorError, RequestError, TraceError
 from stridesurgery.surgery import Surgery
 
@@ -76,7 +76,7 @@ def eliminate(
     }
     if isinstance(S, Surgery) and S.after is not None:
         if inplace:  # tried without weights first: the model is untouched if a later surgery is refused
-            eliminate(without_weights(model), S, L, input_size=input_size, **options)
+            eliminate(copy_to_meta(model), S, L, input_size=input_size, **options)
         model = eliminate(model, S.after, input_size=input_size, inplace=inplace)
         S = replace(S, after=None)
     surgery, analysis = requested(model, S, L, input_size, **options)
@@ -100,12 +100,12 @@ def operate(
         raise RequestError(f"{why} a rewritten graph, which is not possible in place")
     modes = [analysis, *([analysis.training] if as_graph else [])]
     try:
-        trial = _edited(without_weights(model), planned, modes)
+        trial = _edited(copy_to_meta(model), planned, modes)
         if as_graph:
             trial, recorded = _as_graph(trial, planned, modes)
             _check_modes(*(recorded[mode].shapes for mode in (True, False)))
         else:
-            recorded = {False: record(trial, analysis.traced.size)}
+            recorded = {False: record(trial, analysis.recording.size)}
     except TraceError as problem:
         raise _impossible(planned, problem) from problem
     _check(analysis, planned, recorded[False])
@@ -114,25 +114,25 @@ def operate(
     if isinstance(trial, RewrittenModel) and as_graph:
         operated = rewritten(operated, trial.graphs[True], trial.graphs[False], trial.only_at)
     if isinstance(info := getattr(operated, "feature_info", None), FeatureInfo):
-        operated.feature_info = refreshed(info, operated, analysis.traced.size)  # type: ignore[assignment]
+        operated.feature_info = refreshed(info, operated, analysis.recording.size)  # type: ignore[assignment]
     operated.surgery = replace(surgery, after=before)  # type: ignore[assignment]
     return operated
 
 
-def rehearse(analysis: Analysis, planned: Plan, skeleton: nn.Module) -> GridCheck:
+def check_operated(analysis: Analysis, planned: Plan, meta_model: nn.Module) -> GridCheck:
     """Run the operated model without its weights and check the grid (of a dilated one, the batch) of every value.
 
     Raises:
         GridError: a value is off the grid, or a parameter fixes the size of one.
     """
     try:
-        recorded = record(skeleton, analysis.traced.size)
+        recorded = record(meta_model, analysis.recording.size)
     except TraceError as problem:
         raise _impossible(planned, problem) from problem
     return _check(analysis, planned, recorded)
 
 
-def _check(analysis: Analysis, planned: Plan, recorded: Traced) -> GridCheck:
+def _check(analysis: Analysis, planned: Plan, recorded: Recording) -> GridCheck:
     if planned.surgery.dilate:
         return GridCheck(check_phases(analysis, recorded, planned), exact=True, reference=True)
     return check_grid(analysis, recorded, planned)
@@ -147,31 +147,31 @@ def _impossible(planned: Plan, problem: TraceError) -> GridError:
 
 
 def _as_graph(
-    skeleton: nn.Module, planned: Plan, modes: Sequence[Analysis]
-) -> tuple[RewrittenModel, dict[bool, Traced]]:
+    meta_model: nn.Module, planned: Plan, modes: Sequence[Analysis]
+) -> tuple[RewrittenModel, dict[bool, Recording]]:
     """The edited model as a rewritten graph, and what that does in train and eval mode.
 
     Its graphs are those of the analysed modes, rewritten, or what the edited model records.
     """
     for analysis in modes:
-        _check_output_kind(analysis.traced.graph)
-    check_alike(modes[0].traced.graph, modes[1].traced.graph, [c.site.node.meta["key"] for c in planned.changes])
-    original, size = modes[0].traced.model, modes[0].traced.size
+        _check_output_kind(analysis.recording.graph)
+    check_alike(modes[0].recording.graph, modes[1].recording.graph, [c.site.node.meta["key"] for c in planned.changes])
+    original, size = modes[0].recording.model, modes[0].recording.size
     if planned.surgery.dilate:
-        if modes[0].traced.adds_to_answer:
+        if modes[0].recording.adds_to_answer:
             raise OperatorError(
                 "a forward hook of the model changes what it returns, and would see maps put together of phases; "
                 "remove it, or make the model a part of one that does what the hook does"
             )
-        fixed = holds_sizes(original, modes[0].traced)
+        fixed = is_fixed_size(original, modes[0].recording)
         evaluation, training = (phased(a, planned) for a in modes)
     elif any(c.site.node.op == "call_function" for a in modes for c in _known_changes(a, modes[0], planned)):
-        fixed = holds_sizes(original, modes[0].traced)
-        evaluation, training = (_rewrite(a.traced.graph, _known_changes(a, modes[0], planned)) for a in modes)
+        fixed = is_fixed_size(original, modes[0].recording)
+        evaluation, training = (_rewrite(a.recording.graph, _known_changes(a, modes[0], planned)) for a in modes)
     else:  # the edited model's own graph, whose control flow has seen the larger maps
-        recorded = {mode: record(skeleton, size, training=mode) for mode in (True, False)}
-        fixed = holds_sizes(skeleton, recorded[False])
+        recorded = {mode: record(meta_model, size, training=mode) for mode in (True, False)}
+        fixed = is_fixed_size(meta_model, recorded[False])
         graphs = recorded[True].graph, recorded[False].graph
-        return rewritten(skeleton, *graphs, size if fixed else None), recorded
-    trial = rewritten(skeleton, training, evaluation, size if fixed else None)
+        return rewritten(meta_model, *graphs, size if fixed else None), recorded
+    trial = rewritten(meta_model, training, evaluation, size if fixed else None)
     return trial, {mode: record(trial, size, training=mode) for mode in (True, False)}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from stridesurgery._analysis import Analysis, Reduction, Site
+from stridesurgery._analysis import Analysis, Reduction, SpatialOp
 from stridesurgery._rewrite.request import layer_number, listed
 from stridesurgery.errors import OperatorError, RequestError
 from stridesurgery.ops import Operator, coarsened, refined
@@ -17,12 +17,12 @@ from stridesurgery.surgery import AXES, Surgery
 class Change:
     """One operator of the model and what it becomes."""
 
-    site: Site
+    site: SpatialOp
     operator: Operator
 
 
 @dataclass(frozen=True)
-class Cut:
+class PlannedTransition:
     """One step of the chain of reductions that is eliminated, or that takes eliminated strides on."""
 
     before: Reduction  # maps up to this reduction keep their grid
@@ -34,15 +34,15 @@ class Plan:
     """What a surgery does to one model."""
 
     surgery: Surgery
-    cuts: tuple[Cut, ...]
+    transitions: tuple[PlannedTransition, ...]
     changes: tuple[Change, ...]
 
     def reduction(self, old: Reduction) -> Reduction:
         """f: the reduction that maps of an old reduction have afterwards."""
         rows, columns = old
-        for cut in self.cuts:
-            if not (old[0] <= cut.before[0] and old[1] <= cut.before[1]):
-                rows, columns = rows / cut.by[0], columns / cut.by[1]
+        for transition in self.transitions:
+            if not (old[0] <= transition.before[0] and old[1] <= transition.before[1]):
+                rows, columns = rows / transition.by[0], columns / transition.by[1]
         return rows, columns
 
 
@@ -57,21 +57,21 @@ def plan(analysis: Analysis, surgery: Surgery) -> Plan:
     if surgery.S != len(groups) or not groups:
         raise RequestError(f"S is {surgery.S} but L = {listed(surgery.L)} names {len(groups)} transition(s)")
     chosen = sorted({t for layer in surgery.L for t in analysis.transitions_of(layer)})
-    cuts = tuple(_cut(analysis, t, surgery) for t in chosen)
+    transitions = tuple(_planned(analysis, t, surgery) for t in chosen)
     if surgery.restore_at is not None:
-        cuts = (*cuts, _restoring(analysis, surgery, chosen, cuts))
-    bare = Plan(surgery, cuts, ())
-    return replace(bare, changes=changes_of(analysis.sites, bare))
+        transitions = (*transitions, _restoring(analysis, surgery, chosen, transitions))
+    meta_model = Plan(surgery, transitions, ())
+    return replace(meta_model, changes=changes_of(analysis.spatial_ops, meta_model))
 
 
-def changes_of(sites: Sequence[Site], plan: Plan) -> tuple[Change, ...]:
+def changes_of(spatial_ops: Sequence[SpatialOp], plan: Plan) -> tuple[Change, ...]:
     """What a plan makes of the sites of a recording (that of train mode may have more than the one planned on)."""
-    changes = (_change(site, plan) for site in sites)
+    changes = (_change(site, plan) for site in spatial_ops)
     return tuple(c for c in changes if c is not None)
 
 
-def _cut(analysis: Analysis, transition: int, surgery: Surgery) -> Cut:
-    level = analysis.levels[transition]
+def _planned(analysis: Analysis, transition: int, surgery: Surgery) -> PlannedTransition:
+    level = analysis.transitions[transition]
     by = []
     for factor, wanted in zip(level.factor, AXES[surgery.axis], strict=True):
         k = factor / surgery.stride if wanted and factor > 1 else Fraction(1)
@@ -86,10 +86,12 @@ def _cut(analysis: Analysis, transition: int, surgery: Surgery) -> Cut:
             f"nothing to eliminate: at transition {transition} the stride along {surgery.axis!r} is "
             f"{_by(level.factor)} (rows x columns) and {surgery.stride} is to remain"
         )
-    return Cut(level.before, (Fraction(by[0]), Fraction(by[1])))
+    return PlannedTransition(level.before, (Fraction(by[0]), Fraction(by[1])))
 
 
-def _restoring(analysis: Analysis, surgery: Surgery, chosen: Sequence[int], cuts: Sequence[Cut]) -> Cut:
+def _restoring(
+    analysis: Analysis, surgery: Surgery, chosen: Sequence[int], transitions: Sequence[PlannedTransition]
+) -> PlannedTransition:
     """The transition that takes all eliminated strides on."""
     layer = layer_number(analysis, surgery.restore_at)  # type: ignore[arg-type]  # plan has seen that it is one
     first = min(analysis.transitions_of(layer))
@@ -98,8 +100,8 @@ def _restoring(analysis: Analysis, surgery: Surgery, chosen: Sequence[int], cuts
             f"restore_at={layer} ({analysis.layers[layer].name}) is not after the eliminated layers "
             f"{listed(surgery.L)}: name a strided layer of a later transition"
         )
-    rows, columns = (math.prod(cut.by[axis] for cut in cuts) for axis in (0, 1))
-    return Cut(analysis.levels[first].before, (1 / Fraction(rows), 1 / Fraction(columns)))
+    rows, columns = (math.prod(transition.by[axis] for transition in transitions) for axis in (0, 1))
+    return PlannedTransition(analysis.transitions[first].before, (1 / Fraction(rows), 1 / Fraction(columns)))
 
 
 def _divisors(factor: Fraction) -> str:
@@ -112,7 +114,7 @@ def _by(sides: Sequence[Any]) -> str:
     return "x".join(f"{float(s):g}" for s in sides)
 
 
-def _change(site: Site, plan: Plan) -> Change | None:
+def _change(site: SpatialOp, plan: Plan) -> Change | None:
     old, operator = (site.before.reduction, site.after.reduction), site.operator
     new = plan.reduction(old[0]), plan.reduction(old[1])
     was = [b / a for a, b in zip(*old, strict=True)]
@@ -139,7 +141,7 @@ def _change(site: Site, plan: Plan) -> Change | None:
     return Change(site, refined(operator, (int(by[0]), int(by[1])), plan.surgery.removes_pools))
 
 
-def _coarser(site: Site, by: Sequence[Fraction], now: Sequence[Fraction]) -> Operator:
+def _coarser(site: SpatialOp, by: Sequence[Fraction], now: Sequence[Fraction]) -> Operator:
     if any(k.denominator != 1 for k in by):
         raise _refusal(site, f"has stride {_by(site.operator.step)}, which cannot become {_by(now)}")
     operator = coarsened(site.operator, (int(by[0]), int(by[1])))
@@ -148,7 +150,7 @@ def _coarser(site: Site, by: Sequence[Fraction], now: Sequence[Fraction]) -> Ope
     return operator
 
 
-def _refusal(site: Site, why: str) -> OperatorError:
+def _refusal(site: SpatialOp, why: str) -> OperatorError:
     return OperatorError(
         f"{site.name} ({site.operator.name}) would have to change with the layers you named, and {why}. "
         "Choose another transition, or teach the operator with stridesurgery.register_operator"

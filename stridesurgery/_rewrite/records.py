@@ -18,7 +18,7 @@ from stridesurgery._trace import RewrittenModel, one_image
 from stridesurgery.errors import GridError
 
 
-def recorded(model: nn.Module) -> dict[str, Any]:
+def records_of(model: nn.Module) -> dict[str, Any]:
     """Every reduction and patch size that a model keeps on record, by where it stands."""
     found: dict[str, Any] = {}
     for path, module in model.named_modules():
@@ -118,12 +118,12 @@ def _with_patch_size(module: nn.Module) -> Iterator[tuple[str, Any]]:
 def refreshed(info: FeatureInfo, operated: nn.Module, size: Pair) -> FeatureInfo:
     """What there is to know of the maps of an operated model that returns them."""
     analysis = analyse(operated, size)
-    maps: Any = returned(analysis.traced.graph)[0].args[0]
-    places = {feature: analysis.places[maps[feature.name]] for feature in info.features}
+    maps: Any = returned(analysis.recording.graph)[0].args[0]
+    grid_of = {feature: analysis.grid_of[maps[feature.name]] for feature in info.features}
     return FeatureInfo(
         tuple(
-            replace(feature, reduction=reduction_of(place), geometry=geometry_of(*place.whole.geometry))
-            for feature, place in places.items()
+            replace(feature, reduction=reduction_of(place), geometry=geometry_of(*place.reassembled.geometry))
+            for feature, place in grid_of.items()
         )
     )
 
@@ -134,11 +134,11 @@ def check_intermediates(analysis: Analysis, planned: Plan, trial: nn.Module) -> 
     Raises:
         GridError: it computes the grid from an attribute that has not followed the stride.
     """
-    has_tokens = any(len(shape_of(node) or ()) == 3 for node in analysis.places)
+    has_tokens = any(len(shape_of(node) or ()) == 3 for node in analysis.grid_of)
     if isinstance(trial, RewrittenModel) or not has_tokens:
         return
-    image = one_image(analysis.traced)
-    before, after = (intermediates(model, image) for model in (analysis.traced.model, trial))
+    image = one_image(analysis.recording)
+    before, after = (intermediates(model, image) for model in (analysis.recording.model, trial))
     for i, (was, now) in enumerate(zip(before, after, strict=False)):
         if larger_by(was.shape, now.shape, planned) is None:
             raise GridError(

@@ -54,13 +54,13 @@ def requested(
     options["form"] = "graph" if graph else options["form"]
     Surgery(0, (), **options)  # bad options are told before the model is looked at
     analysis = analyse(model, input_size)
-    if any(place.phases for place in analysis.places.values()):
+    if any(place.phases for place in analysis.grid_of.values()):
         raise RequestError("the model is dilated already; operate on the original, with all layers in one request")
     check_one_path(analysis, "operate on the original")
     if options["restore_at"] is not None:
         options["restore_at"] = layer_number(analysis, options["restore_at"])
         _check_names_one(analysis, options["restore_at"])
-    return replace(request(analysis, S, L, options), input_size=analysis.traced.size), analysis
+    return replace(request(analysis, S, L, options), input_size=analysis.recording.size), analysis
 
 
 def check_one_path(analysis: Analysis, way_out: str) -> None:
@@ -69,7 +69,7 @@ def check_one_path(analysis: Analysis, way_out: str) -> None:
     Raises:
         RequestError: with the way out.
     """
-    if any(node.target is sample for node in analysis.traced.graph.nodes):
+    if any(node.target is sample for node in analysis.recording.graph.nodes):
         raise RequestError(f"the model has two paths already; {way_out}")
 
 
@@ -123,7 +123,7 @@ def _check_names_one(analysis: Analysis, layer: int) -> None:
 
 
 def _first_layers(analysis: Analysis, S: int) -> tuple[int, ...]:
-    levels = analysis.levels
+    levels = analysis.transitions
     if isinstance(S, bool) or not isinstance(S, int) or S < 1:
         raise RequestError(f"S, the number of strides to eliminate, is a positive int, got {S!r}")
     if S > len(levels):

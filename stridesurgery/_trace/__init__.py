@@ -1,13 +1,13 @@
 """A model without its weights, as a graph."""
 
 from stridesurgery._trace.graph_model import RewrittenModel, copied, rewritten
-from stridesurgery._trace.meta_copy import copied_model, default_size, number_format, without_weights
+from stridesurgery._trace.meta_copy import copied_model, copy_to_meta, default_size, number_format
 from stridesurgery._trace.record import image_for, one_image, record
-from stridesurgery._trace.recording import Traced, is_overwritten, lasting_memory, tensors_returned
+from stridesurgery._trace.recording import Recording, is_overwritten, lasting_memory, tensors_returned
 
 __all__ = [
     "RewrittenModel",
-    "Traced",
+    "Recording",
     "copied",
     "copied_model",
     "default_size",
@@ -19,5 +19,5 @@ __all__ = [
     "record",
     "rewritten",
     "tensors_returned",
-    "without_weights",
+    "copy_to_meta",
 ]

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from stridesurgery.errors import ModelError
 
 
-def without_weights(model: nn.Module) -> nn.Module:
+def copy_to_meta(model: nn.Module) -> nn.Module:
     """A deep copy whose tensors are meta tensors and whose only hooks are those of the forward pass.
 
     It costs no memory for weights. The containers in which hooks collect values are copied as well.

@@ -20,19 +20,19 @@ from stridesurgery._node import BATCH, origins
 from stridesurgery._trace.graph_model import RewrittenModel, copied
 from stridesurgery._trace.meta_copy import input_channels, number_format
 from stridesurgery._trace.recorder import Recorder
-from stridesurgery._trace.recording import Traced
+from stridesurgery._trace.recording import Recording
 from stridesurgery.errors import TraceError
 from stridesurgery.ops import AcrossBatch, is_leaf, known_result
 
 
 def record(
-    skeleton: nn.Module,
+    meta_model: nn.Module,
     size: tuple[int, int],
     *,
     training: bool = False,
     batch: int = BATCH,
     watch: AcrossBatch | None = None,
-) -> Traced:
+) -> Recording:
     """Record a weightless model at an input size (h, w) in pixels.
 
     A `RewrittenModel` is replayed, so that its nodes keep the module paths and keys of the model it came from. With
@@ -41,35 +41,35 @@ def record(
     Raises:
         TraceError: the forward pass fails, with the submodule and the line where it does.
     """
-    if not isinstance(skeleton, RewrittenModel):
-        return trace(skeleton, size, training=training, leaf=is_leaf, batch=batch, watch=watch)
-    skeleton.train(training)
-    if skeleton.only_at not in (None, tuple(size)):
+    if not isinstance(meta_model, RewrittenModel):
+        return trace(meta_model, size, training=training, leaf=is_leaf, batch=batch, watch=watch)
+    meta_model.train(training)
+    if meta_model.only_at not in (None, tuple(size)):
         raise TraceError(
-            f"this graph computes with sizes fixed at {skeleton.only_at} and cannot run at {tuple(size)}; "
-            f"give input_size={skeleton.only_at}, or operate the original at the size you need"
+            f"this graph computes with sizes fixed at {meta_model.only_at} and cannot run at {tuple(size)}; "
+            f"give input_size={meta_model.only_at}, or operate the original at the size you need"
         )
-    graph = copied(skeleton.graphs[training])
-    replay = _Replay(skeleton, graph, watch)
-    image = image_for(skeleton, size, batch)
+    graph = copied(meta_model.graphs[training])
+    replay = _Replay(meta_model, graph, watch)
+    image = image_for(meta_model, size, batch)
     with torch.no_grad(), torch.device("meta"), watch or nullcontext():
         replay.run(image)
-    return Traced(graph, skeleton, (size[0], size[1]), training)
+    return Recording(graph, meta_model, (size[0], size[1]), training)
 
 
-def image_for(skeleton: nn.Module, size: tuple[int, int], batch: int) -> torch.Tensor:
+def image_for(meta_model: nn.Module, size: tuple[int, int], batch: int) -> torch.Tensor:
     """A weightless (batch, C, h, w) image as the model takes it."""
-    if isinstance(skeleton, RewrittenModel):  # its graph has run
-        channels = _image_node(skeleton.graph).meta["shape"][1]
+    if isinstance(meta_model, RewrittenModel):  # its graph has run
+        channels = _image_node(meta_model.graph).meta["shape"][1]
     else:
-        channels = input_channels(skeleton)[0]
-    return torch.empty(batch, channels, *size, device="meta", dtype=number_format(skeleton))
+        channels = input_channels(meta_model)[0]
+    return torch.empty(batch, channels, *size, device="meta", dtype=number_format(meta_model))
 
 
-def one_image(traced: Traced) -> torch.Tensor:
+def one_image(recording: Recording) -> torch.Tensor:
     """A weightless (1, C, h, w) image as a recorded model took it."""
-    shape = _image_node(traced.graph).meta["shape"]
-    return torch.empty(1, *shape[1:], device="meta", dtype=number_format(traced.model))
+    shape = _image_node(recording.graph).meta["shape"]
+    return torch.empty(1, *shape[1:], device="meta", dtype=number_format(recording.model))
 
 
 def _image_node(graph: fx.Graph) -> fx.Node:
@@ -108,18 +108,18 @@ class _Replay(fx.Interpreter):
 
 
 def trace(
-    skeleton: nn.Module,
+    meta_model: nn.Module,
     size: tuple[int, int],
     *,
     training: bool = False,
     leaf: Callable[[nn.Module], bool],
     batch: int = BATCH,
     watch: AcrossBatch | None = None,
-) -> Traced:
+) -> Recording:
     """Record a weightless model on a (batch, C, h, w) input.
 
     Args:
-        skeleton: what `without_weights` gave; any module whose forward takes one image batch.
+        meta_model: what `copy_to_meta` gave; any module whose forward takes one image batch.
         size: (h, w) of the input in pixels.
         training: record what the model does after `.train()` instead of `.eval()`.
         leaf: which modules stay one node; the rest is recorded from the inside.
@@ -129,15 +129,15 @@ def trace(
     Raises:
         TraceError: the forward pass fails, with the submodule and the line where it does.
     """
-    skeleton.train(training)
+    meta_model.train(training)
     failures = []
-    for channels in input_channels(skeleton):
-        recorder = Recorder(skeleton, leaf, watch)
-        image = torch.empty(batch, channels, *size, device="meta", dtype=number_format(skeleton))
+    for channels in input_channels(meta_model):
+        recorder = Recorder(meta_model, leaf, watch)
+        image = torch.empty(batch, channels, *size, device="meta", dtype=number_format(meta_model))
         try:
             graph = recorder.record(image)
-            return Traced(
-                graph, skeleton, size, training, recorder.compares, tuple(recorder.missed), recorder.adds_to_answer
+            return Recording(
+                graph, meta_model, size, training, recorder.compares, tuple(recorder.missed), recorder.adds_to_answer
             )
         except Exception as problem:
             failures.append(_explain(problem, recorder, size))

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from stridesurgery._node import called, origins, tensors_among
 from stridesurgery._trace.recording import tensors_returned
-from stridesurgery._trace.symbolic_ints import Number, Size, with_origin
+from stridesurgery._trace.symbolic_ints import SymbolicInt, SymbolicNumber, with_origin
 from stridesurgery.errors import TraceError
 from stridesurgery.ops import AcrossBatch, BeyondCells, known_result, known_sum
 
@@ -56,7 +56,7 @@ class Recorder(TorchFunctionMode):
         self._nodes: dict[int, fx.Node] = {}
         self._alive: list[Any] = []  # ids stay unique only while their objects live
         self._device: fx.Node | None = None
-        self._sizes: dict[tuple[fx.Node, int], Size] = {}
+        self._sizes: dict[tuple[fx.Node, int], SymbolicInt] = {}
         self._names: dict[int, str] = {}
         self._shared_memory: dict[int, int] = {}
         self._own_forwards: dict[nn.Module, Any] = {}
@@ -306,7 +306,7 @@ class Recorder(TorchFunctionMode):
         sizes = [self._axis(node, i, length) for i, length in enumerate(tensor.size())]
         return torch.Size(sizes) if dim is None else sizes[dim]
 
-    def _axis(self, node: fx.Node, i: int, length: int) -> Size:
+    def _axis(self, node: fx.Node, i: int, length: int) -> SymbolicInt:
         if (node, i) not in self._sizes:
             made = partial(self.emit, "call_method", "size", (node, i), {})
             self._sizes[node, i] = with_origin(length, self, made)
@@ -347,7 +347,7 @@ class Recorder(TorchFunctionMode):
         """A value as an argument of a node."""
         if isinstance(value, Tensor):
             return self._tensor_node(value)
-        if isinstance(value, Number):
+        if isinstance(value, SymbolicNumber):
             return value.node()
         if isinstance(value, torch.device) and value.type == "meta":
             return self._device_node()

@@ -16,7 +16,7 @@ from stridesurgery._node import Key, Shape, shape_of
 
 
 @dataclass(frozen=True)
-class Traced:
+class Recording:
     """A model's graph with, in every node's meta, what is known of its value.
 
     `shape` (of a tensor, else None), `path` (of the module whose code runs it), `key`, `ends` (the paths of the modules

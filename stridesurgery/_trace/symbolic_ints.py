@@ -22,7 +22,7 @@ class Emitter(Protocol):
         """Append a node."""
 
 
-class Number:
+class SymbolicNumber:
     """What `Size` and `Ratio` share: where they come from, and arithmetic that remembers it."""
 
     emitter: Emitter
@@ -51,26 +51,26 @@ class Number:
         return hash(plain(self))
 
 
-class Size(Number, int):
+class SymbolicInt(SymbolicNumber, int):
     """A length or a count."""
 
 
-class Ratio(Number, float):
+class SymbolicFloat(SymbolicNumber, float):
     """A quotient of sizes, such as `H / 2` on its way to `math.ceil`."""
 
 
 def plain(number: Any) -> Any:
     """The number without its origin."""
-    if isinstance(number, Size):
+    if isinstance(number, SymbolicInt):
         return int.__int__(number)
-    return float.__float__(number) if isinstance(number, Ratio) else number
+    return float.__float__(number) if isinstance(number, SymbolicFloat) else number
 
 
 def with_origin(value: Any, emitter: Emitter, made: fx.Node | Callable[[], fx.Node]) -> Any:
     """An int or float that remembers its origin; anything else as it is."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return value
-    number = Size(value) if isinstance(value, int) else Ratio(value)
+    number = SymbolicInt(value) if isinstance(value, int) else SymbolicFloat(value)
     number.emitter, number.made = emitter, made
     return number
 
@@ -87,9 +87,9 @@ def _comparing(function: Callable[..., bool]) -> Callable[..., bool]:
 
 
 for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
-    setattr(Number, f"__{_name}__", _comparing(getattr(operator, _name)))
+    setattr(SymbolicNumber, f"__{_name}__", _comparing(getattr(operator, _name)))
 for _name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow"):
-    setattr(Number, f"__{_name}__", _remembering(getattr(operator, _name)))
-    setattr(Number, f"__r{_name}__", _remembering(getattr(operator, _name), reflected=True))
+    setattr(SymbolicNumber, f"__{_name}__", _remembering(getattr(operator, _name)))
+    setattr(SymbolicNumber, f"__r{_name}__", _remembering(getattr(operator, _name), reflected=True))
 for _name, _function in (("neg", operator.neg), ("ceil", math.ceil), ("floor", math.floor), ("round", round)):
-    setattr(Number, f"__{_name}__", _remembering(_function))
+    setattr(SymbolicNumber, f"__{_name}__", _remembering(_function))

@@ -84,15 +84,15 @@ def _split(value: Tensor, feature: Feature) -> Sequence[Tensor]:
 def _maps(network: nn.Module, sources: Sequence[Source], image: Tensor) -> dict[Key, _Map]:
     """The maps of a network at the places where it has them."""
     analysis = analyse(network, (image.shape[2], image.shape[3]))
-    nodes = {node.meta["key"]: node for node in analysis.places}
+    nodes = {node.meta["key"]: node for node in analysis.grid_of}
     taps = {
-        s.key: Tap(str(s.key), "", nodes[s.key], analysis.places[nodes[s.key]], s.channels, s.channel_axis)
+        s.key: Tap(str(s.key), "", nodes[s.key], analysis.grid_of[nodes[s.key]], s.channels, s.channel_axis)
         for s in sources
         if s.key in nodes
     }
     graph = tapped(analysis, list(taps.values()))
     values = rewritten(copied_model(network, apart=True), graph, graph, None).eval()(image.clone())
-    return {key: _Map(values[tap.name], tap.place.whole.reduction) for key, tap in taps.items()}
+    return {key: _Map(values[tap.name], tap.place.reassembled.reduction) for key, tap in taps.items()}
 
 
 def _check(

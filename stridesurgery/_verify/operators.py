@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from stridesurgery._analysis import Site
+from stridesurgery._analysis import SpatialOp
 from stridesurgery._node import shape_of
 from stridesurgery._rewrite import Change
 from stridesurgery._trace import RewrittenModel, copied_model
@@ -97,7 +97,7 @@ def _tolerance(x: Tensor) -> float:
     return 1e-5 if x.dtype in (torch.float32, torch.float64) else 2e-2
 
 
-def _check_removed(site: Site, to: Operator, x: Tensor, after: Tensor) -> SiteCheck:
+def _check_removed(site: SpatialOp, to: Operator, x: Tensor, after: Tensor) -> SiteCheck:
     """A removed pool keeps one cell of every window: along tapped axes its output is a crop of its input."""
     if all(w.tap for w in to.windows):
         rows, columns = (_tapped(w, x.shape[i - 2]) for i, w in enumerate(to.windows))
@@ -112,7 +112,7 @@ def _tapped(window: Window, size: int) -> Tensor:
     return (cells * window.step + window.centre - window.left(size)).clamp(0, size - 1)
 
 
-def _small_map(site: Site, model: nn.Module) -> Tensor:
+def _small_map(site: SpatialOp, model: nn.Module) -> Tensor:
     """A random map for a site: its channels, its size modulo the stride, few cells, the model's number format."""
     shape = list(shape_of(_source(site.node)) or ())
     shape[0] = 1
@@ -154,7 +154,7 @@ def _run(node: fx.Node, model: nn.Module, x: Tensor) -> Tensor:
     return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
-def _operated_node(site: Site, operated: nn.Module) -> fx.Node | None:
+def _operated_node(site: SpatialOp, operated: nn.Module) -> fx.Node | None:
     """The node that runs a site in the operated model: its own, where it has a graph; None if it is cut off there."""
     if not isinstance(operated, RewrittenModel):
         return site.node

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stridesurgery._analysis import FeatureInfo
-from stridesurgery._rewrite import Plan, described, intermediates, larger_by, recorded
+from stridesurgery._rewrite import Plan, described, intermediates, larger_by, records_of
 from stridesurgery._trace import RewrittenModel, copied_model, tensors_returned
 from stridesurgery._verify.operators import difference
 from stridesurgery.errors import GridError, SurgeryError
@@ -60,7 +60,7 @@ def check_records(fine: nn.Module, operated: nn.Module) -> int:
     Raises:
         GridError: naming the first that is stale.
     """
-    wanted, names, found = recorded(fine), described(fine), recorded(operated)
+    wanted, names, found = records_of(fine), described(fine), records_of(operated)
     if isinstance(getattr(operated, "feature_info", None), FeatureInfo):  # of the maps that it returns
         wanted = {place: value for place, value in wanted.items() if not place.startswith("feature_info")}
         names = {}

@@ -7,8 +7,8 @@ from torch import Tensor, fx, nn
 
 from stridesurgery._analysis import Analysis, FeatureInfo, analyse
 from stridesurgery._hw import Pair
-from stridesurgery._rewrite import eliminate, operate, plan, rehearse
-from stridesurgery._trace import RewrittenModel, number_format, one_image, record, without_weights
+from stridesurgery._rewrite import check_operated, eliminate, operate, plan
+from stridesurgery._trace import RewrittenModel, copy_to_meta, number_format, one_image, record
 from stridesurgery._verify.maps import MapCheck, check_maps
 from stridesurgery._verify.operators import SiteCheck, check_site
 from stridesurgery._verify.outputs import OutputCheck, check_modes, check_outputs, check_records
@@ -97,15 +97,16 @@ def verify(original: nn.Module, operated: nn.Module, input_size: int | Pair | No
             raise ModelError("verify compares numbers, and a model's weights are on the meta device")
     tensors = _check_weights(original, operated)
     analysis = analyse(original, input_size or getattr(operated, "only_at", None) or surgery.input_size)
-    planned, size = plan(analysis, surgery), analysis.traced.size
+    planned, size = plan(analysis, surgery), analysis.recording.size
     modes = check_modes(original, operated)
     _check_untouched(original, operated, {str(c.site.node.target) for c in planned.changes})
     fine = operate(original, replace(surgery, after=None), analysis=analysis)
     returns_maps = isinstance(getattr(operated, "feature_info", None), FeatureInfo)
     try:
-        grid = rehearse(analysis, planned, without_weights(fine if returns_maps else operated).eval())
+        grid = check_operated(analysis, planned, copy_to_meta(fine if returns_maps else operated).eval())
     except GridError as problem:
-        raise GridError(f"the model is not what its recipe {surgery.name} gives: {problem}") from problem
+        why = str(problem).removeprefix(f"{surgery.name} is not possible: ")
+        raise GridError(f"the operated model is not what {surgery.name} gives: {why}") from problem
     _check_train_mode(operated, size)
     sites = tuple(check_site(change, original, operated) for change in planned.changes)
     _check_size(fine, operated, returns_maps)
@@ -120,7 +121,7 @@ def verify(original: nn.Module, operated: nn.Module, input_size: int | Pair | No
 
 def _image(model: nn.Module, analysis: Analysis) -> Tensor:
     """Two random images as the model takes them."""
-    like, shape = next(model.parameters(), torch.empty(0)), one_image(analysis.traced).shape
+    like, shape = next(model.parameters(), torch.empty(0)), one_image(analysis.recording).shape
     pixels = torch.randn(2, *shape[1:], generator=torch.Generator().manual_seed(0))
     return pixels.to(like.device, number_format(model))
 
@@ -143,7 +144,7 @@ def _kind(module: nn.Module) -> type:
 
 def _check_train_mode(operated: nn.Module, size: Pair) -> None:
     try:
-        record(without_weights(operated), size, training=True)
+        record(copy_to_meta(operated), size, training=True)
     except TraceError as problem:
         raise GridError(f"the operated model does not run in train mode: {problem}") from problem
 

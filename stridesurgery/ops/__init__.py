@@ -5,6 +5,7 @@ from stridesurgery.ops.across_batch import LONG_BATCH, AcrossBatch, BeyondCells
 from stridesurgery.ops.fine_functional import conv2d, sample
 from stridesurgery.ops.fine_modules import FineConv2d, FineConv2dSame
 from stridesurgery.ops.modules import read_conv, set_stride
+from stridesurgery.ops.phases import batch_to_space, first_phase, kept_cells, repeat_phases, space_to_batch
 from stridesurgery.ops.registry import (
     FUNCTIONS,
     MODULES,
@@ -16,7 +17,6 @@ from stridesurgery.ops.registry import (
     refined,
     register_operator,
 )
-from stridesurgery.ops.space_to_batch import each_phase, first_phase, from_phases, kept_cells, to_phases
 from stridesurgery.ops.traits import is_leaf, known_result, known_sum
 from stridesurgery.ops.window import Window
 
@@ -35,9 +35,9 @@ __all__ = [
     "arguments",
     "coarsened",
     "conv2d",
-    "each_phase",
+    "repeat_phases",
     "first_phase",
-    "from_phases",
+    "batch_to_space",
     "is_leaf",
     "kept_cells",
     "known_result",
@@ -47,5 +47,5 @@ __all__ = [
     "register_operator",
     "sample",
     "set_stride",
-    "to_phases",
+    "space_to_batch",
 ]

@@ -11,10 +11,10 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLoca
 from torch import nn
 
 from stridesurgery._analysis import Report, inspect
-from stridesurgery._cost import cost, said
+from stridesurgery._cost import cost, describe
 from stridesurgery._hw import Pair
 from stridesurgery._rewrite import eliminate, requested
-from stridesurgery._trace import without_weights
+from stridesurgery._trace import copy_to_meta
 from stridesurgery.plot.marks import AS_IS, GREY, STYLE, Mark, marks
 from stridesurgery.surgery import Surgery
 
@@ -47,13 +47,13 @@ def profile(
         SurgeryError: what `eliminate` raises.
     """
     asked = [surgeries] if isinstance(surgeries, (str, Surgery)) else list(surgeries)
-    skeleton = without_weights(model)
-    before = inspect(skeleton, input_size)
-    layer_of = {part.name: part.layer for part in cost(skeleton, before.input_size).parts}
-    lines = [_line("as is", skeleton, before, layer_of)]
+    meta_model = copy_to_meta(model)
+    before = inspect(meta_model, input_size)
+    layer_of = {part.name: part.layer for part in cost(meta_model, before.input_size).parts}
+    lines = [_line("as is", meta_model, before, layer_of)]
     for item in asked:
-        surgery = requested(skeleton, item, None, before.input_size)[0]
-        lines.append(_line(said(surgery), eliminate(skeleton, surgery), before, layer_of))
+        surgery = requested(meta_model, item, None, before.input_size)[0]
+        lines.append(_line(describe(surgery), eliminate(meta_model, surgery), before, layer_of))
     h, w = before.input_size
     with rc_context(STYLE):
         figure = Figure(figsize=(6.4, 4.6), layout="constrained")

@@ -9,30 +9,30 @@ from torch import nn
 
 import stridesurgery as ss
 from stridesurgery._analysis import analyse
-from stridesurgery._cost.forecast import Expense, Forecast, expenses
+from stridesurgery._cost.forecast import CostEstimate, Forecast, estimates
 from stridesurgery._rewrite import plan
-from stridesurgery._trace import without_weights
+from stridesurgery._trace import copy_to_meta
 from tests.models import SAMPLE, create, size_of
 
 
 @pytest.mark.parametrize("name", dict.fromkeys((*SAMPLE[::4], "resnetblur18", "torchvision/swin_t")))
 def test_forecasts_equal_the_networks_that_are_built(name):
-    net, size = without_weights(create(name)), size_of(name)
+    net, size = copy_to_meta(create(name)), size_of(name)
     analysis = analyse(net, size)
     forecast = Forecast(analysis)
     assert forecast.original.peak_bytes is not None
     assert told(ss.cost(net, size)) == forecast.original
-    for request in ({"S": 1}, {"S": len(analysis.levels)}, {"S": 1, "dilate": True}):
+    for request in ({"S": 1}, {"S": len(analysis.transitions)}, {"S": 1, "dilate": True}):
         try:
             fine = ss.eliminate(net, input_size=size, **request)
         except ss.SurgeryError:
             continue
         planned = plan(analysis, fine.surgery)
-        assert list(expenses(forecast, [planned])) == [(planned, told(ss.cost(fine, size)))]
+        assert list(estimates(forecast, [planned])) == [(planned, told(ss.cost(fine, size)))]
 
 
 def told(cost):
-    return Expense(cost.macs, cost.activation_bytes, cost.peak_bytes)
+    return CostEstimate(cost.macs, cost.activation_bytes, cost.peak_bytes)
 
 
 class Padded(nn.Module):
@@ -52,7 +52,7 @@ class Padded(nn.Module):
 
 def test_forward_code_that_compares_sizes_is_built_and_counted():
     net = Padded()
-    assert analyse(net, 254).traced.compares and not analyse(timm.create_model("resnet18"), 64).traced.compares
+    assert analyse(net, 254).recording.compares and not analyse(timm.create_model("resnet18"), 64).recording.compares
     found = ss.search(net, 2000, input_size=254)
     for candidate in found.candidates:
         assert candidate.macs == ss.cost(ss.eliminate(net, candidate.surgery), 254).macs

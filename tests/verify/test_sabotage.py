@@ -276,7 +276,7 @@ CASES = {
         lambda: awake(nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), Fixed(), nn.Conv2d(8, 8, 3, 1, 1))).eval(),
         setting("", only_at=None), "only_at is None", {"form": "graph"},
     ),
-    "another recipe's restore_at": Case(resnet, asking(restore_at=11), "recipe"),
+    "another recipe's restore_at": Case(resnet, asking(restore_at=11), "what S1L0"),
     "forward_features": Case(resnet, lambda net: setattr(net, "forward_features", net.conv1), "forward_features"),
     "forward_intermediates": Case(
         vit, lambda net: setattr(net, "forward_intermediates", lambda *args, **given: [torch.ones(2, 192, 4, 4)]),

@@ -47,8 +47,8 @@ def check_numbers(model: nn.Module, seconds: int = 60) -> tuple[tuple[int, int],
 def _size(model: nn.Module) -> int | None:
     """96 pixels where the network is made of convolutions and has the same layers then, else None: its own size."""
     own = analyse(model)
-    targets = {str(getattr(n.target, "__name__", n.target)) for n in own.traced.graph.nodes}
-    if targets & ATTENTION or max(own.traced.size) <= SMALL:
+    targets = {str(getattr(n.target, "__name__", n.target)) for n in own.recording.graph.nodes}
+    if targets & ATTENTION or max(own.recording.size) <= SMALL:
         return None
     try:
         small = analyse(model, SMALL)

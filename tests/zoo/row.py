@@ -10,8 +10,8 @@ from torch import nn
 import stridesurgery as ss
 from stridesurgery._analysis import Analysis, analyse
 from stridesurgery._analysis.inspect import make_report
-from stridesurgery._rewrite import plan, rehearse
-from stridesurgery._trace import without_weights
+from stridesurgery._rewrite import check_operated, plan
+from stridesurgery._trace import copy_to_meta
 from stridesurgery._trace.meta_copy import input_channels
 from tests.zoo.compare import compare
 from tests.zoo.models import awaken, build, create, quiet
@@ -61,8 +61,8 @@ def examine(name: str, key: str, limit: float) -> Row:
             report = make_report(type(model).__name__, analysis)
             row.size, row.layers, row.strided = report.input_size, len(report), list(report.strided)
             row.transitions, row.note = len(report.transitions), report.note
-            skeleton = without_weights(model)
-            seen = watch(skeleton, report.input_size, input_channels(model)[0])
+            meta_model = copy_to_meta(model)
+            seen = watch(meta_model, report.input_size, input_channels(model)[0])
             found = compare(model, report, seen)
             row.witness = {**asdict(found), "says": str(found)}
             row.outcomes = [operate(model, analysis, t.layers[0]) for t in report.transitions]
@@ -100,6 +100,6 @@ def operate(model: nn.Module, analysis: Analysis, layer: int) -> Outcome:
         return Outcome(layer, "refused", f"{type(problem).__name__}: {problem}")
     except Exception as problem:  # anything but a refusal is a fault of the library
         return Outcome(layer, "refused", f"CRASH {type(problem).__name__}: {problem}")
-    grid = rehearse(analysis, plan(analysis, operated.surgery), without_weights(operated).eval())
+    grid = check_operated(analysis, plan(analysis, operated.surgery), copy_to_meta(operated).eval())
     result = "exact" if grid.exact else "rounded"
     return Outcome(layer, result, reference=grid.reference, graph=type(operated) is not type(model))

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from stridesurgery._analysis import Site, analyse
+from stridesurgery._analysis import SpatialOp, analyse
 from stridesurgery._rewrite import Plan, plan
-from stridesurgery._trace import RewrittenModel, without_weights
+from stridesurgery._trace import RewrittenModel, copy_to_meta
 from stridesurgery._trace.record import trace
 from stridesurgery.ops import is_leaf
 
@@ -32,7 +32,7 @@ def tail_errors(original: nn.Module, operated: nn.Module, image: Tensor, larger:
         LookupError: no input size gives the original's layers the maps of the operated network.
     """
     planned = plan(analyse(original, tuple(image.shape[-2:])), operated.surgery)
-    low = planned.cuts[-1].before
+    low = planned.transitions[-1].before
     crossing = [
         c.site
         for c in planned.changes
@@ -61,11 +61,11 @@ class _NeedsSize(Exception):
 
 
 def _tail(
-    model: nn.Module, run: Any, fine: dict[Any, list[Tensor]], image: Tensor, planned: Plan, first: Site
+    model: nn.Module, run: Any, fine: dict[Any, list[Tensor]], image: Tensor, planned: Plan, first: SpatialOp
 ) -> Result:
     """The original on a larger image, with its layers' outputs replaced by the finer maps."""
     size, last = list(image.shape[-2:]), first.operator.last
-    for cut in planned.cuts:
+    for cut in planned.transitions:
         size = [int(s * k) for s, k in zip(size, cut.by, strict=True)]
     for _ in range(4):
         queues = {place: list(maps) for place, maps in fine.items()}
@@ -124,7 +124,7 @@ def _run_graph(model: nn.Module, image: Tensor, act: Act) -> Result:
     if isinstance(model, RewrittenModel):
         graph = model.graph
     else:
-        graph = trace(without_weights(model), tuple(image.shape[-2:]), leaf=is_leaf).graph
+        graph = trace(copy_to_meta(model), tuple(image.shape[-2:]), leaf=is_leaf).graph
     with torch.no_grad():
         return logits_of(Run(model, graph=graph).run(image)), last[0]
 

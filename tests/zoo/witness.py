@@ -155,10 +155,10 @@ def _is_coarser(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
     return False
 
 
-def watch(skeleton: nn.Module, size: tuple[int, int], channels: int) -> Witness:
+def watch(meta_model: nn.Module, size: tuple[int, int], channels: int) -> Witness:
     """Run a weightless model on a meta image of `size` and record what shrinks."""
     image = torch.empty(BATCH, channels, *size, device="meta")
     witness = Witness(image)
-    with torch.no_grad(), torch.device("meta"), witness.following(skeleton), witness:
-        skeleton.eval()(image)
+    with torch.no_grad(), torch.device("meta"), witness.following(meta_model), witness:
+        meta_model.eval()(image)
     return witness

@@ -8,7 +8,7 @@ from stridesurgery.ops.window import at_least, at_most
 
 
 @_one_node
-def to_phases(x: Tensor, by: tuple[int, int], last: int = -1) -> Tensor:
+def space_to_batch(x: Tensor, by: tuple[int, int], last: int = -1) -> Tensor:
     """Move the by[0] x by[1] phases of a map into its batch: phase (i, j) holds the cells [i::by[0], j::by[1]].
 
     x: (N, C, H, W), or (N, H, W, C) with last = -2. Returns (by[0] * by[1] * N, ...), all of phase (0, 0) first, in
@@ -26,22 +26,22 @@ def to_phases(x: Tensor, by: tuple[int, int], last: int = -1) -> Tensor:
 
 
 @_one_node
-def from_phases(
+def batch_to_space(
     x: Tensor,
     phases: tuple[tuple[int, int], ...],
     image: Tensor,
     reduction: tuple[tuple[int, int], tuple[int, int]],
     last: int = -1,
 ) -> Tensor:
-    """Put the phases of a map back in their places: what several `to_phases` did, undone from the last to the first.
+    """Put the phases of a map back in their places: undo several `space_to_batch`, the last one first.
 
     Args:
         x: the phases in the batch.
-        phases: the (rows, columns) of each `to_phases`, in their order.
+        phases: the (rows, columns) of each `space_to_batch`, in their order.
         image: (N, C, H, W), the network's input.
         reduction: of the result, (rows, columns), each as numerator and denominator; cells that would look beyond
             the image are left out, but for those that the original has.
-        last: as for `to_phases`.
+        last: as for `space_to_batch`.
     """
     cells = [x.shape[last - 1 + i] for i in range(2)]
     for down, right in reversed(phases):
@@ -69,6 +69,6 @@ def first_phase(x: Tensor, count: int, axis: int = 0) -> Tensor:
 
 
 @_one_node
-def each_phase(x: Tensor, count: int, axis: int = 0) -> Tensor:
+def repeat_phases(x: Tensor, count: int, axis: int = 0) -> Tensor:
     """The same value for every one of `count` phases in the batch, which lies along `axis`."""
     return x.repeat([count if i == axis else 1 for i in range(x.dim())])
