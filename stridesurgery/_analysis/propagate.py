@@ -23,6 +23,7 @@ from stridesurgery.ops import (
     arguments,
     batch_to_space,
     first_phase,
+    function_traits,
     repeat_phases,
     space_to_batch,
 )
@@ -230,20 +231,16 @@ def _first_with_grid(source: fx.Node, grid: Grid, grid_of: dict[fx.Node, GridInf
     return found
 
 
-_LIKE_FIRST = {"type_as", "to"}  # of what else they are given they take the number format and the device
-_MIXERS = {"matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention"}
-
-
 def _join(node: fx.Node, grid_of: list[GridInfo]) -> GridInfo:
     """The place of a value made from several: the finest of them (of attention: the query), seeing what all see."""
-    if node.target in _LIKE_FIRST:
+    traits = function_traits(node)
+    if traits.like_first:
         return grid_of[0]
     batch = max(p.batch for p in grid_of)
     if all(p is grid_of[0] for p in grid_of) and (grid_of[0].pooled or not _is_pooled(shape_of(node), batch)):
         return grid_of[0]
     grid_of = [p for p in grid_of if not p.pooled] or grid_of
-    name = called(node)
-    mixes = name in _MIXERS and len(grid_of) > 1
+    mixes = traits.mixes_cells and len(grid_of) > 1
     first = _query(grid_of, shape_of(node) or ()) if mixes else min(grid_of, key=lambda p: p.reduction)
     alike = [p for p in grid_of if p.reduction == first.reduction]
     rows, columns = _seen_by(alike)

@@ -8,10 +8,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from torch import fx, nn
+from torch import fx
 
 from stridesurgery._analysis import REARRANGING, Analysis, channel_axis
 from stridesurgery._node import shape_of, tensors_in
+from stridesurgery.ops import module_traits
 
 
 class Values:
@@ -62,7 +63,7 @@ class Values:
             return False
         if node in self.borders or node.target in REARRANGING:  # a map of which there is another copy
             return False
-        passing = node.op == "call_module" and isinstance(self.analysis.recording.module(node), _PASSING)
+        passing = node.op == "call_module" and module_traits(self.analysis.recording.module(node)).passes
         return not passing or bool(ends_of(node))  # an identity counts where a block ends in it
 
     def descendants(self, node: fx.Node) -> list[fx.Node]:
@@ -77,9 +78,6 @@ class Values:
 def _inputs(node: fx.Node) -> list[Any]:
     """What a value is computed from; the image tells `batch_to_space` no more than its size."""
     return [node.args[:1]] if node.target in REARRANGING else [node.args, node.kwargs]
-
-
-_PASSING = (nn.Identity, nn.Dropout, nn.Dropout2d)
 
 
 def module_of(node: fx.Node) -> str:

@@ -3,10 +3,10 @@
 from typing import Any
 
 import torch.nn.functional as F
-from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d, SyncBatchNormAct
 from torch import fx, nn
 
 from stridesurgery.errors import OperatorError
+from stridesurgery.ops import module_traits
 
 
 def frozen_norm(model: nn.Module, node: fx.Node) -> fx.Node:
@@ -23,10 +23,11 @@ def frozen_norm(model: nn.Module, node: fx.Node) -> fx.Node:
     if node.op != "call_module":
         return node
     module = model.get_submodule(str(node.target))
-    if type(module) in _UPDATED:
-        if module.track_running_stats and module.running_mean is not None:
+    traits = module_traits(module)
+    if traits.updates_statistics:
+        if module.track_running_stats and module.running_mean is not None:  # type: ignore[union-attr]
             return _freeze_module(node, module)
-    elif type(module) is not FrozenBatchNormAct2d and any("running" in name for name, _ in module.named_buffers()):
+    elif not traits.per_cell and any("running" in name for name, _ in module.named_buffers()):
         raise OperatorError(
             f"{node.target} ({type(module).__name__}) keeps running statistics in a way that is not known, so the "
             "large path cannot leave them alone; use large_norm='shared'"
@@ -34,7 +35,6 @@ def frozen_norm(model: nn.Module, node: fx.Node) -> fx.Node:
     return node
 
 
-_UPDATED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, BatchNormAct2d, SyncBatchNormAct)
 _PARAMETERS = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from timm.layers import BatchNormAct2d
 from torch import fx, nn
 
 from stridesurgery._analysis import Analysis
@@ -14,7 +13,7 @@ from stridesurgery._node import Key, shape_of
 from stridesurgery._rewrite import Change, Plan, changes_of
 from stridesurgery._trace import RewrittenModel, copied, is_overwritten, lasting_memory
 from stridesurgery.errors import GridError, OperatorError
-from stridesurgery.ops import FineConv2d, FineConv2dSame, conv2d, sample
+from stridesurgery.ops import FineConv2d, FineConv2dSame, conv2d, function_traits, module_traits, sample
 
 
 @dataclass(frozen=True)
@@ -167,8 +166,10 @@ class _Join:
             return False
         if node.meta.get("hooked"):  # they may look at other cells
             return False
-        module = self.fine.get_submodule(str(node.target)) if node.op == "call_module" else None
-        return type(module) in _CELL_BY_CELL and getattr(module, "track_running_stats", True)
+        if node.op != "call_module":
+            return function_traits(node).per_cell
+        module = self.fine.get_submodule(str(node.target))
+        return module_traits(module).per_cell and bool(getattr(module, "track_running_stats", True))
 
     def _sampled(self, fine: fx.Node, node: fx.Node, step: Any, before: fx.Node | None = None) -> fx.Node:
         """The finer map on the old grid."""
@@ -235,12 +236,4 @@ def after(nodes: Sequence[fx.Node | None]) -> set[fx.Node]:
     return found
 
 
-# norms with statistics of the whole batch and activations: what a cell becomes depends on that cell alone
-_CELL_BY_CELL = {nn.BatchNorm2d, nn.SyncBatchNorm, BatchNormAct2d, nn.Identity, nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU} | {
-    nn.Hardswish,
-    nn.LeakyReLU,
-    nn.ELU,
-    nn.Mish,
-    nn.PReLU,
-}
 _PLAIN = (FineConv2d, FineConv2dSame, nn.Conv2d)

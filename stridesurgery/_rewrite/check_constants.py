@@ -9,15 +9,13 @@ import operator as py
 from collections import defaultdict
 from typing import Any
 
-from torch import fx, nn
+from torch import fx
 
 from stridesurgery._analysis import Analysis
 from stridesurgery._node import BATCH, Key, Shape, called, origins, returned, shape_of, tensors_in
 from stridesurgery._trace import Recording
 from stridesurgery.errors import GridError
-
-_LOOKUPS = {"getitem", "index_select", "embedding", "gather", "take", "take_along_dim"}
-_BROADCASTS = {"add", "add_", "iadd", "mul", "mul_", "sub", "div"}
+from stridesurgery.ops import function_traits, module_traits
 
 
 def check_constants(original: Recording, now: dict[Key, Shape], compared: bool) -> None:
@@ -33,14 +31,11 @@ def check_constants(original: Recording, now: dict[Key, Shape], compared: bool) 
     """
     _check_windows(original, now)
     for node in original.graph.nodes:
-        name = called(node)
-        if name in _LOOKUPS or (node.op == "call_module" and type(original.module(node)) is nn.Embedding):
+        traits = module_traits(original.module(node)) if node.op == "call_module" else function_traits(node)
+        if traits.looks_up:
             _check_lookup(original, node, now)
-        elif name in _BROADCASTS and not compared:
+        elif traits.arithmetic and not compared:
             _check_broadcast(node, now)
-
-
-_READS = {"getitem", "narrow", "select", "index_select", "topk", "unbind", "split", "chunk"}
 
 
 def check_reads(original: Analysis, operated: Recording) -> None:
@@ -65,7 +60,7 @@ def check_reads(original: Analysis, operated: Recording) -> None:
             )
     for node in original.recording.graph.nodes:
         name = called(node)
-        if name in _READS and node.args and _reads_part(node, now):
+        if function_traits(node).reads_part and node.args and _reads_part(node, now):
             raise GridError(
                 f"the value at {node.meta['path'] or node.name} leaves the grid: {name} reads a fixed part of a map "
                 "that would grow. Choose a transition after this place"

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from torch import nn
 
 from stridesurgery._analysis import Analysis, Grid, SpatialOp, spatial_ops
-from stridesurgery._node import BATCH, Key, Shape, called
+from stridesurgery._node import BATCH, Key, Shape
 from stridesurgery._rewrite.check_constants import check_constants, check_reads
 from stridesurgery._rewrite.plan import Plan
 from stridesurgery._trace import Recording, record
 from stridesurgery.errors import GridError, TraceError
-from stridesurgery.ops import FUNCTIONS
+from stridesurgery.ops import FUNCTIONS, function_traits
 
 Factor = tuple[int, int]
 
@@ -223,10 +223,6 @@ def _is_multiple(site: SpatialOp, plan: Plan, now: dict[Key, Shape]) -> bool:
     return _cells(now[key], site) == (site.out_grid[0] * rows, site.out_grid[1] * columns)
 
 
-# elementwise functions, and those that follow global pooling
-_LOCAL = set("add add_ iadd mul mul_ sub div cat relu relu_ sigmoid silu gelu hardtanh flatten mean dropout".split())
-
-
 def _is_local(recording: Recording) -> bool:
     """Whether no operator of the network could read a size: then layers that are multiples prove the grid."""
     for node in recording.graph.nodes:
@@ -234,7 +230,7 @@ def _is_local(recording: Recording) -> bool:
             continue
         if node.op == "call_module" and not isinstance(recording.module(node), (nn.Fold, nn.Unfold, nn.Unflatten)):
             continue
-        name = called(node)
-        if name not in _LOCAL:
+        traits = function_traits(node)
+        if not (traits.per_cell or traits.passes or traits.per_map):
             return False
     return True

@@ -16,7 +16,7 @@ from typing import Any
 from torch import fx
 
 from stridesurgery._analysis import REARRANGING, Analysis, GridInfo, Reduction, SpatialOp, beyond, channel_axis
-from stridesurgery._node import BATCH, Key, Shape, called, returned, shape_of, tensors_in
+from stridesurgery._node import BATCH, Key, Shape, returned, shape_of, tensors_in
 from stridesurgery._rewrite.plan import Plan, changes_of
 from stridesurgery._trace import Recording, copied, record
 from stridesurgery.errors import GridError, OperatorError, TraceError
@@ -27,6 +27,7 @@ from stridesurgery.ops import (
     arguments,
     batch_to_space,
     first_phase,
+    function_traits,
     repeat_phases,
     space_to_batch,
 )
@@ -250,14 +251,7 @@ def _check_no_map(node: fx.Node, place: GridInfo) -> None:
 
 def _counts_images(node: fx.Node, lengths: dict[fx.Node, bool]) -> bool:
     """Whether arithmetic with a tensor takes the number of images as a number."""
-    return called(node) in _ARITHMETIC and any(lengths.get(source, False) for source in node.all_input_nodes)
-
-
-_ARITHMETIC = frozenset(
-    f"{kind}{name}{end}"
-    for name in "add sub mul div truediv floordiv pow rsub true_divide floor_divide".split()
-    for kind, end in (("", ""), ("", "_"), ("i", ""))
-)
+    return function_traits(node).arithmetic and any(lengths.get(source, False) for source in node.all_input_nodes)
 
 
 def reassembled_map(

@@ -16,7 +16,7 @@ from stridesurgery._node import called, origins, tensors_among
 from stridesurgery._trace.recording import tensors_returned
 from stridesurgery._trace.symbolic_ints import SymbolicInt, SymbolicNumber, with_origin
 from stridesurgery.errors import TraceError
-from stridesurgery.ops import AcrossBatch, BeyondCells, known_result, known_sum
+from stridesurgery.ops import AcrossBatch, BeyondCells, known_result, known_sum, module_traits
 
 _OPERATORS = {
     f"__{name}__": getattr(operator, name)
@@ -37,7 +37,9 @@ _PLAIN = {
     "element_size",
     "storage_offset",
 }
-_MAY_PASS = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.Flatten, nn.Unflatten)
+
+
+_VIEWS = (nn.Flatten, nn.Unflatten)
 
 
 class Recorder(TorchFunctionMode):
@@ -162,7 +164,11 @@ class Recorder(TorchFunctionMode):
                     versions = self._versions(args, kwargs)
                     result = forward(*args, **kwargs)
                     writes = self._written(versions)
-                same = args and isinstance(args[0], Tensor) and (result is args[0] or isinstance(module, _MAY_PASS))
+                same = (
+                    args
+                    and isinstance(args[0], Tensor)
+                    and (result is args[0] or module_traits(module).passes or isinstance(module, _VIEWS))
+                )
                 memory = self._memory(args[0]) if same else None
                 if getattr(module, "inplace", False):
                     writes = tuple({*writes, *([memory] if memory else [])})

@@ -17,7 +17,7 @@ from stridesurgery.ops.registry import (
     refined,
     register_operator,
 )
-from stridesurgery.ops.traits import is_leaf, known_result, known_sum
+from stridesurgery.ops.traits import function_traits, is_leaf, known_result, known_sum, module_traits
 from stridesurgery.ops.window import Window
 
 __all__ = [
@@ -37,11 +37,13 @@ __all__ = [
     "conv2d",
     "repeat_phases",
     "first_phase",
+    "function_traits",
     "batch_to_space",
     "is_leaf",
     "kept_cells",
     "known_result",
     "known_sum",
+    "module_traits",
     "read_conv",
     "refined",
     "register_operator",

@@ -1,28 +1,104 @@
-"""What is known of operators beyond their windows: which modules are one, and which results are plain.
+"""The table of what operators do besides moving windows over a grid; every room reads it here.
 
-Running those whose result is plain on weightless tensors would take half of a recording's time.
+Modules by their exact type, functions by the name by which forward code calls them.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
-from timm.layers import BatchNormAct2d
-from torch import Tensor, nn
+from timm import layers
+from timm.layers import activations
+from torch import Tensor, fx, nn
 from torch.nn.utils.parametrize import ParametrizationList
+from torchvision.ops import FrozenBatchNorm2d
 
+from stridesurgery._node import called
 from stridesurgery.ops.registry import MODULES
 
-_SHAPELESS = {nn.BatchNorm2d, BatchNormAct2d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU} | {
-    nn.Hardswish,
-    nn.Hardsigmoid,
-    nn.Sigmoid,
-    nn.Dropout,
+
+@dataclass(frozen=True)
+class Traits:
+    """What is known of one operator; of an operator without an entry nothing is."""
+
+    per_cell: bool = False  # a cell of the result depends on that cell of the input, batch statistics apart
+    passes: bool = False  # eval mode returns the input as it is
+    updates_statistics: bool = False  # in train mode, as `F.batch_norm` does
+    arithmetic: bool = False  # of two operands, one of which may be a number or broadcast
+    per_map: bool = False  # reads no size besides those of its own input: pooled and joined values
+    mixes_cells: bool = False  # a product of matrices, such as attention
+    like_first: bool = False  # takes the number format and the device, no values, from other operands
+    looks_up: bool = False  # reads rows of a table
+    reads_part: bool = False  # reads some positions of its input
+
+
+def _variants(names: str) -> list[str]:
+    """Names of arithmetic as operators, in place and as methods."""
+    return [f"{kind}{name}{end}" for name in names.split() for kind, end in (("", ""), ("", "_"), ("i", ""))]
+
+
+_PER_CELL = Traits(per_cell=True)
+_BATCH_NORM = Traits(per_cell=True, updates_statistics=True)
+_ARITHMETIC = Traits(per_cell=True, arithmetic=True)
+_READS = Traits(reads_part=True)
+
+_MODULES: dict[type[nn.Module], Traits] = {
+    nn.Identity: Traits(per_cell=True, passes=True),
+    **dict.fromkeys((nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout), Traits(passes=True)),
+    **dict.fromkeys(
+        (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh)
+        + (nn.Sigmoid, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.Softsign, nn.LogSigmoid)
+        + (nn.Tanhshrink, nn.Softshrink, nn.Hardshrink, nn.Threshold)
+        + (activations.Swish, activations.Mish, activations.Sigmoid, activations.Tanh, activations.HardSwish)
+        + (activations.HardSigmoid, activations.HardMish, activations.PReLU, activations.GELU, activations.GELUTanh)
+        + (activations.QuickGELU, FrozenBatchNorm2d, layers.FrozenBatchNormAct2d),
+        _PER_CELL,
+    ),
+    **dict.fromkeys(
+        (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, layers.BatchNormAct2d, layers.SyncBatchNormAct), _BATCH_NORM
+    ),
+    nn.Embedding: Traits(looks_up=True),
 }
-_SUMS = {"add", "__add__", "mul", "__mul__"}
+
+_FUNCTIONS: dict[str, Traits] = {
+    **dict.fromkeys(
+        _variants("add sub mul div truediv floordiv pow rsub true_divide floor_divide maximum minimum"), _ARITHMETIC
+    ),
+    **dict.fromkeys(
+        """
+        relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ selu celu gelu silu mish prelu tanh tanh_ sigmoid sigmoid_
+        logsigmoid log_sigmoid hardswish hardsigmoid hardtanh hardtanh_ softplus softsign threshold clamp clamp_ clip
+        exp log sqrt rsqrt abs neg square reciprocal batch_norm type_as to float half clone detach contiguous
+        """.split(),
+        _PER_CELL,
+    ),
+    **dict.fromkeys(("type_as", "to"), Traits(per_cell=True, like_first=True)),
+    **dict.fromkeys(("dropout", "dropout_"), Traits(passes=True)),
+    **dict.fromkeys(("cat", "concat", "flatten", "mean"), Traits(per_map=True)),
+    **dict.fromkeys(("matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention"), Traits(mixes_cells=True)),
+    **dict.fromkeys(("narrow", "select", "topk", "unbind", "split", "chunk"), _READS),
+    **dict.fromkeys(("getitem", "index_select"), Traits(looks_up=True, reads_part=True)),
+    **dict.fromkeys(("embedding", "gather", "take", "take_along_dim"), Traits(looks_up=True)),
+}
+_UNKNOWN = Traits()
+
+
+def module_traits(module: nn.Module) -> Traits:
+    """Return what is known of a module, by its exact type."""
+    return _MODULES.get(type(module), _UNKNOWN)
+
+
+def function_traits(node: fx.Node) -> Traits:
+    """Return what is known of the function or method that a node calls."""
+    return _FUNCTIONS.get(called(node), _UNKNOWN) if node.op in ("call_function", "call_method") else _UNKNOWN
 
 
 def known_result(module: nn.Module, x: Tensor) -> Tensor | None:
-    """A module's output; None where it must be run to know."""
-    if type(module) in _SHAPELESS:
+    """Return a module's output on a weightless tensor without running it; None where it must be run to know.
+
+    Running all of them would take half of a recording's time.
+    """
+    traits = module_traits(module)
+    if traits.per_cell or traits.passes:
         return x if getattr(module, "inplace", False) else x.clone()
     if type(module) is nn.LayerNorm and tuple(x.shape[-len(module.normalized_shape) :]) == module.normalized_shape:
         return x.clone()
@@ -33,8 +109,11 @@ def known_result(module: nn.Module, x: Tensor) -> Tensor | None:
     return None
 
 
+_SUMS = {"add", "__add__", "mul", "__mul__"}
+
+
 def known_sum(name: str, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
-    """What adding or multiplying plain tensors gives: without numbers torch takes long to tell their shape."""
+    """Return the sum or product of plain weightless tensors, of which torch takes long to tell the shape."""
     if name not in _SUMS or len(args) != 2 or kwargs or not all(isinstance(a, Tensor) for a in args):
         return None
     a, b = args
@@ -45,17 +124,17 @@ def known_sum(name: str, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Whether a module is one operator: known here, or torch's or timm's own without space inside."""
+    """Return True if a module is one operator: known here, or torch's or timm's own without space inside."""
     kind = type(module)
-    if kind in MODULES or kind is ParametrizationList:  # which may keep its gradients to itself (spectral_norm)
+    if kind in MODULES or kind in _MODULES or kind is ParametrizationList:  # which may keep its gradients to itself
         return True
     if kind.__module__.startswith("torch.nn.modules"):
         return not isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict))
-    return kind.__module__ in _POINTWISE
+    return kind.__module__ in _WITHOUT_SPACE
 
 
-# modules that treat every cell alike (or drop some in training): what they do inside says nothing of the grid
-_POINTWISE = {
+# modules of these files treat every cell alike, or drop some in training: what they do inside says nothing of the grid
+_WITHOUT_SPACE = {
     *(
         f"timm.layers.{name}"
         for name in ("norm", "norm_act", "drop", "activations", "activations_me", "grn", "layer_scale")
