@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from stridesurgery.errors import RequestError
@@ -11,27 +11,18 @@ AXES = {"hw": (True, True), "h": (True, False), "w": (False, True)}
 _NAME = re.compile(r"S(\d+)L(\d+(?:-\d+)*)")
 
 
-@dataclass(frozen=True)
-class Surgery:
-    """Which strides to eliminate, and how: a value that is named, saved and replayed."""
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How strides are eliminated; the defaults of every function that takes options stand here."""
 
-    S: int  #: how many transitions
-    L: tuple[int, ...]  #: one layer of each
     stride: int = 1  #: what remains of each stride
     axis: str = "hw"  #: rows ("h"), columns ("w") or both
-    pool: str = "remove"  #: whether pools are removed, or kept at stride 1 ("keep")
-    dilate: bool = False  #: keep the features, as phases of the finer map that go through the unchanged network
-    restore_at: int | None = None  #: the layer that takes the eliminated strides on
+    pool: str = "remove"  #: "remove" pools whose stride goes, or "keep" them at stride 1
+    dilate: bool = False  #: keep the features: phases of the finer map go through the unchanged network
+    restore_at: int | str | None = None  #: the layer that takes the eliminated strides on
     form: str = "module"  #: the edited model, or the rewritten graph ("graph")
-    input_size: tuple[int, int] | None = None  #: (h, w) pixels at which it was planned
-    after: "Surgery | None" = None  #: the surgery that the model had undergone before
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "L", tuple(self.L) if isinstance(self.L, (tuple, list)) else (self.L,))
-        if self.input_size is not None:
-            object.__setattr__(self, "input_size", tuple(self.input_size))
-            if len(self.input_size) != 2 or not all(type(side) is int and side > 0 for side in self.input_size):
-                raise RequestError(f"input_size is (h, w) in pixels, got {self.input_size!r}")
         if not isinstance(self.axis, str) or self.axis not in AXES:
             raise RequestError(f"axis is 'h', 'w' or 'hw', got {self.axis!r}")
         if self.pool not in ("remove", "keep"):
@@ -44,6 +35,38 @@ class Surgery:
             raise RequestError(f"form is 'module' or 'graph', got {self.form!r}")
         if isinstance(self.stride, bool) or not isinstance(self.stride, int) or self.stride < 1:
             raise RequestError(f"stride, what remains of the original one, is a positive int, got {self.stride!r}")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options by name."""
+        return {field.name: getattr(self, field.name) for field in fields(Options)}
+
+
+DEFAULTS = Options()
+
+
+@dataclass(frozen=True, repr=False)
+class Surgery(Options):
+    """Which strides to eliminate, and how: a value that is named, saved and replayed."""
+
+    S: int  #: how many transitions
+    L: tuple[int, ...]  #: one layer of each
+    input_size: tuple[int, int] | None = None  #: (h, w) pixels at which it was planned
+    after: "Surgery | None" = None  #: the surgery that the model had undergone before
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "L", tuple(self.L) if isinstance(self.L, (tuple, list)) else (self.L,))
+        if self.input_size is not None:
+            object.__setattr__(self, "input_size", tuple(self.input_size))
+            if len(self.input_size) != 2 or not all(type(side) is int and side > 0 for side in self.input_size):
+                raise RequestError(f"input_size is (h, w) in pixels, got {self.input_size!r}")
+        super().__post_init__()
+
+    def __repr__(self) -> str:
+        """The layers, and the fields that are not at their defaults."""
+        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        values = {"S": self.S, "L": self.L} | given
+        return f"Surgery({', '.join(f'{name}={value!r}' for name, value in values.items())})"
 
     @property
     def name(self) -> str:

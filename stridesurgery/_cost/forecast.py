@@ -17,7 +17,7 @@ from stridesurgery._cost.cost import count, run_once
 from stridesurgery._cost.memory import MemoryEvent
 from stridesurgery._cost.meter import Meter, NodeCost
 from stridesurgery._node import Key
-from stridesurgery._rewrite import Plan, operate, phased
+from stridesurgery._rewrite import Plan, dilated_graph, operate
 from stridesurgery._trace import one_image
 from stridesurgery.errors import SurgeryError
 from stridesurgery.ops import FUNCTIONS, MODULES, FunctionRule, Operator
@@ -57,7 +57,7 @@ class Forecast:
         """
         changed = {c.site.node.meta["key"]: self._becomes(c.site, c.operator) for c in plan.changes}
         if plan.surgery.dilate:
-            graph = phased(self.analysis, plan)
+            graph = dilated_graph(self.analysis, plan)
             modules = {key: run for key, run in changed.items() if key[1] == "call_module"}  # functions are replaced
             return self._summed(self._meter.on(graph).meter(self._image, modules), deaths_in_a_graph(graph))
         as_graph = plan.surgery.form == "graph" or any(key[1] != "call_module" for key in changed)

@@ -18,7 +18,7 @@ from stridesurgery._rewrite import Plan, check_alike, operate, plan, rearranged,
 from stridesurgery._trace import RewrittenModel, copied
 from stridesurgery.errors import GridError, RequestError
 from stridesurgery.ops import first_phase, sample
-from stridesurgery.surgery import Surgery
+from stridesurgery.surgery import Options, Surgery
 
 Taps = Sequence[TapName] | TapName | None
 PATHS = ("small", "large")
@@ -33,10 +33,10 @@ def dual_path(
     combine: str = "split",
     sampler: str = "slice",
     large_norm: str = "shared",
-    stride: int = 1,
-    axis: str = "hw",
-    pool: str = "remove",
-    dilate: bool = False,
+    stride: int = Options.stride,
+    axis: str = Options.axis,
+    pool: str = Options.pool,
+    dilate: bool = Options.dilate,
     input_size: int | Pair | None = None,
 ) -> RewrittenModel:
     """Eliminate strides, and run the later layers a second time on the maps sampled back to the old grid.
@@ -79,8 +79,9 @@ def dual_path(
     _check(sampler, "sampler", ("slice", "original"))
     _check(large_norm, "large_norm", ("shared", "frozen"))
     asked = _by_path(taps)
-    options = {"stride": stride, "axis": axis, "pool": pool, "dilate": dilate}
-    surgery, analysis = requested(model, S, L, input_size, graph=True, **options)
+    options = Options(stride=stride, axis=axis, pool=pool, dilate=dilate)
+    surgery, analysis = requested(model, S, L, input_size, options)
+    surgery = replace(surgery, form="graph")
     if surgery.restore_at is not None:
         raise RequestError("a dual path samples the old grid itself; leave restore_at out")
     planned = plan(analysis, surgery)

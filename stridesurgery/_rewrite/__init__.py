@@ -1,7 +1,7 @@
 """From a request to an operated model."""
 
 from stridesurgery._rewrite.check_modes import check_alike, is_fixed_size
-from stridesurgery._rewrite.dilate import phased, rearranged, reassembled_map
+from stridesurgery._rewrite.dilate import dilated_graph, rearranged, reassembled_map
 from stridesurgery._rewrite.eliminate import check_operated, eliminate, operate
 from stridesurgery._rewrite.plan import Change, Plan, changes_of, plan
 from stridesurgery._rewrite.records import described, intermediates, larger_by, records_of, refreshed
@@ -19,7 +19,7 @@ __all__ = [
     "intermediates",
     "larger_by",
     "operate",
-    "phased",
+    "dilated_graph",
     "plan",
     "rearranged",
     "records_of",

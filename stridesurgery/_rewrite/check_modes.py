@@ -7,13 +7,22 @@ from typing import Any
 
 from torch import fx, nn
 
-from stridesurgery._node import BATCH, Key, Shape
+from stridesurgery._analysis import Analysis
+from stridesurgery._node import BATCH, Key
+from stridesurgery._rewrite.plan import Draft, Plan
 from stridesurgery._trace import Recording, record
 from stridesurgery.errors import GridError, OperatorError, TraceError
 
 
-def _check_modes(train: dict[Key, Shape], evaluation: dict[Key, Shape]) -> None:
-    """Both graphs must give every module the same map: calls were matched between them by their order."""
+def check_same_maps(analysis: Analysis, planned: Plan, draft: Draft) -> None:
+    """Refuse a graph that gives a module another map in train mode: calls were matched by their order.
+
+    Raises:
+        GridError: naming the module.
+    """
+    if len(draft.recordings) == 1:
+        return
+    train, evaluation = (draft.recordings[mode].shapes for mode in (True, False))
     for key, shape in evaluation.items():
         if key[1] == "call_module" and train.get(key, shape) != shape:
             raise GridError(
@@ -39,7 +48,7 @@ def check_alike(evaluation: fx.Graph, training: fx.Graph, keys: Iterable[Key]) -
             )
 
 
-def _check_output_kind(graph: fx.Graph) -> None:
+def check_output_kind(graph: fx.Graph) -> None:
     """A graph can return tensors and numbers in tuples, lists and dicts."""
 
     def check(value: Any) -> None:

@@ -35,7 +35,7 @@ from stridesurgery.ops import (
 Phases = tuple[tuple[int, int], ...]
 
 
-def phased(original: Analysis, planned: Plan) -> fx.Graph:
+def dilated_graph(original: Analysis, planned: Plan) -> fx.Graph:
     """The original's graph, the maps beyond each eliminated stride as phases in the batch.
 
     Its eliminated modules must be edited; functions are replaced here.

@@ -1,15 +1,85 @@
 """Carries out a plan on a model's modules, or on its graph."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import fx, nn
 
-from stridesurgery._analysis import Analysis
-from stridesurgery._rewrite.plan import Change, Plan, changes_of
-from stridesurgery._rewrite.records import update_records
-from stridesurgery._trace import copied
+from stridesurgery._analysis import Analysis, FeatureInfo
+from stridesurgery._rewrite.check_modes import check_alike, check_output_kind, is_fixed_size
+from stridesurgery._rewrite.dilate import dilated_graph
+from stridesurgery._rewrite.plan import Change, Draft, Plan, changes_of
+from stridesurgery._rewrite.records import refreshed, update_records
+from stridesurgery._trace import RewrittenModel, copied, record, rewritten
 from stridesurgery.errors import OperatorError
 from stridesurgery.ops import FUNCTIONS, MODULES, Operator, arguments
+
+
+def is_graph(planned: Plan) -> bool:
+    """Return True if a plan needs, or asks for, a rewritten graph."""
+    in_code = any(c.site.node.op != "call_module" for c in planned.changes)
+    return planned.surgery.form == "graph" or planned.surgery.dilate or in_code
+
+
+def _modes(analysis: Analysis, planned: Plan) -> list[Analysis]:
+    return [analysis, *([analysis.training] if is_graph(planned) else [])]
+
+
+def make_draft(meta_model: nn.Module, analysis: Analysis, planned: Plan) -> Draft:
+    """Edit a copy without weights and record it.
+
+    Raises:
+        OperatorError: an operator cannot be changed as planned.
+        TraceError: the edited model does not run.
+    """
+    meta_model = _edited(meta_model, planned, _modes(analysis, planned))
+    if not is_graph(planned):
+        return Draft(meta_model, {False: record(meta_model, analysis.recording.size)})
+    return _as_graph(meta_model, planned, analysis)
+
+
+def finish(model: nn.Module, analysis: Analysis, planned: Plan, draft: Draft) -> nn.Module:
+    """Edit a model that has its weights as the draft was, and attach the recipe."""
+    before = getattr(model, "surgery", None)
+    operated = _edited(model, planned, _modes(analysis, planned))
+    if is_graph(planned) and isinstance(draft.model, RewrittenModel):
+        operated = rewritten(operated, draft.model.graphs[True], draft.model.graphs[False], draft.model.only_at)
+    if isinstance(info := getattr(operated, "feature_info", None), FeatureInfo):
+        operated.feature_info = refreshed(info, operated, analysis.recording.size)  # type: ignore[assignment]
+    operated.surgery = replace(planned.surgery, after=before)  # type: ignore[assignment]
+    return operated
+
+
+def _as_graph(meta_model: nn.Module, planned: Plan, analysis: Analysis) -> Draft:
+    """Turn the edited model into a rewritten graph.
+
+    Its graphs are those of the analysed modes, rewritten, or what the edited model records.
+    """
+    modes = {False: analysis, True: analysis.training}
+    for mode in modes.values():
+        check_output_kind(mode.recording.graph)
+    keys = [c.site.node.meta["key"] for c in planned.changes]
+    check_alike(analysis.recording.graph, analysis.training.recording.graph, keys)
+    original, size = analysis.recording.model, analysis.recording.size
+    changes = {mode: _known_changes(a, analysis, planned) for mode, a in modes.items()}
+    if planned.surgery.dilate:
+        if analysis.recording.adds_to_answer:
+            raise OperatorError(
+                "a forward hook of the model changes what it returns, and would see maps put together of phases; "
+                "remove it, or make the model a part of one that does what the hook does"
+            )
+        fixed = is_fixed_size(original, analysis.recording)
+        graphs = {mode: dilated_graph(a, planned) for mode, a in modes.items()}
+    elif any(c.site.node.op == "call_function" for part in changes.values() for c in part):
+        fixed = is_fixed_size(original, analysis.recording)
+        graphs = {mode: _rewrite(a.recording.graph, changes[mode]) for mode, a in modes.items()}
+    else:  # the edited model's own graph, whose control flow has seen the larger maps
+        recordings = {mode: record(meta_model, size, training=mode) for mode in (True, False)}
+        fixed = is_fixed_size(meta_model, recordings[False])
+        graphs = {mode: recording.graph for mode, recording in recordings.items()}
+        return Draft(rewritten(meta_model, graphs[True], graphs[False], size if fixed else None), recordings)
+    trial = rewritten(meta_model, graphs[True], graphs[False], size if fixed else None)
+    return Draft(trial, {mode: record(trial, size, training=mode) for mode in (True, False)})
 
 
 def _edited(model: nn.Module, planned: Plan, modes: Sequence[Analysis]) -> nn.Module:

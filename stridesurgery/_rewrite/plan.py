@@ -6,8 +6,11 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
+from torch import nn
+
 from stridesurgery._analysis import Analysis, Reduction, SpatialOp
 from stridesurgery._rewrite.request import layer_number, listed
+from stridesurgery._trace import Recording
 from stridesurgery.errors import OperatorError, RequestError
 from stridesurgery.ops import Operator, coarsened, refined
 from stridesurgery.surgery import AXES, Surgery
@@ -44,6 +47,14 @@ class Plan:
             if not (old[0] <= transition.before[0] and old[1] <= transition.before[1]):
                 rows, columns = rows / transition.by[0], columns / transition.by[1]
         return rows, columns
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An operated model without weights, and what it computes."""
+
+    model: nn.Module
+    recordings: dict[bool, Recording]  # by whether it trains; of an edited module that of eval mode alone
 
 
 def plan(analysis: Analysis, surgery: Surgery) -> Plan:

@@ -13,7 +13,7 @@ from stridesurgery._analysis import Analysis, FeatureInfo, analyse, geometry_of,
 from stridesurgery._hw import Pair
 from stridesurgery._node import Shape, returned, shape_of
 from stridesurgery._rewrite.check_shapes import factors_of
-from stridesurgery._rewrite.plan import Plan
+from stridesurgery._rewrite.plan import Draft, Plan
 from stridesurgery._trace import RewrittenModel, one_image
 from stridesurgery.errors import GridError
 
@@ -128,17 +128,17 @@ def refreshed(info: FeatureInfo, operated: nn.Module, size: Pair) -> FeatureInfo
     )
 
 
-def check_intermediates(analysis: Analysis, planned: Plan, trial: nn.Module) -> None:
+def check_intermediates(analysis: Analysis, planned: Plan, draft: Draft) -> None:
     """Refuse a vision transformer whose `forward_intermediates` would make maps of another grid out of its tokens.
 
     Raises:
         GridError: it computes the grid from an attribute that has not followed the stride.
     """
     has_tokens = any(len(shape_of(node) or ()) == 3 for node in analysis.grid_of)
-    if isinstance(trial, RewrittenModel) or not has_tokens:
+    if isinstance(draft.model, RewrittenModel) or not has_tokens:
         return
     image = one_image(analysis.recording)
-    before, after = (intermediates(model, image) for model in (analysis.recording.model, trial))
+    before, after = (intermediates(model, image) for model in (analysis.recording.model, draft.model.eval()))
     for i, (was, now) in enumerate(zip(before, after, strict=False)):
         if larger_by(was.shape, now.shape, planned) is None:
             raise GridError(

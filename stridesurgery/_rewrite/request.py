@@ -11,16 +11,7 @@ from stridesurgery._analysis import Analysis, analyse
 from stridesurgery._hw import Pair
 from stridesurgery.errors import RequestError
 from stridesurgery.ops import sample
-from stridesurgery.surgery import Surgery
-
-_DEFAULTS: dict[str, Any] = {
-    "stride": 1,
-    "axis": "hw",
-    "pool": "remove",
-    "dilate": False,
-    "restore_at": None,
-    "form": "module",
-}
+from stridesurgery.surgery import DEFAULTS, Options, Surgery
 
 
 def requested(
@@ -28,17 +19,14 @@ def requested(
     S: int | str | Surgery | None,
     L: int | str | Sequence[int | str] | None,
     input_size: int | Pair | None,
-    *,
-    graph: bool = False,
-    **options: Any,
+    options: Options = DEFAULTS,
 ) -> tuple[Surgery, Analysis]:
-    """The surgery that the arguments of `eliminate` ask for (as a graph, if so), and the analysis of the model.
+    """The surgery that the arguments of `eliminate` ask for, and the analysis of the model.
 
     Raises:
         RequestError: the arguments contradict each other, or do not fit the model.
         ModelError, TraceError: the model cannot be recorded.
     """
-    options = {**_DEFAULTS, **options}
     if isinstance(S, (str, Surgery)):
         named = S if isinstance(S, Surgery) else Surgery.parse(S)
         if L is not None:
@@ -46,21 +34,20 @@ def requested(
         if isinstance(S, Surgery):
             if S.after is not None:
                 raise RequestError("this Surgery follows another one; eliminate(model, surgery) carries out both")
-            given = [name for name, value in options.items() if name != "form" and value != _DEFAULTS[name]]
-            if given or (options["form"] != "module" and not graph):
-                raise RequestError(f"a Surgery holds its options; leave {', '.join(given or ['form'])} out")
-            options, input_size = {name: getattr(S, name) for name in _DEFAULTS}, input_size or S.input_size
+            given = [name for name, value in options.options.items() if value != DEFAULTS.options[name]]
+            if given:
+                raise RequestError(f"a Surgery holds its options; leave {', '.join(given)} out")
+            options, input_size = S, input_size or S.input_size
         S, L = named.S, named.L
-    options["form"] = "graph" if graph else options["form"]
-    Surgery(0, (), **options)  # bad options are told before the model is looked at
     analysis = analyse(model, input_size)
     if any(place.phases for place in analysis.grid_of.values()):
         raise RequestError("the model is dilated already; operate on the original, with all layers in one request")
     check_one_path(analysis, "operate on the original")
-    if options["restore_at"] is not None:
-        options["restore_at"] = layer_number(analysis, options["restore_at"])
-        _check_names_one(analysis, options["restore_at"])
-    return replace(request(analysis, S, L, options), input_size=analysis.recording.size), analysis
+    settings = options.options
+    if options.restore_at is not None:
+        settings["restore_at"] = layer_number(analysis, options.restore_at)
+        _check_names_one(analysis, settings["restore_at"])
+    return replace(request(analysis, S, L, settings), input_size=analysis.recording.size), analysis
 
 
 def check_one_path(analysis: Analysis, way_out: str) -> None:
