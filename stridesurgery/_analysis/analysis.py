@@ -11,7 +11,7 @@ from stridesurgery._analysis.grid import Grid, GridInfo, SpatialOp
 from stridesurgery._analysis.propagate import propagate
 from stridesurgery._analysis.transitions import ReductionStep, find_transitions
 from stridesurgery._hw import Pair
-from stridesurgery._trace import Recording, copy_to_meta, default_size, record
+from stridesurgery._trace import Recording, copy_to_meta, default_size, is_fixed_size, record
 from stridesurgery.errors import RequestError
 
 
@@ -28,6 +28,16 @@ class Analysis:
     def training(self) -> "Analysis":
         """The same model's analysis in train mode."""
         return analyse(self.model, self.recording.size, training=True)
+
+    @cached_property
+    def fixed_size(self) -> bool:
+        """True if a graph of the model would hold the sizes of this input as constants.
+
+        Raises:
+            OperatorError: the forward code does something that a graph cannot hold.
+            GridError: it computes with the batch size as a constant.
+        """
+        return is_fixed_size(self.recording)
 
     @cached_property
     def layers(self) -> tuple[SpatialOp, ...]:

@@ -8,7 +8,7 @@ from torch import fx, nn
 from stridesurgery._analysis import Analysis, Feature, FeatureInfo, Source, analyse, geometry_of, reduction_of
 from stridesurgery._features.taps import Tap, TapName, find_taps
 from stridesurgery._hw import Pair
-from stridesurgery._rewrite import check_alike, check_one_path, is_fixed_size, reassembled_map
+from stridesurgery._rewrite import check_alike, check_one_path, reassembled_map
 from stridesurgery._trace import RewrittenModel, copied, copied_model, is_overwritten, lasting_memory, rewritten
 from stridesurgery.errors import GridError
 
@@ -41,7 +41,7 @@ def features(
     found = find_taps(analysis, taps)
     check_alike(analysis.recording.graph, analysis.training.recording.graph, [tap.node.meta["key"] for tap in found])
     graphs = [tapped(a, found) for a in (analysis.training, analysis)]
-    fixed = analysis.recording.size if is_fixed_size(analysis.recording.model, analysis.recording) else None
+    fixed = analysis.recording.size if analysis.fixed_size else None
     return finished(copied_model(model), graphs[0], graphs[1], fixed, FeatureInfo(tuple(map(feature_of, found))))
 
 

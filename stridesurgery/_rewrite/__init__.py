@@ -1,6 +1,6 @@
 """From a request to an operated model."""
 
-from stridesurgery._rewrite.check_modes import check_alike, is_fixed_size
+from stridesurgery._rewrite.check_modes import check_alike
 from stridesurgery._rewrite.dilate import dilated_graph, rearranged, reassembled_map
 from stridesurgery._rewrite.eliminate import check_operated, eliminate, operate
 from stridesurgery._rewrite.plan import Change, Plan, changes_of, plan
@@ -15,7 +15,6 @@ __all__ = [
     "check_alike",
     "check_one_path",
     "eliminate",
-    "is_fixed_size",
     "intermediates",
     "larger_by",
     "operate",

@@ -2,16 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import Any
 
-from torch import fx, nn
+from torch import fx
 
 from stridesurgery._analysis import Analysis
-from stridesurgery._node import BATCH, Key
+from stridesurgery._node import Key
 from stridesurgery._rewrite.plan import Draft, Plan
-from stridesurgery._trace import Recording, record
-from stridesurgery.errors import GridError, OperatorError, TraceError
+from stridesurgery.errors import GridError, OperatorError
 
 
 def check_same_maps(analysis: Analysis, planned: Plan, draft: Draft) -> None:
@@ -57,29 +55,3 @@ def check_output_kind(graph: fx.Graph) -> None:
 
     output = next(n for n in graph.nodes if n.op == "output")
     fx.node.map_aggregate(output.args[0], check)
-
-
-def is_fixed_size(meta_model: nn.Module, recording: Recording) -> bool:
-    """Whether a graph holds sizes as constants: whether it would be another one at other input sizes."""
-    if recording.missed:
-        raise OperatorError(
-            f"{recording.missed[0]}, which is lost in a graph; take that out, or leave the result a module"
-        )
-    h, w = recording.size
-    if not recording.compares:  # nothing but sizes that stand in the graph can differ: one other size tells it all
-        with suppress(TraceError):
-            if str(record(meta_model, (h + 65, w + 67), batch=BATCH + 2).graph) == str(recording.graph):
-                return False
-    if str(record(meta_model, recording.size, batch=BATCH + 2).graph) != str(recording.graph):
-        raise GridError(
-            "the model computes with the batch size as a constant (len(x), int(x.shape[0])), which no graph can "
-            "follow; use x.shape[0] as it is"
-        )
-    same = []
-    for size in ((h + 64, w), (h + 65, w + 67), (h // 2, w // 2)):  # not square, odd, smaller
-        try:
-            other = record(meta_model, size)
-        except TraceError:
-            continue  # the model itself does not take this size
-        same.append(str(other.graph) == str(recording.graph))
-    return not same or not all(same)

@@ -6,11 +6,11 @@ from dataclasses import replace
 from torch import fx, nn
 
 from stridesurgery._analysis import Analysis, FeatureInfo
-from stridesurgery._rewrite.check_modes import check_alike, check_output_kind, is_fixed_size
+from stridesurgery._rewrite.check_modes import check_alike, check_output_kind
 from stridesurgery._rewrite.dilate import dilated_graph
 from stridesurgery._rewrite.plan import Change, Draft, Plan, changes_of
 from stridesurgery._rewrite.records import refreshed, update_records
-from stridesurgery._trace import RewrittenModel, copied, record, rewritten
+from stridesurgery._trace import RewrittenModel, copied, is_fixed_size, record, rewritten
 from stridesurgery.errors import OperatorError
 from stridesurgery.ops import FUNCTIONS, MODULES, Operator, arguments
 
@@ -60,7 +60,7 @@ def _as_graph(meta_model: nn.Module, planned: Plan, analysis: Analysis) -> Draft
         check_output_kind(mode.recording.graph)
     keys = [c.site.node.meta["key"] for c in planned.changes]
     check_alike(analysis.recording.graph, analysis.training.recording.graph, keys)
-    original, size = analysis.recording.model, analysis.recording.size
+    size = analysis.recording.size
     changes = {mode: _known_changes(a, analysis, planned) for mode, a in modes.items()}
     if planned.surgery.dilate:
         if analysis.recording.adds_to_answer:
@@ -68,14 +68,14 @@ def _as_graph(meta_model: nn.Module, planned: Plan, analysis: Analysis) -> Draft
                 "a forward hook of the model changes what it returns, and would see maps put together of phases; "
                 "remove it, or make the model a part of one that does what the hook does"
             )
-        fixed = is_fixed_size(original, analysis.recording)
+        fixed = analysis.fixed_size
         graphs = {mode: dilated_graph(a, planned) for mode, a in modes.items()}
     elif any(c.site.node.op == "call_function" for part in changes.values() for c in part):
-        fixed = is_fixed_size(original, analysis.recording)
+        fixed = analysis.fixed_size
         graphs = {mode: _rewrite(a.recording.graph, changes[mode]) for mode, a in modes.items()}
     else:  # the edited model's own graph, whose control flow has seen the larger maps
         recordings = {mode: record(meta_model, size, training=mode) for mode in (True, False)}
-        fixed = is_fixed_size(meta_model, recordings[False])
+        fixed = is_fixed_size(recordings[False])
         graphs = {mode: recording.graph for mode, recording in recordings.items()}
         return Draft(rewritten(meta_model, graphs[True], graphs[False], size if fixed else None), recordings)
     trial = rewritten(meta_model, graphs[True], graphs[False], size if fixed else None)

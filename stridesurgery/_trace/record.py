@@ -10,7 +10,7 @@ ints that remember how they were computed, so the graph stays valid at other siz
 
 import traceback
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from stridesurgery._trace.graph_model import RewrittenModel, copied
 from stridesurgery._trace.meta_copy import input_channels, number_format
 from stridesurgery._trace.recorder import Recorder
 from stridesurgery._trace.recording import Recording
-from stridesurgery.errors import TraceError
+from stridesurgery.errors import GridError, OperatorError, TraceError
 from stridesurgery.ops import AcrossBatch, is_leaf, known_result
 
 
@@ -164,3 +164,35 @@ def _explain(problem: Exception, recorder: Recorder, size: tuple[int, int]) -> T
         f"raised {type(problem).__name__}: {text}{fixed}",
         fixed=tuple(recorder.fixed),
     )
+
+
+def is_fixed_size(recording: Recording) -> bool:
+    """Return True if a graph holds sizes as constants: at another input size it would be another graph.
+
+    Raises:
+        OperatorError: the forward code does something that a graph cannot hold.
+        GridError: it computes with the batch size as a constant.
+    """
+    meta_model = recording.model
+    if recording.missed:
+        raise OperatorError(
+            f"{recording.missed[0]}, which is lost in a graph; take that out, or leave the result a module"
+        )
+    h, w = recording.size
+    if not recording.compares:  # nothing but sizes that stand in the graph can differ: one other size tells it all
+        with suppress(TraceError):
+            if str(record(meta_model, (h + 65, w + 67), batch=BATCH + 2).graph) == str(recording.graph):
+                return False
+    if str(record(meta_model, recording.size, batch=BATCH + 2).graph) != str(recording.graph):
+        raise GridError(
+            "the model computes with the batch size as a constant (len(x), int(x.shape[0])), which no graph can "
+            "follow; use x.shape[0] as it is"
+        )
+    same = []
+    for size in ((h + 64, w), (h + 65, w + 67), (h // 2, w // 2)):  # not square, odd, smaller
+        try:
+            other = record(meta_model, size)
+        except TraceError:
+            continue  # the model itself does not take this size
+        same.append(str(other.graph) == str(recording.graph))
+    return not same or not all(same)
