@@ -1,4 +1,4 @@
-"""What is known of a node of a recorded graph."""
+"""Facts about the nodes of a recorded graph."""
 
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -12,24 +12,24 @@ Key = tuple[str, str, str, int]  # (module path, kind of node, target, how many 
 
 
 def shape_of(node: Any) -> Shape | None:
-    """The shape of a node's tensor value, or None where it has none."""
+    """Return the shape of a node's tensor value, or None where it has none."""
     return node.meta.get("shape") if isinstance(node, fx.Node) else None
 
 
 def called(node: fx.Node) -> str:
-    """The path of the module, or the name of the method or function, that a node calls."""
+    """Return the path of the module, or the name of the method or function, that a node calls."""
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
 
 
 def tensors_among(values: Any) -> list[Tensor]:
-    """The tensors in (nested) arguments of a call, in order."""
+    """Return the tensors in (nested) arguments of a call, in order."""
     found: list[Tensor] = []
     fx.node.map_aggregate(values, lambda v: found.append(v) if isinstance(v, Tensor) else None)
     return found
 
 
 def origins(node: fx.Node) -> list[str]:
-    """The attributes that a value is computed from; none where the input takes part."""
+    """Return the attributes that a value is computed from; none where the input takes part."""
     found, todo, seen = [], [node], set()
     while todo:
         current = todo.pop()
@@ -45,7 +45,7 @@ def origins(node: fx.Node) -> list[str]:
 
 
 def returned(graph: fx.Graph) -> list[fx.Node]:
-    """The output, and the containers that it is made of: the nodes whose arguments leave the network."""
+    """Return the output, and the containers that it is made of: the nodes whose arguments leave the network."""
     found = [next(n for n in reversed(graph.nodes) if n.op == "output")]
     for node in found:
         found.extend(n for n in node.all_input_nodes if n.target is OrderedDict)
@@ -53,7 +53,7 @@ def returned(graph: fx.Graph) -> list[fx.Node]:
 
 
 def tensors_in(args: Iterable[Any]) -> list[fx.Node]:
-    """The nodes whose value is or holds a tensor among (nested) arguments, in order."""
+    """Return the nodes whose value is or holds a tensor among (nested) arguments, in order."""
     found: list[fx.Node] = []
 
     def visit(value: Any) -> None:

@@ -1,4 +1,4 @@
-"""What can go wrong, by the decision a caller would take on it."""
+"""The errors of the library, by the decision a caller would take."""
 
 
 class SurgeryError(ValueError):

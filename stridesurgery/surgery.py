@@ -1,4 +1,4 @@
-"""What is asked of a model, as a value: which strides to eliminate, and how."""
+"""A surgery as a value: the strides to eliminate, and the options."""
 
 import json
 import re
@@ -13,7 +13,7 @@ _NAME = re.compile(r"S(\d+)L(\d+(?:-\d+)*)")
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How strides are eliminated; the defaults of every function that takes options stand here."""
+    """Options of a surgery; the defaults of every function that takes them stand here."""
 
     stride: int = 1  #: what remains of each stride
     axis: str = "hw"  #: rows ("h"), columns ("w") or both
@@ -47,7 +47,7 @@ DEFAULTS = Options()
 
 @dataclass(frozen=True, repr=False)
 class Surgery(Options):
-    """Which strides to eliminate, and how: a value that is named, saved and replayed."""
+    """The strides to eliminate and the options: a value that is named, saved and replayed."""
 
     S: int  #: how many transitions
     L: tuple[int, ...]  #: one layer of each
@@ -63,7 +63,7 @@ class Surgery(Options):
         super().__post_init__()
 
     def __repr__(self) -> str:
-        """The layers, and the fields that are not at their defaults."""
+        """Return the layers, and the fields that are not at their defaults."""
         given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
         values = {"S": self.S, "L": self.L} | given
         return f"Surgery({', '.join(f'{name}={value!r}' for name, value in values.items())})"
@@ -75,7 +75,7 @@ class Surgery(Options):
 
     @property
     def removes_pools(self) -> bool:
-        """Whether an eliminated pool is removed; dilation needs its values."""
+        """Return True if an eliminated pool is removed; dilation needs its values."""
         return self.pool == "remove" and not self.dilate
 
     @classmethod
@@ -96,7 +96,7 @@ class Surgery(Options):
         return cls(int(match[1]), layers)
 
     def to_json(self) -> str:
-        """The surgery as JSON text, the recipe that goes with a state_dict."""
+        """Return the surgery as JSON text, the recipe that goes with a state_dict."""
         return json.dumps(asdict(self))
 
     @classmethod

@@ -1,4 +1,4 @@
-"""A model's recording with its sites and levels: what planning and checking start from."""
+"""Analyse a model: its recording with its spatial operators and transitions."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,31 +17,34 @@ from stridesurgery.errors import RequestError
 
 @dataclass(frozen=True)
 class Analysis:
-    """A model's recorded graph with its sites and levels: what planning and checking start from."""
+    """A model's recorded graph with its spatial operators and transitions.
+
+    Planning and checking start from it.
+    """
 
     recording: Recording
     spatial_ops: tuple[SpatialOp, ...]
-    grid_of: dict[fx.Node, GridInfo]  # of every value that is computed from the image
-    model: nn.Module  # what was analysed
+    grid_of: dict[fx.Node, GridInfo]  # for every value that is computed from the image
+    model: nn.Module  # the model that was analysed
 
     @cached_property
     def training(self) -> "Analysis":
-        """The same model's analysis in train mode."""
+        """The analysis of the same model in train mode."""
         return analyse(self.model, self.recording.size, training=True)
 
     @cached_property
     def fixed_size(self) -> bool:
-        """True if a graph of the model would hold the sizes of this input as constants.
+        """Tell whether a graph of the model would hold the sizes of this input as constants.
 
         Raises:
             OperatorError: the forward code does something that a graph cannot hold.
-            GridError: it computes with the batch size as a constant.
+            GridError: the forward code computes with the batch size as a constant.
         """
         return is_fixed_size(self.recording)
 
     @cached_property
     def layers(self) -> tuple[SpatialOp, ...]:
-        """The numbered sites; the position is L."""
+        """The numbered spatial operators; the position in the tuple is L."""
         return tuple(s for s in self.spatial_ops if s.is_layer)
 
     @cached_property
@@ -50,23 +53,26 @@ class Analysis:
         return find_transitions(self.spatial_ops)
 
     def transitions_of(self, layer: int) -> tuple[int, ...]:
-        """The transitions that a layer belongs to; none if it has no stride."""
+        """Return the numbers of the transitions of a layer, none if it has no stride."""
         site = self.spatial_ops.index(self.layers[layer])
         return tuple(i for i, level in enumerate(self.transitions) if site in level.spatial_ops)
 
 
 def analyse(model: nn.Module, input_size: int | Pair | None = None, *, training: bool = False) -> Analysis:
-    """Record a model at an input size and find its sites; the model is not run and not changed."""
+    """Record a model at an input size and find its spatial operators.
+
+    The model is not run and not changed.
+    """
     meta_model = copy_to_meta(model)
     recording = record(meta_model, read_size(model, input_size), training=training)
     return Analysis(recording, *propagate(recording), model)
 
 
 def read_size(model: nn.Module, input_size: int | Pair | None) -> Grid:
-    """An input size argument as (h, w) pixels.
+    """Return an input size argument as (h, w) in pixels.
 
     Raises:
-        RequestError: not a positive int or a pair of them.
+        RequestError: the size is neither a positive int nor a pair of them.
     """
     if input_size is None:
         return default_size(model)

@@ -1,4 +1,4 @@
-"""What a detector must know of the maps it is given: channels, reductions, names, and where their cells look."""
+"""Describe the maps that a detector is given: channels, reductions, names and geometry."""
 
 import math
 from collections.abc import Sequence
@@ -18,11 +18,21 @@ Sides = tuple[float, float]  # (rows, columns)
 
 @dataclass(frozen=True)
 class MapGeometry:
-    """Where the cells of a map look, in input pixels; every pair is (rows, columns).
+    """Step, offset and receptive field of a map's cells, in input pixels.
 
-    Cell i looks at pixel `step * i + offset`, where pixel 0 has its centre at 0, through `receptive_field` pixels.
-    An offset is nan where the network hides it (after an operator that is not understood). A step is nan where the
-    cells are not evenly spaced: in a dilated network, behind a stride that is later than the eliminated one.
+    Every pair is (rows, columns). Cell i looks at `receptive_field` pixels around pixel
+    `step * i + offset`. The centre of pixel 0 is at 0.
+
+    An offset is nan where the network hides it, that is, after an operator that is not understood.
+    A step is nan where the cells are not evenly spaced. This happens in a dilated network, behind a
+    stride that is later than the eliminated one.
+
+    Example:
+        >>> import stridesurgery, torchvision
+        >>> maps = stridesurgery.features(torchvision.models.resnet18(), input_size=64)
+        >>> geometry = maps.feature_info.geometry(-1)
+        >>> geometry.step, geometry.receptive_field
+        ((32.0, 32.0), (435.0, 435.0))
     """
 
     step: Sides
@@ -30,7 +40,9 @@ class MapGeometry:
     receptive_field: Sides  #: infinite after attention
 
     def centres(self, grid: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Where a map of (h, w) cells looks, in image coordinates: pixel i covers i to i + 1, as for boxes.
+        """Return the image coordinates at which the cells of an (h, w) map look.
+
+        Pixel i covers the interval from i to i + 1, as in box coordinates.
 
         Returns:
             The (h,) rows and the (w,) columns in pixels; anchors stand at every pair of them.
@@ -50,10 +62,11 @@ class MapGeometry:
         return rows, columns
 
     def carry(self, point: Sides, before: "MapGeometry") -> Sides:
-        """Where a point of the old map's first cell belongs on this one.
+        """Return the point on this map that replaces an anchor point of the old map's first cell.
 
-        A detector that was trained with an anchor at `point` has learned how far that is from where the cell looks,
-        in cells. The same number of cells away from where this map's first cell looks, its predictions fit again.
+        A detector that was trained with an anchor at `point` has learned the distance, in cells,
+        from there to where the cell looks. Its predictions fit again at the same distance, in
+        cells, from where the first cell of this map looks.
 
         Args:
             point: (row, column) in image coordinates.
@@ -69,7 +82,7 @@ class MapGeometry:
 
 
 def geometry_of(rows: Geometry, columns: Geometry) -> MapGeometry:
-    """The geometry of a map from that of its axes."""
+    """Return the geometry of a map, given the geometry of each axis."""
     return MapGeometry(
         step=(rows.step, columns.step),
         offset=(rows.offset, columns.offset),
@@ -78,27 +91,35 @@ def geometry_of(rows: Geometry, columns: Geometry) -> MapGeometry:
 
 
 def reduction_of(place: GridInfo) -> Sides:
-    """Nominal input pixels per cell of a map, whole numbers as such."""
+    """Return the nominal input pixels per cell of a map, whole numbers as ints."""
     rows, columns = (int(r) if r.denominator == 1 else float(r) for r in place.reassembled.reduction)
     return rows, columns
 
 
 @dataclass(frozen=True)
 class Source:
-    """Which map of which network a returned map is, or a part of it is where several are concatenated."""
+    """The origin of a returned map, or of one part of a concatenated map."""
 
     name: str
     network: str  #: "operated", "original", or "sliced": the original's later layers on a slice at a removed pool
-    key: Key  #: of the value in a recording of that network
+    key: Key  #: key of the value in a recording of that network
     channels: int
     channel_axis: int
 
 
 @dataclass(frozen=True)
 class Feature:
-    """One map that a network returns."""
+    """One map that a network returns.
 
-    name: str  #: its key in what forward returns
+    Example:
+        >>> import stridesurgery, torchvision
+        >>> maps = stridesurgery.features(torchvision.models.resnet18(), input_size=64)
+        >>> last = maps.feature_info.features[-1]
+        >>> last.module, last.channels, last.reduction
+        ('layer4', 512, (32, 32))
+    """
+
+    name: str  #: its key in the result of forward
     module: str  #: the outermost module that makes it
     channels: int
     reduction: Sides  #: nominal input pixels per cell
@@ -108,9 +129,17 @@ class Feature:
 
 @dataclass(frozen=True)
 class FeatureInfo:
-    """The maps that a network returns, in order; asked as timm's `FeatureInfo` is.
+    """The maps that a network returns, in order, with the methods of timm's `FeatureInfo`.
 
     Every method takes an index, a sequence of indices, or None for all.
+
+    Example:
+        >>> import stridesurgery, torchvision
+        >>> maps = stridesurgery.features(torchvision.models.resnet18(), input_size=64)
+        >>> maps.feature_info.channels()
+        [64, 64, 128, 256, 512]
+        >>> maps.feature_info.reduction(-1)
+        32
     """
 
     features: tuple[Feature, ...]
@@ -121,23 +150,28 @@ class FeatureInfo:
         return tuple(range(len(self.features)))
 
     def channels(self, idx: int | Sequence[int] | None = None) -> Any:
-        """The number of channels of the maps."""
+        """Return the number of channels of each map."""
         return self._each([f.channels for f in self.features], idx)
 
     def reduction(self, idx: int | Sequence[int] | None = None) -> Any:
-        """Input pixels per cell, nominal: a number, or (rows, columns) where they differ."""
+        """Return the nominal input pixels per cell: a number, or (rows, columns) if they differ."""
         return self._each([_one(f.reduction) for f in self.features], idx)
 
     def module_name(self, idx: int | Sequence[int] | None = None) -> Any:
-        """The modules that make the maps."""
+        """Return the names of the modules that make the maps."""
         return self._each([f.module for f in self.features], idx)
 
     def geometry(self, idx: int | Sequence[int] | None = None) -> Any:
-        """Where the maps' cells look: a `MapGeometry` each."""
+        """Return the `MapGeometry` of each map."""
         return self._each([f.geometry for f in self.features], idx)
 
     def get_dicts(self, keys: Sequence[str] | None = None, out_indices: Sequence[int] | None = None) -> list[Any]:
-        """The maps as dicts with num_chs, reduction, module and index, or those of them that `keys` names."""
+        """Return the maps as dicts with num_chs, reduction, module and index.
+
+        Args:
+            keys: the entries to return; None for all.
+            out_indices: the positions of the maps to return; None for all.
+        """
         rows = [
             {"num_chs": f.channels, "reduction": _one(f.reduction), "module": f.module, "index": i}
             for i, f in enumerate(self.features)

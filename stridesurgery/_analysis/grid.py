@@ -1,4 +1,4 @@
-"""Where a value stands on the grid, and the calls that move it."""
+"""Grid information of values, and the calls that change the grid."""
 
 import math
 from dataclasses import dataclass, replace
@@ -17,25 +17,25 @@ Reduction = tuple[Fraction, Fraction]
 
 @dataclass(frozen=True)
 class GridInfo:
-    """Where a value stands: everything that is known of its grid."""
+    """Everything that is known of the grid of a value."""
 
     reduction: Reduction
-    grid: Grid | None  # of the last map on the way here; None after adaptive pooling
+    grid: Grid | None  # cells of the last map before this value; None after adaptive pooling
     geometry: tuple[Geometry, Geometry]  # (rows, columns)
     image: Grid = (0, 0)  # the input's (rows, columns) in pixels
-    pooled: bool = False  # made from whole maps (squeeze-excite): what it holds has no grid any more
-    resampled: bool = False  # interpolated from a coarser map, so that its cells look where those of that map do
-    phases: tuple[tuple[int, int], ...] = ()  # of a dilated network: its batch holds the phases of a finer map
-    phase_offsets: tuple[tuple[float, float], ...] = ()  # pixels from each of the phases to the next one
+    pooled: bool = False  # computed from whole maps (squeeze-excite), so without a grid
+    resampled: bool = False  # interpolated from a coarser map: its cells look where that map looks
+    phases: tuple[tuple[int, int], ...] = ()  # phases of a finer map in the batch (dilated)
+    phase_offsets: tuple[tuple[float, float], ...] = ()  # pixels from each phase to the next
 
     @property
     def finer(self) -> tuple[int, int]:
-        """How many times finer the map of all phases is, (rows, columns)."""
+        """The factors by which the map of all phases is finer, (rows, columns)."""
         return math.prod(p[0] for p in self.phases), math.prod(p[1] for p in self.phases)
 
     @property
     def reassembled(self) -> "GridInfo":
-        """Where the map stands when its phases are put together."""
+        """The grid information of the map after its phases are put together."""
         down, right = self.finer
         return replace(
             self,
@@ -47,7 +47,11 @@ class GridInfo:
         )
 
     def _reassembled_geometry(self, axis: int) -> Geometry:
-        """Along one axis; behind a later stride phases are no farther apart than before it: cells stand in groups."""
+        """Return the geometry of the reassembled map along one axis.
+
+        Behind a later stride the phases are no farther apart than before it. The cells then stand
+        in groups, and the step is nan.
+        """
         own, step = self.geometry[axis], self.geometry[axis].step
         phases = [(px[axis], k[axis]) for k, px in zip(self.phases, self.phase_offsets, strict=True) if k[axis] > 1]
         for phase_offsets, count in sorted(phases, reverse=True):
@@ -55,7 +59,7 @@ class GridInfo:
         return replace(own, step=step)
 
     def reassembled_grid(self, grid: Grid) -> Grid:
-        """The cells of all phases together, as `batch_to_space` puts them."""
+        """Return the cells of all phases together, as `batch_to_space` puts them."""
         if not self.phases:
             return grid
         rows, columns = (
@@ -72,7 +76,7 @@ class GridInfo:
 
 @dataclass(frozen=True)
 class SpatialOp:
-    """One call of an operator that has extent, stride, or changes the number of cells."""
+    """One call of an operator with extent or stride, or that changes the number of cells."""
 
     node: fx.Node
     operator: Operator
@@ -82,11 +86,14 @@ class SpatialOp:
     in_grid: Grid  # cells of the operator's own input
     out_grid: Grid
     channels: int
-    local: bool = False  # it runs on windows of the map, laid out over the batch
+    local: bool = False  # runs on windows of the map, which are laid out over the batch
 
     @property
     def is_layer(self) -> bool:
-        """Whether it has a number: extent or stride beyond 1, and no fixed output size."""
+        """Tell whether the operator has a layer number.
+
+        It has one if its extent or stride is beyond 1 and its output size is not fixed.
+        """
         op = self.operator
         if op.kind in ("adaptive", "global", "pad", "unknown_pad"):
             return False
@@ -97,24 +104,30 @@ class SpatialOp:
 
     @property
     def is_strided(self) -> bool:
-        """Whether it leads from one grid to the next; what works on pooled maps of fixed size does not."""
+        """Tell whether the operator leads from one grid to the next.
+
+        An operator on pooled maps of fixed size does not.
+        """
         return self.is_layer and not self.before.pooled and self.after.reduction != self.before.reduction
 
 
 def channel_axis(node: fx.Node, place: GridInfo) -> int | None:
-    """Where the channels of a map are, or None where a value is no map."""
+    """Return the axis of a map's channels, or None if the value is not a map."""
     shape = shape_of(node) or ()
     if len(shape) != 4 or place.pooled or place.grid is None or shape[0] % BATCH:
         return None
     if shape[2:] == place.grid == shape[1:3]:
-        return _axis_by_history(node)  # as many channels as rows and columns
+        return _axis_by_history(node)  # equally many channels, rows and columns
     if shape[2:] == place.grid:
         return 1
     return 3 if shape[1:3] == place.grid else None
 
 
 def _axis_by_history(node: fx.Node) -> int:
-    """Where the last permutation before a value has put its channels; after a convolution they come first."""
+    """Return the axis to which the last permutation has moved the channels.
+
+    After a convolution the channels come first (axis 1).
+    """
     while sources := tensors_in(node.args[:1]):
         orders = {(0, 2, 3, 1): 3, (0, 3, 1, 2): 1}
         order = (

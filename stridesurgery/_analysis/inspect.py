@@ -1,4 +1,4 @@
-"""What a model's strides are: the numbered layers and their transitions, as a table and as data."""
+"""List the strides of a model: numbered layers and transitions, as a table and as data."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,14 @@ from stridesurgery.errors import OperatorError
 
 @dataclass(frozen=True)
 class Layer:
-    """One operator with spatial extent; every pair is (rows, columns)."""
+    """One operator with spatial extent; every pair is (rows, columns).
+
+    Example:
+        >>> import stridesurgery, torchvision
+        >>> layer = stridesurgery.inspect(torchvision.models.resnet18(), 64)[0]
+        >>> layer.name, layer.kernel, layer.stride
+        ('conv1', (7, 7), (2, 2))
+    """
 
     index: int  #: L, in running order
     name: str  #: module path, or the call site of a function
@@ -27,32 +34,46 @@ class Layer:
     out_grid: Pair
     channels: int  #: of the output
     reduction: tuple[float, float]  #: input pixels per cell of the output, nominal
-    transition: int | None  #: the (first) transition it belongs to
+    transition: int | None  #: the first transition that the layer belongs to, or None
     step: tuple[float, float]  #: input pixels between neighbouring output cells
-    offset: tuple[float, float]  #: input pixel at the centre of what output cell 0 sees
+    offset: tuple[float, float]  #: input pixel at the centre of the field of output cell 0
     receptive_field: tuple[float, float]  #: input pixels
 
 
 @dataclass(frozen=True)
 class Transition:
-    """The layers that lead from one grid to the next and change together."""
+    """The layers that lead from one grid to the next and change together.
+
+    Example:
+        >>> import stridesurgery, torchvision
+        >>> report = stridesurgery.inspect(torchvision.models.resnet18(), 64)
+        >>> report.transitions[-1]
+        Transition(index=4, level=(16, 16), factor=(2, 2), layers=(16, 18))
+    """
 
     index: int
     level: tuple[float, float]  #: the reduction of the maps before it
-    factor: tuple[float, float]  #: by which it grows
-    layers: tuple[int, ...]  #: those that belong to no other transition come first
+    factor: tuple[float, float]  #: the factor by which the reduction grows
+    layers: tuple[int, ...]  #: layers that belong to no other transition come first
 
 
 @dataclass(frozen=True)
 class Report:
-    """The layers of a model; prints as a table, iterates over its layers."""
+    """The layers of a model; prints as a table, iterates over its layers.
+
+    Example:
+        >>> import stridesurgery, torchvision
+        >>> report = stridesurgery.inspect(torchvision.models.resnet18(), 64)
+        >>> [layer.name for layer in report][:3]
+        ['conv1', 'maxpool', 'layer1.0.conv1']
+    """
 
     model: str
     input_size: Pair
     layers: tuple[Layer, ...]
-    strided: tuple[int, ...]  #: the L of every layer with a stride
+    strided: tuple[int, ...]  #: the number L of every layer with a stride
     transitions: tuple[Transition, ...]
-    note: str = ""  #: why there are no transitions, where the reductions form no chain
+    note: str = ""  #: the reason for missing transitions, if the reductions form no chain
 
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers)
@@ -116,20 +137,27 @@ def inspect(model: nn.Module, input_size: int | Pair | None = None) -> Report:
 
     Args:
         model: a torchvision or timm model, or any module whose forward takes an image batch (N, C, H, W).
-        input_size: pixels, one number or (h, w); by default what the model was made for, else 224.
+        input_size: pixels, one number or (h, w); by default the size that the model was made for,
+            else 224.
 
     Returns:
         A report with `.layers`, `.strided` and `.transitions`; `print` shows it as a table.
 
     Raises:
-        ModelError: not a module, or one that is wrapped or compiled.
+        ModelError: the model is not a module, or is wrapped or compiled.
         TraceError: the forward pass cannot be recorded at this size.
+
+    Example:
+        >>> import stridesurgery, torchvision
+        >>> report = stridesurgery.inspect(torchvision.models.resnet18(), 64)
+        >>> len(report), report.strided
+        (21, (0, 1, 6, 8, 11, 13, 16, 18))
     """
     return make_report(type(model).__name__, analyse(model, input_size))
 
 
 def make_report(name: str, analysis: Analysis) -> Report:
-    """The public view of an analysis."""
+    """Return the public report of an analysis."""
     note = ""
     try:
         levels = analysis.transitions
@@ -140,7 +168,7 @@ def make_report(name: str, analysis: Analysis) -> Report:
     transitions = tuple(
         Transition(i, _floats(lv.before), _floats(lv.factor), _own_first(lv, number, spans))
         for i, lv in enumerate(levels)
-        if lv.spatial_ops  # a dilated stride leaves a step that no layer takes
+        if lv.spatial_ops  # a dilated stride leaves a step that no layer crosses
     )
     first = {la: t.index for t in reversed(transitions) for la in t.layers}
     layers = tuple(_layer(i, site, first.get(i)) for i, site in enumerate(analysis.layers))
@@ -149,7 +177,7 @@ def make_report(name: str, analysis: Analysis) -> Report:
 
 
 def _own_first(level: ReductionStep, number: dict[int, int], spans: dict[int, int]) -> tuple[int, ...]:
-    """The layers of a transition, those that cross no other before those that do."""
+    """Return the layers of a transition, first those that cross no other transition."""
     crossing = sorted((site for site in level.spatial_ops if site in number), key=lambda site: (spans[site], site))
     return tuple(number[site] for site in crossing)
 

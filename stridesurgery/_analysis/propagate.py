@@ -1,7 +1,8 @@
-"""From a model's graph to its numbered layers: one walk that carries reduction, grid and geometry along.
+"""Find the numbered layers of a graph in one pass over its nodes.
 
-The reduction of a map is the product of the strides before it, not a ratio of sizes: it is exact at every input
-size and follows a map through permutes, windows and tokens, whose axes need not be known.
+The pass computes the reduction, grid and geometry of every value. The reduction of a map is the
+product of the strides before it, not a ratio of sizes. It is therefore exact at every input size.
+It also follows a map through permutes, windows and tokens, whose axes need not be known.
 """
 
 import math
@@ -30,12 +31,15 @@ from stridesurgery.ops import (
 
 
 def spatial_ops(recording: Recording) -> tuple[SpatialOp, ...]:
-    """Every operator of the graph that matters to the grid, in running order."""
+    """Return every operator of the graph that matters to the grid, in running order."""
     return propagate(recording)[0]
 
 
 def propagate(recording: Recording) -> tuple[tuple[SpatialOp, ...], dict[fx.Node, GridInfo]]:
-    """The sites of a graph in running order, and where every value that is computed from the image stands."""
+    """Return the spatial operators of a graph in running order, and the grid information.
+
+    Every value that is computed from the image has grid information.
+    """
     grid_of: dict[fx.Node, GridInfo] = {}
     spatial_ops: list[SpatialOp] = []
     for node in recording.graph.nodes:
@@ -67,12 +71,12 @@ REARRANGING = {space_to_batch, batch_to_space, first_phase, repeat_phases}
 
 
 def _rearranged(node: fx.Node, before: GridInfo) -> GridInfo:
-    """Where a value stands after its phases are moved into the batch, or out of it."""
+    """Return the grid information after phases are moved into the batch, or out of it."""
     arguments: Any = node.args
     shape = shape_of(node) or ()
     if node.target in (first_phase, repeat_phases):
         phases = node.meta["phases"]
-        none = ((0.0, 0.0),) * len(phases)  # copies of one map look where it looks
+        none = ((0.0, 0.0),) * len(phases)  # copies of one map look where that map looks
         return replace(before, phases=phases, phase_offsets=(*before.phase_offsets, *none)[: len(phases)])
     if node.target is batch_to_space:
         (last,) = arguments[4:] or (-1,)
@@ -114,18 +118,18 @@ def _site(
 
 
 def _grids(node: fx.Node, operator: Operator, source: fx.Node, before: GridInfo) -> tuple[Grid | None, Grid | None]:
-    """The cells of an operator's input and output."""
+    """Return the cells of an operator's input and output."""
     grid_in, grid_out = _grid(source, operator), _grid(node, operator)
     if operator.kind == "resize" and len(shape_of(source) or ()) == 3:
-        grid_in = before.grid  # folds tokens
+        grid_in = before.grid  # fold: the input holds tokens
     if operator.kind == "opaque" and len(shape_of(node) or ()) == 3 and grid_in is not None:
         rows, columns = (w.cells(size) for w, size in zip(operator.windows, grid_in, strict=True))
-        grid_out = rows, columns  # unfolds to tokens
+        grid_out = rows, columns  # unfold: the output holds tokens
     return grid_in, grid_out
 
 
 def _after(operator: Operator, scale: Reduction | None, before: GridInfo, grid_in: Grid, grid_out: Grid) -> GridInfo:
-    """Where an operator's output stands."""
+    """Return the grid information of an operator's output."""
     if operator.kind == "resize" and scale is not None:
         return _resized(operator, scale, before, grid_out)
     if operator.kind in ("adaptive", "global"):
@@ -145,11 +149,11 @@ def _is_pointwise(operator: Operator) -> bool:
 
 
 def _is_spatial(operator: Operator, node: fx.Node, source: fx.Node, before: GridInfo) -> bool:
-    """Whether an operator does anything to a grid here."""
+    """Tell whether an operator does anything to the grid of this value."""
     if _is_pointwise(operator):
         return False
     if operator.kind in ("pad", "unknown_pad", "slice") and _grid(source, operator) != before.grid:
-        return False  # of something else than a map: channels, tokens, attention
+        return False  # works on channels, tokens or attention, not on a map
     return True
 
 
@@ -161,14 +165,17 @@ def _grid(node: fx.Node, operator: Operator) -> Grid | None:
 
 
 def _nearest(before: GridInfo, grid_in: Grid, grid_out: Grid, known: set[Reduction]) -> Reduction | None:
-    """The scale of a resize to a given size: to the grid of another map, if one fits."""
+    """Return the scale of a resize whose output size is given.
+
+    It is the scale to the grid of another map. None means that no grid fits.
+    """
 
     def misfit(r: Reduction) -> float:
         expected = [g * b / a for g, b, a in zip(grid_in, before.reduction, r, strict=True)]
         return max(abs(math.log(float(e) / o)) for e, o in zip(expected, grid_out, strict=True))
 
     nearest = min(known, key=misfit)
-    if misfit(nearest) > math.log(1.25) and max(grid_in) > 4:  # small grids round by more than that
+    if misfit(nearest) > math.log(1.25) and max(grid_in) > 4:  # rounding of small grids is larger
         return None
     return before.reduction[0] / nearest[0], before.reduction[1] / nearest[1]
 
@@ -193,7 +200,7 @@ def _opaque(before: GridInfo, grid_in: Grid, grid_out: Grid) -> GridInfo:
 
 
 def _collapses(operator: Operator, grid_in: Grid, grid_out: Grid) -> bool:
-    """Whether a pool covers its whole map: global pooling written as a large kernel."""
+    """Tell whether a pool covers its whole map: global pooling with a large kernel."""
     pools = operator.kind in ("max_pool", "avg_pool") and grid_out == (1, 1)
     return pools and operator.kernel == grid_in and min(operator.kernel) >= 5
 
@@ -201,7 +208,10 @@ def _collapses(operator: Operator, grid_in: Grid, grid_out: Grid) -> bool:
 def _hidden_stride(
     node: fx.Node, source: fx.Node, grid_of: dict[fx.Node, GridInfo], operator: Operator
 ) -> SpatialOp | None:
-    """An operator that is not understood has shrunk the map on its way here: a layer of kind "opaque"."""
+    """Return a layer of kind "opaque" if an unknown operator has shrunk the map before this node.
+
+    None means that there is no such operator.
+    """
     carried, grid, shape = grid_of[source].grid, _grid(source, operator), shape_of(source)
     if carried is None or grid is None or shape is None or shape[0] != grid_of[source].batch or len(shape) != 4:
         return None
@@ -232,7 +242,11 @@ def _first_with_grid(source: fx.Node, grid: Grid, grid_of: dict[fx.Node, GridInf
 
 
 def _join(node: fx.Node, grid_of: list[GridInfo]) -> GridInfo:
-    """The place of a value made from several: the finest of them (of attention: the query), seeing what all see."""
+    """Return the grid information of a value that is made from several values.
+
+    It is that of the finest one, or of the query in attention. Its cells see all that the cells of
+    the maps with that reduction see.
+    """
     traits = function_traits(node)
     if traits.like_first:
         return grid_of[0]
@@ -245,7 +259,7 @@ def _join(node: fx.Node, grid_of: list[GridInfo]) -> GridInfo:
     alike = [p for p in grid_of if p.reduction == first.reduction]
     rows, columns = _seen_by(alike)
     own = [p for p in alike if not p.resampled]
-    if 0 < len(own) < len(alike):  # cells stay where the finest maps have them (HRNet, feature pyramids)
+    if 0 < len(own) < len(alike):  # keep the cells of maps not resampled (HRNet, FPN)
         (up, left), wide = _seen_by(own), (rows, columns)
         rows, columns = (replace(g, receptive_field=w.receptive_field) for g, w in zip((up, left), wide, strict=True))
     if mixes:
@@ -256,7 +270,7 @@ def _join(node: fx.Node, grid_of: list[GridInfo]) -> GridInfo:
 
 
 def _seen_by(grid_of: list[GridInfo]) -> tuple[Geometry, Geometry]:
-    """The geometry of a cell that sees what the cells of several maps see."""
+    """Return the geometry of a cell that sees all that the cells of several maps see."""
     rows, columns = grid_of[0].geometry
     for place in grid_of[1:]:
         rows, columns = rows.joined(place.geometry[0]), columns.joined(place.geometry[1])
@@ -264,12 +278,15 @@ def _seen_by(grid_of: list[GridInfo]) -> tuple[Geometry, Geometry]:
 
 
 def _query(grid_of: list[GridInfo], shape: tuple[int, ...]) -> GridInfo:
-    """Of the factors of a matrix product, the first whose cells its result still has."""
+    """Return the first factor of a matrix product whose cells the result still has."""
     return next((p for p in grid_of if p.grid is not None and math.prod(p.grid) in shape), grid_of[0])
 
 
 def _is_pooled(shape: tuple[int, ...] | None, batch: int) -> bool:
-    """Whether a value has one cell an image: (N, C), (N, 1, C), (N, C, 1, 1) or (N, 1, 1, C)."""
+    """Tell whether a value has one cell per image.
+
+    Its shape is then (N, C), (N, 1, C), (N, C, 1, 1) or (N, 1, 1, C).
+    """
     if shape is None or shape[:1] != (batch,):
         return False
     if len(shape) == 3:
@@ -285,7 +302,7 @@ def _name(node: fx.Node) -> str:
 
 
 def operator_of(recording: Recording, node: fx.Node) -> Operator | None:
-    """The operator that a node runs, or None where it does nothing to the grid that is known here."""
+    """Return the operator that a node runs, or None if it has no known effect on the grid."""
     if node.op == "call_module":
         module = recording.module(node)
         rule = MODULES.get(type(module))

@@ -1,9 +1,10 @@
-"""Transitions by stride level: the strided layers that must change together.
+"""Group strided layers into transitions: the layers that must change together.
 
-The reductions that occur in a network form a chain r0 < r1 < ... Eliminating the transition at level l = r_i
-replaces every reduction r by f(r) = r where r <= l, and r / k where r > l. The new reduction of a map is a
-function of its old one, so whatever maps agreed before (at an addition, a concatenation, a product) agree after:
-a layer from r to r' gets the stride f(r') / f(r), a fixed upsampling likewise, and nothing else changes.
+The reductions in a network form a chain r0 < r1 < ... Eliminating the transition that begins at
+reduction l = r_i replaces every reduction r by f(r). Here f(r) = r where r <= l, and f(r) = r / k
+where r > l. The new reduction of a map is a function of its old one. Maps that agreed before (at an
+addition, a concatenation, a product) therefore agree after. A layer from r to r' gets the stride
+f(r') / f(r). A fixed upsampling changes likewise, and nothing else changes.
 """
 
 from dataclasses import dataclass
@@ -14,20 +15,20 @@ from stridesurgery.errors import OperatorError
 
 @dataclass(frozen=True)
 class ReductionStep:
-    """One step of the chain of reductions, and the sites that cross it."""
+    """One step of the chain of reductions, and the spatial operators that cross it."""
 
     before: Reduction
     after: Reduction
-    spatial_ops: tuple[int, ...]  # indices into the tuple of sites
+    spatial_ops: tuple[int, ...]  # indices into the tuple of spatial operators
 
     @property
     def factor(self) -> Reduction:
-        """How much the reduction grows, (rows, columns)."""
+        """The factors by which the reduction grows, (rows, columns)."""
         return self.after[0] / self.before[0], self.after[1] / self.before[1]
 
 
 def find_transitions(spatial_ops: tuple[SpatialOp, ...]) -> tuple[ReductionStep, ...]:
-    """The levels of a network, from the input on.
+    """Return the transitions of a network, from the input on.
 
     Raises:
         OperatorError: two paths of the network reduce rows and columns in different orders.
@@ -46,12 +47,12 @@ def find_transitions(spatial_ops: tuple[SpatialOp, ...]) -> tuple[ReductionStep,
 
 
 def crosses(site: SpatialOp, level: Reduction) -> bool:
-    """Whether a site leads from reductions up to `level` to reductions beyond it."""
+    """Tell whether an operator leads from reductions up to `level` to larger ones."""
     return _within(site.before.reduction, level) and not _within(site.after.reduction, level)
 
 
 def beyond(r: Reduction, level: Reduction) -> bool:
-    """Whether maps of reduction r come after the step that begins at `level`."""
+    """Tell whether maps of reduction r come after the transition that begins at `level`."""
     return not _within(r, level)
 
 

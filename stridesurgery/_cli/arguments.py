@@ -1,4 +1,4 @@
-"""What commands take, and how it is read."""
+"""The arguments of the commands, and how they are read."""
 
 import argparse
 import re
@@ -35,13 +35,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
-    """How results and errors are shown."""
+    """Add the options for how results and errors are shown."""
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Which model."""
+    """Add the arguments that name the model."""
     parser.add_argument("model", help="timm:NAME, torchvision:NAME or module.path:callable")
     parser.add_argument(
         "--weights", metavar="FILE", help=f"safetensors, or what torch.save wrote, or {PRETRAINED!r} (default: random)"
@@ -63,7 +63,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def add_taps(parser: argparse.ArgumentParser, what: str, required: bool = False) -> None:
-    """Which maps."""
+    """Add the option that names the maps."""
     parser.add_argument(
         "--tap",
         type=tap,
@@ -74,12 +74,12 @@ def add_taps(parser: argparse.ArgumentParser, what: str, required: bool = False)
 
 
 def source(arguments: argparse.Namespace) -> Source:
-    """The model that the arguments name."""
+    """Return the model that the arguments name."""
     return Source(arguments.model, dict(arguments.model_arg), arguments.weights)
 
 
 def reader(read: Callable[[str], Any], wanted: str) -> Callable[[str], Any]:
-    """A type for argparse that says what is wanted."""
+    """Return a type for argparse that says what is wanted."""
 
     def checked(text: str) -> Any:
         try:
@@ -105,12 +105,12 @@ def input_size(text: str) -> int | tuple[int, int]:
 
 
 def tap(text: str) -> int | str:
-    """A layer by number, a module by its path."""
+    """Read a layer by number or a module by its path."""
     return int(text) if text.isdecimal() else text
 
 
 def surgery(text: str) -> Surgery:
-    """A name with options after a colon: "S1L0", "S1L16:axis=w,pool=keep", "S1L12:dilate".
+    """Read a name with options after a colon: "S1L0", "S1L16:axis=w,pool=keep", "S1L12:dilate".
 
     Raises:
         RequestError: no such option, or a value that it cannot have.
@@ -136,7 +136,7 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 def add_surgeries(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
-    """Which surgeries; `nargs` as argparse has it."""
+    """Add the surgeries; `nargs` as argparse has it."""
     parser.add_argument(
         "surgery" if nargs in (None, "?") else "surgeries",
         metavar="SURGERY",
@@ -147,5 +147,5 @@ def add_surgeries(parser: argparse.ArgumentParser, nargs: str | None = None) -> 
 
 
 def add_out(parser: argparse.ArgumentParser, what: str) -> None:
-    """Which file to write."""
+    """Add the file to write."""
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=what)

@@ -1,4 +1,4 @@
-"""What each command does: it takes the parsed arguments, and returns what there is to say."""
+"""The commands: each takes the parsed arguments and returns its result."""
 
 import argparse
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ from stridesurgery.surgery import AXES
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command found or did."""
+    """The result of a command."""
 
     text: str
     data: Any  # the same as JSON holds it
 
 
 def add_inspect(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `inspect`."""
+    """Add the arguments of `inspect`."""
     add_model(parser)
     add_surgeries(parser, "?")
     parser.add_argument("--cost", action="store_true", help="what inference on one image costs, instead of the layers")
@@ -44,7 +44,7 @@ def run_inspect(arguments: argparse.Namespace) -> Answer:
 
 
 def add_compare(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `compare`."""
+    """Add the arguments of `compare`."""
     add_model(parser)
     add_surgeries(parser, "+")
     add_taps(parser, "a map to compare")
@@ -66,7 +66,7 @@ def run_compare(arguments: argparse.Namespace) -> Answer:
 
 
 def add_search(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `search`."""
+    """Add the arguments of `search`."""
     add_model(parser)
     bounds = parser.add_argument_group("the most that one image may cost; at least one")
     bounds.add_argument("--budget", type=float, metavar="X", help="so many times the compute of the model as it is")
@@ -87,7 +87,7 @@ def run_search(arguments: argparse.Namespace) -> Answer:
 
 
 def searched(arguments: argparse.Namespace) -> Search:
-    """What `search` finds for the arguments of `add_search`."""
+    """Run `search` with the arguments of `add_search`."""
     bounds = Budget(
         _times(arguments.gmacs, 1e9),
         _times(arguments.activations, 2**20),
@@ -112,7 +112,7 @@ def _times(value: float | None, unit: float) -> float | None:
 
 
 def add_eliminate(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `eliminate`."""
+    """Add the arguments of `eliminate`."""
     add_model(parser)
     add_surgeries(parser)
     add_out(parser, "what to write: .safetensors (the weights, the recipe in its metadata) or .onnx (one image)")
@@ -133,7 +133,7 @@ def run_eliminate(arguments: argparse.Namespace) -> Answer:
 
 
 def add_verify(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `verify`."""
+    """Add the arguments of `verify`."""
     add_model(parser)
     add_surgeries(parser, "?")
     parser.add_argument("--operated", type=Path, metavar="FILE", help="what `eliminate` wrote, instead of a surgery")

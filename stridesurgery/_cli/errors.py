@@ -1,4 +1,4 @@
-"""What keeps a command from doing its work."""
+"""An error that keeps a command from doing its work."""
 
 
 class CommandError(Exception):

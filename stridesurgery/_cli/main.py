@@ -35,7 +35,7 @@ COMMANDS = {
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
+    """Return the parser of the whole command line."""
     parser = Parser(prog="stridesurgery", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"stridesurgery {stridesurgery.__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

@@ -24,7 +24,7 @@ PRETRAINED = "pretrained"
 
 @dataclass(frozen=True)
 class Source:
-    """What to build a model from."""
+    """The source that a model is built from."""
 
     name: str  # timm:NAME, torchvision:NAME or module.path:callable
     arguments: Mapping[str, Any]  # of the function that builds it
@@ -36,7 +36,7 @@ class Source:
         return replace(self, weights=None)
 
     def build(self) -> nn.Module:
-        """The model, in eval mode.
+        """Return the model, in eval mode.
 
         Raises:
             CommandError: there is no such model, it cannot be built, or the weights do not fit it.
@@ -58,7 +58,7 @@ class Source:
 
 
 def _maker(name: str, pretrained: bool) -> Callable[..., Any]:
-    """The function that builds a model."""
+    """Return the function that builds a model."""
     library, colon, rest = name.partition(":")
     if not colon or not library or not rest:
         raise CommandError(f"{name!r} is not timm:NAME, torchvision:NAME or module.path:callable")
@@ -98,7 +98,7 @@ def _unknown(name: str, library: str, names: Iterable[str]) -> CommandError:
 
 
 def read_weights(path: Path) -> dict[str, Any]:
-    """The state_dict of a safetensors file or of one that torch.save wrote; no code in it is run.
+    """Read the state_dict of a safetensors file or of one that torch.save wrote; no code in it is run.
 
     Raises:
         CommandError: the file is not there, or holds no weights that can be read.

@@ -17,14 +17,14 @@ SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def add_profile(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `plot profile`."""
+    """Add the arguments of `plot profile`."""
     add_model(parser)
     add_surgeries(parser, "*")
     add_picture(parser)
 
 
 def run_profile(arguments: argparse.Namespace) -> Answer:
-    """The size of the maps and the compute of the layers over depth."""
+    """Draw the size of the maps and the compute of the layers over depth."""
     return _drawn(
         arguments,
         lambda plot: plot.profile(source(arguments).build(), arguments.surgeries, arguments.input_size),
@@ -32,7 +32,7 @@ def run_profile(arguments: argparse.Namespace) -> Answer:
 
 
 def add_field(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `plot field`."""
+    """Add the arguments of `plot field`."""
     add_model(parser)
     add_surgeries(parser, "*")
     parser.add_argument("--tap", type=tap, required=True, help="the map: a layer number or a module path")
@@ -41,7 +41,7 @@ def add_field(parser: argparse.ArgumentParser) -> None:
 
 
 def run_field(arguments: argparse.Namespace) -> Answer:
-    """Where the cells of a map look, over a photograph."""
+    """Draw where the cells of a map look, over a photograph."""
 
     def draw(plot: Any) -> Any:
         model = source(arguments).build()
@@ -53,23 +53,23 @@ def run_field(arguments: argparse.Namespace) -> Answer:
 
 
 def add_front(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `plot front`."""
+    """Add the arguments of `plot front`."""
     add_search(parser)
     add_picture(parser)
 
 
 def run_front(arguments: argparse.Namespace) -> Answer:
-    """What a search finds: the maps, and what they cost."""
+    """Draw what a search finds: the maps and their cost."""
     return _drawn(arguments, lambda plot: plot.front(searched(arguments)))
 
 
 def add_picture(parser: argparse.ArgumentParser) -> None:
-    """Where the picture goes."""
+    """Add the option for the picture's file."""
     add_out(parser, "the picture to write: .png, .svg or .pdf")
 
 
 def read_image(path: Path, size: tuple[int, int]) -> Any:
-    """The middle of a photograph at (h, w) pixels, as an array (h, w, 3).
+    """Return the middle of a photograph at (h, w) pixels, as an array (h, w, 3).
 
     Raises:
         CommandError: it cannot be read.

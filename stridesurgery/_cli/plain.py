@@ -56,7 +56,7 @@ def _(value: Row) -> Any:
 
 
 def totals(cost: Cost) -> dict[str, Any]:
-    """What a network costs in all."""
+    """Return the total cost of a network as plain data."""
     return {
         "model": cost.model,
         "input_size": list(cost.input_size),

@@ -49,7 +49,7 @@ def _write_onnx(model: nn.Module, surgery: Surgery, metadata: dict[str, str], pa
 
 
 def read(path: Path) -> tuple[Surgery, dict[str, Any]]:
-    """The recipe and the weights of a safetensors file that `write` wrote.
+    """Return the recipe and the weights of a safetensors file that `write` wrote.
 
     Raises:
         CommandError: it cannot be read, or has no recipe.

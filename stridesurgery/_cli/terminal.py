@@ -8,7 +8,7 @@ GAP = "  "  # between the columns of a table
 
 
 def fitted(text: str, width: int) -> str:
-    """A text in lines of at most `width`, where that can be: prose is wrapped, a table folded.
+    """Break a text into lines of at most `width` where that can be: prose is wrapped, a table folded.
 
     Lines with a gap inside are a table. Folded, it goes on below itself, its first column repeated.
     """
@@ -36,7 +36,7 @@ def _folded(table: Sequence[str], width: int) -> list[str]:
 
 
 def _columns(table: Sequence[str]) -> list[list[str]]:
-    """The cells of each column, at the width of the widest."""
+    """Return the cells of each column, at the width of the widest."""
     lines = [line.ljust(max(map(len, table))) for line in table]
     used = "".join(" " if set(column) == {" "} else "x" for column in zip(*lines, strict=True))
     return [[line[a:b] for line in lines] for a, b in (m.span() for m in re.finditer(r"x+(?: x+)*", used))]

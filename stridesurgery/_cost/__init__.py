@@ -1,4 +1,4 @@
-"""What networks cost, and the search among surgeries."""
+"""The cost of networks, and the search among surgeries."""
 
 from stridesurgery._cost.compare import Comparison, Row, compare, describe
 from stridesurgery._cost.cost import Cost, Part, cost

@@ -171,7 +171,7 @@ def _asked(surgeries: Any) -> list[str | Surgery]:
 
 
 def describe(surgery: Surgery) -> str:
-    """A surgery in a few words: its name and the options that are not the usual ones."""
+    """Return a surgery in a few words: its name and the options that are not the usual ones."""
     words = [surgery.name]
     if surgery.stride != 1:
         words.append(f"to stride {surgery.stride}")
@@ -200,7 +200,7 @@ def _row(name: str, surgery: Surgery | None, analysis: Analysis, taps: Sequence[
 
 
 def _rival(row: Row, base: Analysis, taps: Sequence[Tap]) -> Row:
-    """The untouched network on the input at which its compute comes nearest to a surgery's, grown along the same axes.
+    """Find the input at which the untouched network's compute comes nearest to a surgery's, grown along the same axes.
 
     Compute grows as the area does, but for attention (faster) and classifiers (not at all); so the size is mended until
     it stays.

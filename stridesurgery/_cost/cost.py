@@ -1,4 +1,4 @@
-"""What a network costs, told from its graph on weightless tensors: nothing is run, nothing is allocated."""
+"""The cost of a network, counted on its graph with weightless tensors: nothing is run or allocated."""
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -21,7 +21,7 @@ T = TypeVar("T", bound=Hashable)
 
 @dataclass(frozen=True)
 class Part:
-    """What some calls of a network cost, for one image."""
+    """Cost of some calls of a network, for one image."""
 
     name: str  #: of one call its module path, or the place of the function; else what the calls have in common
     layer: int | None  #: L of the layer that it belongs to, the last one before it; None before the first
@@ -37,7 +37,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a network costs for one image; prints as a table by reduction."""
+    """Cost of a network for one image; prints as a table by reduction."""
 
     model: str
     input_size: Pair
@@ -62,11 +62,11 @@ class Cost:
         return sum(part.bytes for part in self.parts)
 
     def per_layer(self) -> dict[int | None, Part]:
-        """The parts summed by layer: pointwise operators belong to the layer before them, None is before the first."""
+        """Sum the parts by layer: pointwise operators belong to the layer before them, None is before the first."""
         return _summed(self.parts, lambda part: part.layer)
 
     def per_reduction(self) -> dict[Sides | None, Part]:
-        """The parts summed by the reduction of what they make; None: what is no map (pooled, class scores)."""
+        """Sum the parts by the reduction of what they make; None: no map (pooled values, class scores)."""
         return _summed(self.parts, lambda part: part.reduction)
 
     def __str__(self) -> str:
@@ -130,7 +130,7 @@ def cost(model: nn.Module, input_size: int | Pair | None = None) -> Cost:
 
 
 def count(analysis: Analysis) -> Cost:
-    """What the network of an analysis costs."""
+    """Count the cost of an analysed network."""
     recording = analysis.recording
     spent = Meter(recording.model, recording.graph).meter(one_image(recording))
     events = run_once(recording, sum(s.macs for s in spent.values()))
@@ -145,7 +145,7 @@ def count(analysis: Analysis) -> Cost:
 
 
 def run_once(recording: Recording, macs: int) -> list[MemoryEvent]:
-    """What memory the forward code takes and gives back on one weightless image; it must spend what its graph does.
+    """Run the forward code on one weightless image and list the memory it takes and gives back.
 
     Raises:
         TraceError: it does not: the recording's control flow is that of another batch.
@@ -173,7 +173,7 @@ def _parts(analysis: Analysis, spent: Mapping[Any, NodeCost]) -> Iterator[Part]:
 
 
 def name_of(node: fx.Node) -> str:
-    """A call in words: its module path; for a function the path of the calling module and the node's own name."""
+    """Name a call: its module path; of a function the path of the calling module and the node's own name."""
     if node.op == "call_module":
         return str(node.target)
     path = node.meta["path"]

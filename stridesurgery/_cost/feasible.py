@@ -1,4 +1,4 @@
-"""Which surgeries a model allows."""
+"""Lists the surgeries that a model allows."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -39,12 +39,12 @@ def _sets(layers: Sequence[int]) -> Iterator[tuple[int, ...]]:
 
 
 def _is_safe(surgery: Surgery, alone: Sequence[int], together: bool) -> bool:
-    """Whether a set is known to be possible: a single transition that is, or some of those that are together."""
+    """Return True if a set is known to be possible: a single transition that is, or some of those that are together."""
     return set(surgery.L) <= set(alone) and (together or surgery.S == 1)
 
 
 def _shares(analysis: Analysis, layer: int) -> bool:
-    """Whether a module of the layer's transition is called at another one too."""
+    """Return True if a module of the layer's transition is called at another one too."""
     own = {
         analysis.spatial_ops[n].node.target
         for i in analysis.transitions_of(layer)
@@ -87,7 +87,7 @@ def _layers(analysis: Analysis) -> list[int]:
 
 
 def _strides(analysis: Analysis, axis: str) -> Iterator[int]:
-    """What can remain of a stride somewhere in the network."""
+    """Return the strides that can remain somewhere in the network."""
     factors = [
         f for level in analysis.transitions for f, wanted in zip(level.factor, AXES[axis], strict=True) if wanted
     ]

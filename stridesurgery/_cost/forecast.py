@@ -1,4 +1,4 @@
-"""What a surgery will cost, added up from calls that are metered once: no candidate is built or traced.
+"""Forecasts the cost of a surgery from calls that are metered once: no candidate is built or traced.
 
 When a network lets go of what its calls have made: as forward code that runs does, or as a graph does.
 """
@@ -28,7 +28,7 @@ Deaths = Mapping[Key, Sequence[Allocation]]  # what goes right after a call
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """What one image costs in a network."""
+    """Compute and memory of a network for one image."""
 
     macs: int
     activation_bytes: int
@@ -50,7 +50,7 @@ class Forecast:
         self.original = self._summed(spent, self._eager)
 
     def of(self, plan: Plan) -> CostEstimate:
-        """What the network of a plan costs.
+        """Estimate the cost of a plan's network.
 
         Raises:
             OperatorError: an operator cannot take part in a dilation.
@@ -64,7 +64,7 @@ class Forecast:
         return self._summed(self._meter.meter(self._image, changed), self._in_graph if as_graph else self._eager)
 
     def _becomes(self, site: SpatialOp, operator: Operator) -> Callable[..., Any]:
-        """What runs in place of a site, one for each operator that it can become."""
+        """Return the calls that run in place of a spatial operator, one for each operator that it can become."""
         node = site.node
         case = (node.target, operator)
         if case not in self._changed:
@@ -85,7 +85,7 @@ class Forecast:
 
 
 def estimates(forecast: Forecast, plans: Sequence[Plan]) -> Iterator[tuple[Plan, CostEstimate]]:
-    """What the networks of plans cost; those that `eliminate` refuses are left out.
+    """Estimate the cost of each plan's network; plans that `eliminate` refuses are left out.
 
     Forward code that compares sizes may do something else on larger maps: then each network is built and counted.
     """
@@ -107,7 +107,7 @@ def _counted(analysis: Analysis) -> CostEstimate:
 
 
 def _peak(spent: Mapping[Key, NodeCost], deaths: Deaths) -> int:
-    """The most bytes that are held at once of what calls make."""
+    """Return the most bytes that are held at once of what calls make."""
     held = most = 0
     for key, call in spent.items():
         most = max(most, held + call.peak)
@@ -126,7 +126,7 @@ def _run(rule: FunctionRule, operator: Operator, *args: Any, **kwargs: Any) -> A
 
 
 def deaths_in_a_run(spent: Mapping[Key, NodeCost], events: Sequence[MemoryEvent]) -> Deaths | None:
-    """What a run of the forward code let go, and when, by the calls of its recording.
+    """Return the calls of a recording after which a run of the forward code frees each allocation.
 
     `events` begin with the image. None: the run made other pieces than its recording did.
     """
@@ -152,7 +152,7 @@ def deaths_in_a_run(spent: Mapping[Key, NodeCost], events: Sequence[MemoryEvent]
 
 
 def deaths_in_a_graph(graph: fx.Graph) -> Deaths:
-    """What a graph lets go, and when: a value right after its last use, with all that share its memory."""
+    """Return the calls after which a graph frees each value: its last use, and that of all that share its memory."""
     nodes = list(graph.nodes)
     position = {node: i for i, node in enumerate(nodes)}
     maker: dict[Any, Allocation] = {}
@@ -173,7 +173,7 @@ def deaths_in_a_graph(graph: fx.Graph) -> Deaths:
 
 
 def _maker(node: fx.Node) -> Allocation:
-    """The call that makes a value's memory: of a part of several it is the call that gives them all."""
+    """Return the call that makes a value's memory: of a part of several it is the call that gives them all."""
     source = node.args[0] if node.args else None
     if node.op == "call_function" and isinstance(source, fx.Node) and "parts" in source.meta:
         return source.meta["key"], int(node.args[1])  # type: ignore[arg-type]

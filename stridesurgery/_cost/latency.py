@@ -1,4 +1,4 @@
-"""How long networks take, measured in turn: every round runs each of them, so that a machine's moods meet all alike."""
+"""Measures the latency of networks. Rounds are interleaved, so that clock drift affects all of them equally."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Timing:
         return first, third
 
     def ratio(self, base: "Timing") -> float:
-        """The median over rounds of the ratio to what another call took in the same round."""
+        """Return the median over rounds of the ratio to what another call took in the same round."""
         return median(own / other for own, other in zip(self.seconds, base.seconds, strict=True))
 
 
@@ -60,7 +60,7 @@ def random_images(model: nn.Module, shape: Sequence[int]) -> Tensor:
 
 
 def inference(model: nn.Module, shape: Sequence[int]) -> Callable[[], object]:
-    """A call that runs a copy of a model on images (N, C, h, w)."""
+    """Return a call that runs a copy of a model on images (N, C, h, w)."""
     net, images = copied_model(model).eval(), random_images(model, shape)
 
     def run() -> object:
@@ -71,7 +71,7 @@ def inference(model: nn.Module, shape: Sequence[int]) -> Callable[[], object]:
 
 
 def training_step(model: nn.Module, shape: Sequence[int]) -> Callable[[], object]:
-    """A call that runs a copy of a model forward and backward on images, all its parameters trained; no optimiser."""
+    """Return a call that runs a copy of a model forward and backward on images, without an optimiser."""
     net, images = copied_model(model).train().requires_grad_(), random_images(model, shape)
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""How much memory a weightless run would take: every piece that operators make, from its making to its end."""
+"""Counts the memory of a weightless run: each allocation from its making to its end."""
 
 import weakref
 from collections.abc import Iterable, Sequence
@@ -55,7 +55,7 @@ def taken(events: Sequence[MemoryEvent]) -> tuple[tuple[int, ...], tuple[int, ..
 
 
 def peak(events: Sequence[MemoryEvent]) -> int:
-    """The most bytes that are held at once."""
+    """Return the most bytes that are held at once."""
     held = most = 0
     for _, size in events:
         held += size

@@ -1,4 +1,4 @@
-"""What every call of a recorded network spends on one weightless image: compute, and memory."""
+"""Compute and memory of every call of a recorded network, for one weightless image."""
 
 import random
 from collections import Counter
@@ -22,7 +22,7 @@ FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 @dataclass(frozen=True)
 class NodeCost:
-    """What one call spends."""
+    """Compute and memory of one call."""
 
     macs: int  # multiply-accumulates
     pieces: tuple[int, ...]  # bytes of each piece of memory that it takes
@@ -37,7 +37,7 @@ class NodeCost:
 
 
 class Inference:
-    """What follows a weightless run: its memory, its compute, and the operators that have no count.
+    """Counts the memory and compute of a weightless run, and the operators that have no count.
 
     Fused attention is one operator, as on CPUs and GPUs; on weightless tensors torch would run it in parts.
     """
@@ -76,13 +76,13 @@ class Meter(fx.Interpreter):
         self._spent: dict[Key, NodeCost] = {}
 
     def on(self, graph: fx.Graph) -> "Meter":
-        """A meter of another graph over the same modules that knows what this one knows."""
+        """Return a meter of another graph over the same modules that knows what this one knows."""
         other = Meter(self.module, graph)
         other._run, other._known = self._run, self._known
         return other
 
     def meter(self, image: Tensor, changed: Mapping[Key, Any] | None = None) -> dict[Key, NodeCost]:
-        """What every node spends on a weightless image (1, C, h, w), in running order.
+        """Run a weightless image (1, C, h, w) and count what every node spends, in running order.
 
         `changed` gives callables to run in place of nodes: each takes the node's own arguments. They must compare equal
         where they do the same.
@@ -116,7 +116,7 @@ class Meter(fx.Interpreter):
 
 
 def _signature(value: Any) -> Any:
-    """What tells two arguments apart as far as costs go; hashable."""
+    """Return a hashable key of an argument: equal keys cost the same."""
     if isinstance(value, Tensor):
         return (tuple(value.shape), value.stride(), value.dtype)
     if isinstance(value, (tuple, list)):

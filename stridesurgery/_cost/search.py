@@ -1,4 +1,4 @@
-"""Which surgeries give the maps that are wanted within a bound on cost."""
+"""Searches for surgeries that give the wanted maps within a bound on cost."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -61,7 +61,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Search:
-    """What was found; prints as a table, iterates over the Pareto set."""
+    """The result of a search; prints as a table, iterates over the Pareto set."""
 
     model: str
     input_size: Pair
@@ -189,7 +189,7 @@ def _is_positive(number: Any) -> bool:
 
 
 def _wanted(reduction: Any, taps: int) -> tuple[float, ...]:
-    """The most input pixels per cell at each tap."""
+    """Return the most input pixels per cell at each tap."""
     many = list(reduction) if isinstance(reduction, Sequence) else [reduction] * taps
     if len(many) != taps:
         raise RequestError(f"reduction names {len(many)} maps, but there are {taps} taps")
@@ -231,7 +231,7 @@ def _fine_enough(candidate: Candidate, wanted: Sequence[float]) -> bool:
 
 
 def _order(candidate: Candidate) -> Any:
-    """The finest last; among equals the earliest elimination first."""
+    """Return the finest last; among equals the earliest elimination first."""
     finest = tuple(-rows * columns for rows, columns in reversed(candidate.reductions[-1:]))
     return finest, candidate.first, candidate.surgery.L, candidate.macs
 
@@ -246,7 +246,7 @@ def _unbeaten(candidates: Sequence[Candidate], bounds: Budget) -> tuple[Candidat
 
 
 def _merits(candidate: Candidate, bounds: Budget) -> tuple[float, ...]:
-    """What counts, the less the better."""
+    """Objectives to minimise."""
     sides = [side for reduction in candidate.reductions for side in reduction]
     bounded = [
         value or 0

@@ -1,4 +1,4 @@
-"""Which values of a network are maps, and which of those are the only map where they stand.
+"""The values of a network that are maps, and those that no other map runs beside.
 
 A value is *closed* if everything computed after it is computed from it alone: no shortcut leads around it. The map
 of a layer is a closed one, so inside a residual or parallel block there is none.
@@ -30,7 +30,7 @@ class Values:
         self.maps = [n for n in self.order if self._is_map(n)]
 
     def _find_closed(self) -> set[fx.Node]:
-        """The nodes that dominate all their descendants."""
+        """Return the nodes that dominate all their descendants."""
         dominator: dict[fx.Node, fx.Node | None] = {}
         below, inside = dict.fromkeys(self.order, 0), dict.fromkeys(self.order, 1)
         for node in self.order:
@@ -76,12 +76,12 @@ class Values:
 
 
 def _inputs(node: fx.Node) -> list[Any]:
-    """What a value is computed from; the image tells `batch_to_space` no more than its size."""
+    """Return the arguments that a value is computed from; `batch_to_space` reads only the size of the image."""
     return [node.args[:1]] if node.target in REARRANGING else [node.args, node.kwargs]
 
 
 def module_of(node: fx.Node) -> str:
-    """The outermost module that returns a value, or the place of the call that makes it."""
+    """Return the outermost module that returns a value, or the place of the call that makes it."""
     ends = ends_of(node) or ends_of(node, own=True)
     if ends:
         return min(ends, key=depth)
@@ -90,12 +90,12 @@ def module_of(node: fx.Node) -> str:
 
 
 def ends_of(node: fx.Node, own: bool = False) -> list[str]:
-    """The modules that return a value; `own`: the leaf that makes it as well."""
+    """Return the modules that return a value; `own`: the leaf that makes it as well."""
     return [end for end in node.meta.get("ends", ()) if end and (own or end != node.target)]
 
 
 def depth(path: str) -> int:
-    """How many modules a path leads through; a key of what one returns (`body[layer1.0]`) is one step."""
+    """Return the number of modules on a path; a key of a module's output (`body[layer1.0]`) counts as one."""
     plain = re.sub(r"\[[^]]*]", "[", path)
     return plain.count(".") + plain.count("[")
 
@@ -107,7 +107,7 @@ def outermost(candidates: Sequence[fx.Node]) -> fx.Node:
 
 
 def straight_back(values: Values, maps: Sequence[fx.Node]) -> list[fx.Node]:
-    """The last of some closed maps, and those that it is made from by one operator after the other.
+    """Return the last of some closed maps, and those that it is made from by one operator after the other.
 
     So a stage's end and the norm or expansion that begins the next block, but not what lies before a whole block.
     """

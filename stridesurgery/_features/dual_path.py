@@ -109,7 +109,7 @@ def dual_path(
 
 
 def _as_sampled(out: "_Output", joined: Joined, grid_of: Mapping[Key, GridInfo]) -> "_Output":
-    """A large path's map with the geometry that it has in the joined graph."""
+    """Give a large path's map the geometry that it has in the joined graph."""
     if out.path == "small":
         return out
     return replace(out, tap=replace(out.tap, place=grid_of[joined.large[out.key].meta["key"]]))
@@ -143,7 +143,7 @@ def _by_path(taps: Taps | Mapping[str, Taps]) -> dict[str, Taps]:
 
 
 def _outputs(asked: dict[str, Taps], original: Analysis, fine: Analysis, planned: Plan, sampler: str) -> list[_Output]:
-    """The maps that are asked for; without names, of the large path only those that are not the small path's."""
+    """Return the maps that are asked for; without names, of the large path only those that are not the small path's."""
     values = {n.meta["key"]: n for n in fine.recording.graph.nodes}
     removed = [c.site.node for c in planned.changes if any(w.tap for w in c.operator.windows)]
     sliced = after(removed if sampler == "slice" else [])
@@ -176,7 +176,7 @@ def _phases(fine: RewrittenModel, small: Analysis, training: bool, outputs: Sequ
 
 
 def _first_phase(node: fx.Node, place: GridInfo, tap: Tap) -> fx.Node:
-    """The original's map: of phases the first, and of a finer map not yet in phases every k-th cell."""
+    """Return the original's map: of phases the first, and of a finer map not yet in phases every k-th cell."""
     if place.phases:
         node = rearranged(node, first_phase, math.prod(place.finer))
     by = tuple(int(old / new) for old, new in zip(tap.place.reduction, place.reduction, strict=True))
@@ -192,7 +192,7 @@ def _on_fine_grid(tap: Tap, node: fx.Node | None, fine: Analysis) -> Tap:
 
 
 def _by_reduction(outputs: Sequence[_Output]) -> list[tuple[_Output, ...]]:
-    """The maps by reduction, finest first.
+    """Return the maps by reduction, finest first.
 
     Raises:
         GridError: maps of one reduction differ in size or layout.
@@ -244,7 +244,7 @@ def _concatenated(output: fx.Node, maps: list[fx.Node], group: Sequence[_Output]
 
 
 def _feature_of(group: Sequence[_Output]) -> Feature:
-    """What is known of one map, or of several concatenated: its cells see what those of all of them see."""
+    """Return the `Feature` of one map, or of several concatenated, whose cells see what all of theirs see."""
     parts = [feature_of(out.tap) for out in group]
     (rows, columns), *others = [out.tap.place.reassembled.geometry for out in group]
     for down, across in others:

@@ -16,7 +16,7 @@ from stridesurgery.errors import GridError
 def features(
     model: nn.Module, taps: Sequence[TapName] | TapName | None = None, *, input_size: int | Pair | None = None
 ) -> RewrittenModel:
-    """A copy of a model that returns its maps instead of its answer, and computes nothing else.
+    """Return a copy of a model that returns its maps instead of its answer, and computes nothing else.
 
     Args:
         model: a torchvision or timm model, any module whose forward takes an image batch, or one that was operated.
@@ -46,18 +46,18 @@ def features(
 
 
 def feature_of(tap: Tap) -> Feature:
-    """What is known of a map that is taken out."""
+    """Return the `Feature` of a map that is taken out."""
     reduction, geometry = reduction_of(tap.place), geometry_of(*tap.place.reassembled.geometry)
     return Feature(tap.name, tap.module, tap.channels, reduction, geometry, (source_of(tap, "operated"),))
 
 
 def source_of(tap: Tap, network: str) -> Source:
-    """Where a map that is taken out comes from."""
+    """Return the `Source` of a map that is taken out."""
     return Source(tap.name, network, tap.node.meta["key"], tap.channels, tap.channel_axis)
 
 
 def tapped(analysis: Analysis, taps: Sequence[Tap]) -> fx.Graph:
-    """The recorded graph with these maps as its output, by name.
+    """Return the recorded graph with these maps as its output, by name.
 
     Raises:
         GridError: a map that is not in it.
@@ -76,7 +76,7 @@ def tapped(analysis: Analysis, taps: Sequence[Tap]) -> fx.Graph:
 
 
 def reassembled(node: fx.Node, tap: Tap) -> fx.Node:
-    """A tapped value as one map, put together where a dilated network has its phases in the batch."""
+    """Return a tapped value as one map, reassembled where a dilated network has its phases in the batch."""
     if not tap.place.phases:
         return node
     return reassembled_map(node, tap.place.reduction, tap.place.phases, tap.channel_axis)
@@ -116,7 +116,7 @@ def drop_unused(graph: fx.Graph, needed: set[fx.Node]) -> None:
 
 
 def _ancestors(graph: fx.Graph, needed: set[fx.Node], effects: set[fx.Node]) -> set[fx.Node]:
-    """What values and effects depend on, writes into the memory that they read included."""
+    """All nodes that values and effects depend on, writes into the memory that they read included."""
     wanted, kept, read = needed | effects, set[fx.Node](), set[object]()
     for node in reversed(graph.nodes):
         if node.op in ("output", "placeholder") or node in wanted or not read.isdisjoint(node.meta.get("writes", ())):
@@ -129,7 +129,7 @@ def _ancestors(graph: fx.Graph, needed: set[fx.Node], effects: set[fx.Node]) -> 
 def finished(
     model: nn.Module, train_graph: fx.Graph, eval_graph: fx.Graph, only_at: Pair | None, info: FeatureInfo
 ) -> RewrittenModel:
-    """The model that runs these graphs over the modules of `model`, which it takes over."""
+    """Return the model that runs these graphs over the modules of `model`, which it takes over."""
     result = rewritten(model, train_graph, eval_graph, only_at)
     result.feature_info = info
     result.out_indices = info.out_indices  # type: ignore[assignment]
@@ -141,7 +141,7 @@ def finished(
 
 
 def _parameters_of(model: RewrittenModel) -> set[int]:
-    """The ids of the parameters that a graph reads."""
+    """Return the ids of the parameters that a graph reads."""
     found: set[int] = set()
     for node in (n for graph in model.graphs.values() for n in graph.nodes):
         if node.op == "call_module":

@@ -101,7 +101,7 @@ class _Join:
         return Joined(self.graph, self.small, self.large)
 
     def _shared(self, node: fx.Node) -> fx.Node:
-        """The node of the operated graph that computes the same, before anything has changed."""
+        """Return the node of the operated graph that computes the same, before anything has changed."""
         found = self.small.get(node.meta["key"])
         wanted = [self.large[n.meta["key"]] for n in node.all_input_nodes]
         if found is None or found.all_input_nodes != wanted or shape_of(found) != shape_of(node):
@@ -112,7 +112,7 @@ class _Join:
         return found
 
     def _operator(self, node: fx.Node, change: Change, later: bool) -> fx.Node:
-        """What the large path runs at an eliminated operator."""
+        """Add what the large path runs at an eliminated operator."""
         fine = self.small.get(node.meta["key"])
         if fine is None:
             raise GridError(f"{change.site.name} is not found in the operated model; the two paths cannot part there")
@@ -131,7 +131,7 @@ class _Join:
         return self._sampled(self._copy(fine), node, _step(change))
 
     def _copy(self, node: fx.Node, before: fx.Node | None = None) -> fx.Node:
-        """A node of either graph, run on the large path's values."""
+        """Copy a node of either graph to run on the large path's values."""
         with self.graph.inserting_before(before or self.end):
             made = self.graph.node_copy(node, lambda source: self._input(node, source))
         self._describe(made, node)
@@ -145,7 +145,7 @@ class _Join:
         return made
 
     def _input(self, node: fx.Node, source: fx.Node) -> fx.Node:
-        """The large path's value of an input."""
+        """Return the large path's value of an input."""
         value = self.large[source.meta["key"]]
         shared = value is self.small.get(source.meta["key"])
         if shared and node not in self.changes and value.op != "get_attr":  # statistics: both paths update them
@@ -157,7 +157,7 @@ class _Join:
         return value
 
     def _is_shared_still(self, node: fx.Node) -> bool:
-        """Whether the norm and activation of an eliminated layer run: cell by cell, so once for both paths."""
+        """Return True if the norm and activation of an eliminated layer run: cell by cell, so once for both paths."""
         sources = node.all_input_nodes
         if len(sources) != 1 or sources[0] not in self.beyond or len(sources[0].users) != 1:
             return False
@@ -172,7 +172,7 @@ class _Join:
         return module_traits(module).per_cell and bool(getattr(module, "track_running_stats", True))
 
     def _sampled(self, fine: fx.Node, node: fx.Node, step: Any, before: fx.Node | None = None) -> fx.Node:
-        """The finer map on the old grid."""
+        """Sample the finer map on the old grid."""
         with self.graph.inserting_before(before or self.end):
             made = self.graph.call_function(sample, (fine, *step))
         self._describe(made, node)
@@ -183,7 +183,7 @@ class _Join:
         return made
 
     def _convolved(self, node: fx.Node, conv: Any, change: Change) -> fx.Node:
-        """A convolution at its old stride, by the weights that it has at the new one."""
+        """Add a convolution at its old stride, with the weights that it has at the new one."""
         with self.graph.inserting_before(self.end):
             weight, bias = (
                 None if getattr(conv, name) is None else self.graph.get_attr(f"{node.target}.{name}")
@@ -214,19 +214,19 @@ class _Join:
         )
 
     def _memory(self, label: Any) -> Any:
-        """The label that memory of the original's has in this graph."""
+        """Return the label that memory of the original's has in this graph."""
         return self.memory.get(label, ("large", label))
 
 
 def _step(change: Change) -> tuple[Any, ...]:
-    """What `sample` is told: by how much an operator has become finer, and where its columns are."""
+    """Return the arguments of `sample`: by how much an operator has become finer, and its axis of columns."""
     pairs = zip(change.operator.windows, change.site.operator.windows, strict=True)
     by = tuple(new.finer // old.finer for new, old in pairs)
     return (by, change.operator.last) if change.operator.last != -1 else (by,)
 
 
 def after(nodes: Sequence[fx.Node | None]) -> set[fx.Node]:
-    """Some nodes and everything that is computed from them."""
+    """Return some nodes and everything that is computed from them."""
     todo, found = [node for node in nodes if node is not None], set[fx.Node]()
     while todo:
         node = todo.pop()

@@ -10,7 +10,7 @@ from stridesurgery._node import returned
 
 
 def stage_ends(values: Values) -> list[fx.Node]:
-    """The last map of every reduction, finest first; where all maps of one are inside blocks it has none."""
+    """Return the last map of every reduction, finest first; where all maps of one are inside blocks it has none."""
     by_reduction: dict[Reduction, list[fx.Node]] = {}
     made = {n for site in values.analysis.layers for n in [site.node] if n in values.position}
     for node in values.order:
@@ -24,7 +24,7 @@ def stage_ends(values: Values) -> list[fx.Node]:
 
 
 def _goes_on(values: Values, maps: Sequence[fx.Node]) -> bool:
-    """Whether maps of a reduction lead on to coarser ones or to an answer, not only back to finer ones (as gates)."""
+    """Return True if maps of a reduction lead to coarser ones or an answer, not only back to finer ones (gates)."""
     grid_of, own = values.analysis.grid_of, values.reduction[maps[0]]
     users = {u for n in values.order if not grid_of[n].pooled and values.reduction[n] == own for u in n.users}
     leaving = returned(values.analysis.recording.graph)
@@ -32,7 +32,7 @@ def _goes_on(values: Values, maps: Sequence[fx.Node]) -> bool:
 
 
 def _refined(values: Values) -> set[fx.Node]:
-    """The values into which coarser maps have come back, upsampled (HRNet, feature pyramids)."""
+    """Return the values into which coarser maps have come back, upsampled (HRNet, feature pyramids)."""
     upsampled = {
         s.node: s.before.reassembled.reduction for s in values.analysis.spatial_ops if s.operator.kind == "resize"
     }
@@ -47,7 +47,7 @@ def _refined(values: Values) -> set[fx.Node]:
 
 
 def _last(values: Values, maps: Sequence[fx.Node], refined: set[fx.Node]) -> fx.Node | None:
-    """The last map of a reduction that is not inside a block."""
+    """Return the last map of a reduction that is not inside a block."""
     merged = [n for n in maps if n in refined]
     if merged:
         return outermost(merged)
@@ -59,7 +59,7 @@ def _last(values: Values, maps: Sequence[fx.Node], refined: set[fx.Node]) -> fx.
 
 
 def _given_to_the_next(values: Values, last: fx.Node, closed: Sequence[fx.Node]) -> fx.Node | None:
-    """What was given to the block or stage that leads on to the next grid, where the last map is inside that.
+    """Return the input of the block or stage that leads to the next grid, where the last map lies inside it.
 
     A block may widen, norm or mix its map before it strides, and a stage may begin with a whole block at the old grid.
     The map that is meant is what the module before it has returned; of modules within each other, the innermost that
@@ -86,7 +86,7 @@ def _between(values: Values, first: fx.Node, last: fx.Node) -> Sequence[fx.Node]
 
 
 def _around(path: str) -> list[str]:
-    """The modules around a place, innermost first; not the whole model."""
+    """Return the modules around a place, innermost first; not the whole model."""
     parts = path.split(".") if path else []
     return [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
 
@@ -96,17 +96,17 @@ def _is_inside(node: fx.Node, path: str) -> bool:
 
 
 def _begins_the_next(values: Values, last: fx.Node, path: str) -> bool:
-    """Whether a module does more on coarser grids than on that of the last map: no stage that ends with a pool."""
+    """Return True if a module does more on coarser grids than the last map's: no stage that ends with a pool."""
     own = values.reduction[last]
     inside = [values.reduction[n] for n in values.order if _is_inside(n, path)]
     return sum(r > own for r in inside) > sum(r == own for r in inside)
 
 
 def _is_row(values: Values, path: str) -> bool:
-    """Whether a module only runs others in turn."""
+    """Return True if a module only runs others in turn."""
     return type(values.analysis.recording.model.get_submodule(path)) in (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def _ends_a_block(values: Values, node: fx.Node) -> bool:
-    """Whether one of a row of modules with modules of their own returns a value."""
+    """Return True if one of a row of modules with modules of their own returns a value."""
     return any(_is_row(values, end.rpartition(".")[0]) for end in ends_of(node) if "[" not in end)

@@ -1,4 +1,4 @@
-"""Which map of a network a layer number, a module path or no name at all means."""
+"""Finds the map of a network that a layer number, a module path or no name at all means."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -30,7 +30,7 @@ class Tap:
 
 
 def find_taps(analysis: Analysis, names: Sequence[TapName] | TapName | None) -> tuple[Tap, ...]:
-    """The maps that are asked for; None: the last of every reduction.
+    """Return the maps that are asked for; None: the last of every reduction.
 
     Raises:
         RequestError: a name that is no layer and no module, or is not one map.
@@ -64,7 +64,7 @@ def _find(values: Values, name: TapName) -> fx.Node:
 
 
 def _by_layer(values: Values, number: int) -> fx.Node:
-    """The last map before the next layer: pointwise operators belong to the layer before them."""
+    """Return the last map before the next layer: pointwise operators belong to the layer before them."""
     layers = values.analysis.layers
     if not 0 <= number < len(layers):
         raise RequestError(f"layer {number} does not exist: the model has layers 0 to {len(layers) - 1}")
@@ -87,7 +87,7 @@ def _by_layer(values: Values, number: int) -> fx.Node:
 
 
 def _block_around(values: Values, node: fx.Node) -> str:
-    """The way out: the nearest module around a node whose map can be taken."""
+    """Return the way out: the nearest module around a node whose map can be taken."""
     path = str(node.meta.get("path", ""))
     while path:
         ends = [n for n in values.maps if path in n.meta.get("ends", ()) and n in values.closed]
@@ -134,7 +134,7 @@ def _passes_map(values: Values, node: fx.Node) -> bool:
 
 
 def _one_of_each_reduction(values: Values) -> tuple[Tap, ...]:
-    """The map that ends a stage, of every reduction, finest first."""
+    """Return the map that ends a stage, of every reduction, finest first."""
     taps = [_tap(values, module_of(node), node) for node in stage_ends(values)]
     if not taps:
         raise RequestError(
@@ -146,6 +146,6 @@ def _one_of_each_reduction(values: Values) -> tuple[Tap, ...]:
 
 
 def _call_name(values: Values, tap: Tap) -> str:
-    """A module that is called at several reductions is told by the number of its call."""
+    """Name a module that is called at several reductions by the number of its call."""
     calls = [n for n in values.analysis.recording.graph.nodes if tap.module in n.meta.get("ends", ())]
     return f"{tap.module}#{calls.index(tap.node)}" if tap.node in calls else tap.node.name

@@ -98,7 +98,7 @@ def _is_fixed(item: Any) -> bool:
 
 
 def _is_first_tokens(item: Any) -> bool:
-    """The first tokens of a sequence stand for no cell (class, distillation, registers)."""
+    """Return True if an index reads the first tokens of a sequence (class, distillation, registers)."""
     if isinstance(item, slice):
         return item.start in (None, 0) and item.stop <= 8
     return item in (0, 1)
@@ -128,7 +128,7 @@ def _check_windows(original: Recording, now: dict[Key, Shape]) -> None:
 
 
 def _check_lookup(original: Recording, node: fx.Node, now: dict[Key, Shape]) -> None:
-    """A table looked up at positions that are computed from the size: nothing says that it is long enough."""
+    """Refuse a table that is looked up at positions computed from the size: it may be too short."""
     table, *index = (*node.args, *node.kwargs.values())
     names: list[str] = []
     if node.op == "call_module":
@@ -143,7 +143,7 @@ def _check_lookup(original: Recording, node: fx.Node, now: dict[Key, Shape]) -> 
 
 
 def _check_broadcast(node: fx.Node, now: dict[Key, Shape]) -> None:
-    """A position table of one window (NesT) meets several: it would be repeated for each."""
+    """Refuse a position table of one window (NesT) that would be repeated for several."""
     operands: list[Any] = [a for a in node.args if isinstance(a, fx.Node) and shape_of(a) is not None]
     for table, value in ((a, b) for a in operands for b in operands if a is not b):
         lengths, before = shape_of(table) or (), shape_of(value) or ()

@@ -1,4 +1,4 @@
-"""Whether a graph can stand for the forward code: in both modes, at other input sizes."""
+"""Checks that a graph can stand for the forward code: in both modes, at other input sizes."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -47,7 +47,7 @@ def check_alike(evaluation: fx.Graph, training: fx.Graph, keys: Iterable[Key]) -
 
 
 def check_output_kind(graph: fx.Graph) -> None:
-    """A graph can return tensors and numbers in tuples, lists and dicts."""
+    """Refuse outputs that a graph cannot build: it knows tensors and numbers in tuples, lists and dicts."""
 
     def check(value: Any) -> None:
         if not isinstance(value, (fx.Node, int, float, str, type(None))):

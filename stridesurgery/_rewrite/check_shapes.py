@@ -24,7 +24,7 @@ Factor = tuple[int, int]
 
 @dataclass(frozen=True)
 class GridCheck:
-    """What was compared, and how the maps came out."""
+    """The result of a grid check."""
 
     nodes: int  # values whose shape was checked
     exact: bool  # every map after a transition is exactly k times larger; else it is so up to a border
@@ -59,7 +59,7 @@ def check_grid(original: Analysis, operated: Recording, plan: Plan) -> GridCheck
 
 
 def _check_restored(plan: Plan, now: dict[Key, Shape]) -> None:
-    """A layer that takes eliminated strides on must give the map that it gave."""
+    """Check that a layer that takes eliminated strides on gives the map that it gave."""
     for change in plan.changes:
         site, key = change.site, change.site.node.meta["key"]
         grown = [
@@ -75,7 +75,7 @@ def _check_restored(plan: Plan, now: dict[Key, Shape]) -> None:
 
 
 def _check_same_path(base: dict[Key, Shape], now: dict[Key, Shape]) -> None:
-    """The model must not answer larger maps with other pools, convolutions or interpolations (MobileNet v5 does)."""
+    """Refuse a model that answers larger maps with other pools, convolutions or interpolations (MobileNet v5)."""
     resizing = {getattr(f, "__name__", "") for f in FUNCTIONS} - {"getitem", "pad", "fold"}
     for key in sorted(base.keys() ^ now.keys()):
         path, op, target, _ = key
@@ -107,7 +107,7 @@ def _check_reductions(original: Analysis, operated: Recording, plan: Plan) -> No
 
 
 def factors_of(plan: Plan) -> list[Factor]:
-    """How many times larger maps become, from the first cut to the last."""
+    """Return the factors by which maps grow, from the first planned transition to the last."""
     factors: list[Factor] = [(1, 1)]
     for transition in plan.transitions:
         rows, columns = factors[-1]
@@ -166,7 +166,7 @@ def _check_value(
 
 
 def _grown(length: int, factors: list[Factor]) -> set[int]:
-    """What a dimension may become: its multiples by rows, columns, both (tokens), or pairs of those (attention).
+    """Return the lengths that an axis may grow to: multiples by rows, columns, both (tokens), or pairs (attention).
 
     One or two tokens that stand for no cell (class, distillation) do not multiply.
     """
@@ -176,7 +176,7 @@ def _grown(length: int, factors: list[Factor]) -> set[int]:
 
 
 def _said(shape: Shape) -> str:
-    """A shape in words: N is the batch."""
+    """Write a shape in words: N is the batch."""
     sides = (f"{n // BATCH}N".removeprefix("1N") or "N" if n and n % BATCH == 0 else str(n) for n in shape)
     return f"({', '.join(sides)})"
 
@@ -215,7 +215,7 @@ def _check_site(
 
 
 def _is_multiple(site: SpatialOp, plan: Plan, now: dict[Key, Shape]) -> bool:
-    """Whether a layer's output is exactly k times larger (1 before the cut)."""
+    """Return True if a layer's output is exactly k times larger (k = 1 before the transition)."""
     key = site.node.meta["key"]
     if key not in now or site.local or site.after.pooled or site.operator.kind in ("pad", "unknown_pad"):
         return True  # without a grid of its own; checked as a value
@@ -224,7 +224,7 @@ def _is_multiple(site: SpatialOp, plan: Plan, now: dict[Key, Shape]) -> bool:
 
 
 def _is_local(recording: Recording) -> bool:
-    """Whether no operator of the network could read a size: then layers that are multiples prove the grid."""
+    """Return True if no operator of the network could read a size: then layers that are multiples prove the grid."""
     for node in recording.graph.nodes:
         if node.op in ("placeholder", "output", "get_attr"):
             continue

@@ -36,7 +36,7 @@ Phases = tuple[tuple[int, int], ...]
 
 
 def dilated_graph(original: Analysis, planned: Plan) -> fx.Graph:
-    """The original's graph, the maps beyond each eliminated stride as phases in the batch.
+    """Return the original's graph with the maps beyond each eliminated stride as phases in the batch.
 
     Its eliminated modules must be edited; functions are replaced here.
 
@@ -67,7 +67,7 @@ class _Dilated:
                 self._check_images(node, node.args[0])  # it gives no value of its own
 
     def _find_lengths(self) -> dict[fx.Node, bool]:
-        """The numbers of the graph; True for those that are computed from the length of a batch."""
+        """Return the graph's numbers; True for those that are computed from the length of a batch."""
         found: dict[fx.Node, bool] = {}
         for node in self.graph.nodes:
             if shape_of(node) is not None or "parts" in node.meta:
@@ -80,12 +80,12 @@ class _Dilated:
         return found
 
     def phases(self, node: fx.Node) -> Phases:
-        """The phases that a node's value is in: a function of its reduction, so that what joins agrees."""
+        """Return the phases that a node's value is in: a function of its reduction, so that what joins agrees."""
         place = self.grid_of[node.meta["key"]]
         return tuple((int(c.by[0]), int(c.by[1])) for c in self.transitions if beyond(place.reduction, c.before))
 
     def batch_axis(self, node: fx.Node) -> int:
-        """The axis of a value that the images of the batch lie along.
+        """Return the axis of a value that the images of the batch lie along.
 
         Raises:
             GridError: they lie along none of their own: folded with cells, or not all of them are there.
@@ -99,7 +99,7 @@ class _Dilated:
         return axes[0]
 
     def batch_axes(self, node: fx.Node | None) -> list[int]:
-        """The axes of a value that the images of the batch lie along, alone or with something else."""
+        """Return the axes of a value that the images of the batch lie along, alone or with something else."""
         axes = batch_axes(shape_of(node) or ())
         if len(axes) > 1 and node is not None:  # another length is a multiple by chance
             other = self.long.shapes.get(node.meta["key"])  # not known of phases, which come first
@@ -122,7 +122,7 @@ class _Dilated:
             ) from problem
 
     def _mixing(self, node: fx.Node) -> tuple[str, ...]:
-        """The operators by which a node mixes images, or what else it reads tells one from another."""
+        """Return the operators by which a node mixes images, or what else it reads tells one from another."""
         unmapped = [n for n in node.all_input_nodes if n.meta["key"] not in self.grid_of]
         found = self._operators.get(node.meta["key"], ("others, for a longer batch",))
         return found + tuple(name for source in unmapped for name in self._mixing(source))
@@ -227,7 +227,7 @@ class _Dilated:
 
 
 def batch_axes(shape: Shape) -> list[int]:
-    """The axes that the images of a recording's batch may lie along."""
+    """Return the axes that the images of a recording's batch may lie along."""
     return [i for i, length in enumerate(shape) if length and length % BATCH == 0]
 
 
@@ -250,14 +250,14 @@ def _check_no_map(node: fx.Node, place: GridInfo) -> None:
 
 
 def _counts_images(node: fx.Node, lengths: dict[fx.Node, bool]) -> bool:
-    """Whether arithmetic with a tensor takes the number of images as a number."""
+    """Return True if arithmetic with a tensor takes the number of images as a number."""
     return function_traits(node).arithmetic and any(lengths.get(source, False) for source in node.all_input_nodes)
 
 
 def reassembled_map(
     node: fx.Node, reduction: Reduction, phases: Phases, axis: int, *, before: fx.Node | None = None
 ) -> fx.Node:
-    """The map whose phases a node holds, put together right after it, or before another node.
+    """Return the map whose phases a node holds, put together right after it, or before another node.
 
     `reduction` is that of the phases, `axis` that of the channels.
     """
@@ -270,7 +270,7 @@ def reassembled_map(
 
 
 def rearranged(node: fx.Node, function: Callable[..., Any], *args: Any, before: fx.Node | None = None) -> fx.Node:
-    """A call of one of the functions that rearrange phases, right after the value it is given or before a node."""
+    """Insert a call of a function that rearranges phases, right after its value or before a node."""
     with node.graph.inserting_after(node) if before is None else node.graph.inserting_before(before):
         value = node.graph.call_function(function, (node, *args))
     _describe(value, node, function.__name__, value.name)
@@ -311,7 +311,7 @@ def check_phases(original: Analysis, dilated: Recording, planned: Plan) -> int:
 
 
 def _batched(shape: tuple[int, ...], factor: int) -> list[tuple[int, ...]]:
-    """The shape with a batch `factor` times as long; windows and attention heads may stand before or beside it."""
+    """Return the shapes with a batch `factor` times as long; windows and heads may stand before or beside it."""
     return [(*shape[:i], shape[i] * factor, *shape[i + 1 :]) for i in batch_axes(shape)]
 
 
@@ -327,7 +327,7 @@ def _count_along(phases: Phases, axis: int) -> int:
 
 
 def _describe(made: fx.Node, of: fx.Node, what: str, number: Any) -> None:
-    """Tell a new node's metadata: it stands where the node stands that it rearranges."""
+    """Copy node info to an inserted node."""
     path, _, target, count = of.meta["key"]
     made.meta.update(of.meta, key=(path, made.op, f"{what}:{target}:{number}", count), ends=(), writes=())
     if made.target is not first_phase:  # which is a view

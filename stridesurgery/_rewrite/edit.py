@@ -83,7 +83,7 @@ def _as_graph(meta_model: nn.Module, planned: Plan, analysis: Analysis) -> Draft
 
 
 def _edited(model: nn.Module, planned: Plan, modes: Sequence[Analysis]) -> nn.Module:
-    """The model with its modules edited."""
+    """Edit a model's modules."""
     for target, operator in _module_changes(modes, [_known_changes(a, modes[0], planned) for a in modes]).items():
         module = model.get_submodule(target)
         refine = MODULES[type(module)].refine
@@ -102,13 +102,13 @@ def _edited(model: nn.Module, planned: Plan, modes: Sequence[Analysis]) -> nn.Mo
 
 
 def _known_changes(analysis: Analysis, evaluation: Analysis, planned: Plan) -> tuple[Change, ...]:
-    """What changes in a mode; what only train mode runs (auxiliary heads) joins nothing and stays as it is."""
+    """Return the changes in one mode; operators that run in train mode only (auxiliary heads) stay as they are."""
     known = {site.node.meta["key"] for site in evaluation.spatial_ops}
     return changes_of(tuple(s for s in analysis.spatial_ops if s.node.meta["key"] in known), planned)
 
 
 def _module_changes(modes: Sequence[Analysis], changes: Sequence[Sequence[Change]]) -> dict[str, Operator]:
-    """What each module becomes; every call of a module must ask for the same.
+    """Return the operator that each module becomes; every call of a module must ask for the same.
 
     Raises:
         OperatorError: one module is used at several places that need different strides.
@@ -130,7 +130,7 @@ def _module_changes(modes: Sequence[Analysis], changes: Sequence[Sequence[Change
 
 
 def _rewrite(graph: fx.Graph, changes: Sequence[Change]) -> fx.Graph:
-    """A copy of a graph with the changed functions replaced; modules are edited elsewhere."""
+    """Replace the changed functions in a copy of a graph; modules are edited elsewhere."""
     by_key = {change.site.node.meta["key"]: change for change in changes}
     result = copied(graph)
     for node in result.nodes:

@@ -1,4 +1,4 @@
-"""Which operators of a model a surgery changes, and into what. Decides; nothing is edited here."""
+"""Plans which operators of a model a surgery changes, and into what. Nothing is edited here."""
 
 import math
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class PlannedTransition:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a surgery does to one model."""
+    """The changes that a surgery makes to one model."""
 
     surgery: Surgery
     transitions: tuple[PlannedTransition, ...]
@@ -58,7 +58,7 @@ class Draft:
 
 
 def plan(analysis: Analysis, surgery: Surgery) -> Plan:
-    """Which operators of a model a surgery changes, and into what.
+    """Plan which operators of a model a surgery changes, and into what.
 
     Raises:
         RequestError: a layer that does not exist or has no stride, a remaining stride that does not fit.
@@ -76,7 +76,7 @@ def plan(analysis: Analysis, surgery: Surgery) -> Plan:
 
 
 def changes_of(spatial_ops: Sequence[SpatialOp], plan: Plan) -> tuple[Change, ...]:
-    """What a plan makes of the sites of a recording (that of train mode may have more than the one planned on)."""
+    """Return the changes that a plan makes to spatial operators; train mode may have more than were planned on."""
     changes = (_change(site, plan) for site in spatial_ops)
     return tuple(c for c in changes if c is not None)
 
@@ -103,7 +103,7 @@ def _planned(analysis: Analysis, transition: int, surgery: Surgery) -> PlannedTr
 def _restoring(
     analysis: Analysis, surgery: Surgery, chosen: Sequence[int], transitions: Sequence[PlannedTransition]
 ) -> PlannedTransition:
-    """The transition that takes all eliminated strides on."""
+    """Return the transition that takes all eliminated strides on."""
     layer = layer_number(analysis, surgery.restore_at)  # type: ignore[arg-type]  # plan has seen that it is one
     first = min(analysis.transitions_of(layer))
     if first <= max(chosen):

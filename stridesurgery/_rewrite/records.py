@@ -1,4 +1,4 @@
-"""What a model keeps on record of its grid: `feature_info`, `output_stride`, `patch_size`, and what is made from it."""
+"""The records that a model keeps of its grid: `feature_info`, `output_stride`, `patch_size`."""
 
 import copy
 from collections.abc import Iterator
@@ -108,7 +108,7 @@ def _own_config(model: nn.Module, config: Any) -> Any:
 
 
 def _with_patch_size(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """The module and its config, as far as they say how large patches are."""
+    """Return the module and its config, as far as they say how large patches are."""
     config = vars(module).get("config")
     for name, holder in (("patch_size", module), ("config.patch_size", config)):
         if hasattr(holder, "__dict__") and isinstance(vars(holder).get("patch_size"), (int, tuple, list)):
@@ -116,7 +116,7 @@ def _with_patch_size(module: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def refreshed(info: FeatureInfo, operated: nn.Module, size: Pair) -> FeatureInfo:
-    """What there is to know of the maps of an operated model that returns them."""
+    """Return the `FeatureInfo` of an operated model that returns its maps."""
     analysis = analyse(operated, size)
     maps: Any = returned(analysis.recording.graph)[0].args[0]
     grid_of = {feature: analysis.grid_of[maps[feature.name]] for feature in info.features}
@@ -149,7 +149,7 @@ def check_intermediates(analysis: Analysis, planned: Plan, draft: Draft) -> None
 
 
 def intermediates(model: nn.Module, image: Tensor) -> list[Tensor]:
-    """The maps that a timm model's own `forward_intermediates` gives; none where it has no such method."""
+    """Return the maps that a timm model's own `forward_intermediates` gives; none where it has no such method."""
     method = getattr(model, "forward_intermediates", None)
     if method is None:
         return []
@@ -162,7 +162,7 @@ def intermediates(model: nn.Module, image: Tensor) -> list[Tensor]:
 
 
 def larger_by(was: Shape, now: Shape, planned: Plan) -> Pair | None:
-    """The factor of a plan by which a returned value is larger than it was, up to a border; None if there is none.
+    """Return the factor of a plan by which a value is larger than it was, up to a border; None if there is none.
 
     What is no map (N, C, H, W) or (N, H, W, C) has the factor (1, 1) if it has as many dimensions as before.
     """
@@ -176,5 +176,5 @@ def larger_by(was: Shape, now: Shape, planned: Plan) -> Pair | None:
 
 
 def _about(cells: int, wanted: int, k: int) -> bool:
-    """Whether an axis is k times as long, up to the border that convolutions without padding cut off."""
+    """Return True if an axis is k times as long, up to the border that convolutions without padding cut off."""
     return cells == wanted if k == 1 else abs(cells - wanted) <= max(2 * k, wanted // 4)

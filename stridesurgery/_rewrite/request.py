@@ -1,4 +1,4 @@
-"""What a caller asks for, as a surgery whose layers are numbers."""
+"""Reads what a caller asks for into a surgery whose layers are numbers."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ def requested(
     input_size: int | Pair | None,
     options: Options = DEFAULTS,
 ) -> tuple[Surgery, Analysis]:
-    """The surgery that the arguments of `eliminate` ask for, and the analysis of the model.
+    """Read the arguments of `eliminate` into a surgery, and analyse the model.
 
     Raises:
         RequestError: the arguments contradict each other, or do not fit the model.
@@ -63,7 +63,7 @@ def check_one_path(analysis: Analysis, way_out: str) -> None:
 def request(
     analysis: Analysis, S: int | None, L: int | str | Sequence[int | str] | None, options: dict[str, Any]
 ) -> Surgery:
-    """What a caller asked for, as a surgery with layers by number.
+    """Read what a caller asks for into a surgery with layers by number.
 
     Raises:
         RequestError: no such layer, a layer without a stride, S and L that disagree.

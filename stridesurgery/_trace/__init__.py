@@ -1,4 +1,4 @@
-"""A model without its weights, as a graph."""
+"""Record a model without its weights as a graph."""
 
 from stridesurgery._trace.graph_model import RewrittenModel, copied, rewritten
 from stridesurgery._trace.meta_copy import copied_model, copy_to_meta, default_size, number_format

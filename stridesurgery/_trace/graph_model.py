@@ -1,4 +1,7 @@
-"""A model whose forward is a recorded graph: two of them, for training and for evaluation, over its own modules."""
+"""A model whose forward is a recorded graph over its own modules.
+
+It has two graphs, one for training and one for evaluation.
+"""
 
 import builtins
 import importlib
@@ -25,25 +28,26 @@ _OWN = {
 
 
 class RewrittenModel(fx.GraphModule):
-    """A `torch.fx.GraphModule` that keeps the whole model it came from: all modules, parameters and attributes.
+    """A `torch.fx.GraphModule` that keeps the whole model from which it was made.
 
-    `.train()` and `.eval()` switch between its two graphs; `.graph` is the one in force. It survives deepcopy and
-    torch.save. Methods of the original class (`forward_features`, ...) are gone.
+    It has all modules, parameters and attributes of that model. `.train()` and `.eval()` switch
+    between its two graphs; `.graph` is the current one. It survives deepcopy and torch.save.
+    Methods of the original class (`forward_features`, ...) are gone.
     """
 
-    graphs: dict[bool, fx.Graph]  # by training
-    feature_info: Any  # a `FeatureInfo`, where it returns maps; else what the model has
-    only_at: tuple[int, int] | None  # the input size, where the graph computes with sizes that it has as constants
+    graphs: dict[bool, fx.Graph]  # the key is True for train mode
+    feature_info: Any  # a `FeatureInfo` if it returns maps; else that of the original
+    only_at: tuple[int, int] | None  # the input size, if the graph holds sizes as constants
 
     def __init__(self, model: nn.Module, graphs: dict[bool, fx.Graph], only_at: tuple[int, int] | None = None) -> None:
         super().__init__(nn.Module(), fx.Graph(), type(model).__name__)
-        # the model stays the owner: fx would copy only what the graph names, in the graph's order
+        # keep all attributes: fx would copy only what the graph names, in the graph's order
         self.__dict__.update({k: v for k, v in vars(model).items() if k not in _OWN})
         self.__dict__.update(graphs=graphs, only_at=only_at)
-        self._choose_graph()  # the modules keep the modes they have: a norm may be frozen
+        self._choose_graph()  # modules keep their modes, because a norm may be frozen
 
     def train(self, mode: bool = True) -> "RewrittenModel":
-        """Set the mode and put that mode's graph in force."""
+        """Set the mode and switch to the graph of that mode."""
         super().train(mode)
         self._choose_graph()
         return self
@@ -53,7 +57,11 @@ class RewrittenModel(fx.GraphModule):
             self.graph = self.graphs[self.training]
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Run the graph in force; an input of another size is refused where the graph would be wrong for it."""
+        """Run the current graph.
+
+        Raises:
+            GridError: the graph holds sizes as constants, and the input has another size.
+        """
         if self.only_at is not None and tuple(x.shape[-2:]) != self.only_at:
             raise GridError(
                 f"this graph computes with sizes fixed at {self.only_at}, got an input of {tuple(x.shape[-2:])}; "
@@ -80,7 +88,7 @@ class RewrittenModel(fx.GraphModule):
 
 
 def _once(graphs: dict[bool, fx.Graph]) -> dict[bool, fx.Graph]:
-    """One graph for both modes where they are the same, so that switching costs nothing."""
+    """Return one graph for both modes if they are equal, so that switching costs nothing."""
     if str(graphs[True]) == str(graphs[False]):
         return {True: graphs[False], False: graphs[False]}
     return graphs
@@ -89,8 +97,8 @@ def _once(graphs: dict[bool, fx.Graph]) -> dict[bool, fx.Graph]:
 def rewritten(
     model: nn.Module, train_graph: fx.Graph, eval_graph: fx.Graph, only_at: tuple[int, int] | None
 ) -> RewrittenModel:
-    """A model that runs these graphs over the modules of `model`, which it takes over."""
-    vars(model).pop("forward", None)  # one that was set from outside would run instead of the graph
+    """Return a model that runs these graphs over the modules of `model`, which it takes over."""
+    vars(model).pop("forward", None)  # a forward set from outside would replace the graph
     return RewrittenModel(model, _once({True: train_graph, False: eval_graph}), only_at)
 
 
@@ -102,13 +110,13 @@ def _rebuild(owned: dict[str, Any], written: dict[bool, list[Any]], only_at: tup
 
 @dataclass(frozen=True)
 class _Ref:
-    """Stands for another node in a written graph."""
+    """A reference to another node in a written graph."""
 
     name: str
 
 
 def copied(graph: fx.Graph) -> fx.Graph:
-    """A copy of a graph, its output and the metadata of its nodes included."""
+    """Return a copy of a graph with its output and the metadata of its nodes."""
     copy_, memo = fx.Graph(), dict[fx.Node, fx.Node]()
     result = copy_.graph_copy(graph, memo, return_output_node=True)
     assert isinstance(result, tuple)
@@ -117,7 +125,12 @@ def copied(graph: fx.Graph) -> fx.Graph:
 
 
 def write_graph(graph: fx.Graph) -> list[tuple[Any, ...]]:
-    """A graph as plain values: (name, op, target, args, kwargs, meta) of each node, functions by qualified name."""
+    """Write a graph as plain values.
+
+    Returns:
+        A tuple (name, op, target, args, kwargs, meta) for each node. Functions are given by
+        qualified name.
+    """
     rows = []
     for node in graph.nodes:
         target = _get_qualified_name(node.target) if node.op == "call_function" else node.target
@@ -127,7 +140,7 @@ def write_graph(graph: fx.Graph) -> list[tuple[Any, ...]]:
 
 
 def read_graph(rows: list[tuple[Any, ...]]) -> fx.Graph:
-    """The graph that `write_graph` wrote."""
+    """Read the graph that `write_graph` wrote."""
     graph = fx.Graph()
     nodes: dict[str, fx.Node] = {}
     for name, op, target, args, kwargs, meta in rows:
@@ -143,7 +156,7 @@ def _to_ref(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Fx's immutable containers as ordinary ones."""
+    """Convert fx's immutable containers to ordinary ones."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, list):

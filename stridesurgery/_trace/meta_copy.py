@@ -1,4 +1,4 @@
-"""A model without its weights, to run for its shapes; and what a model says of its own input."""
+"""Copy models without their weights, and read what a model says of its own input."""
 
 import copy
 import dis
@@ -17,12 +17,13 @@ from stridesurgery.errors import ModelError
 
 
 def copy_to_meta(model: nn.Module) -> nn.Module:
-    """A deep copy whose tensors are meta tensors and whose only hooks are those of the forward pass.
+    """Return a deep copy with meta tensors and with no hooks but those of the forward pass.
 
-    It costs no memory for weights. The containers in which hooks collect values are copied as well.
+    The copy needs no memory for weights. The containers in which hooks collect values are copied
+    as well.
 
     Raises:
-        ModelError: not a module, or one that does not survive copying.
+        ModelError: the model is not a module, is wrapped or scripted, or cannot be copied.
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"expected a torch.nn.Module, got {type(model).__name__}")
@@ -51,14 +52,15 @@ def copy_to_meta(model: nn.Module) -> nn.Module:
 
 
 def duplicate(model: nn.Module, memo: dict[int, Any], *, apart: bool = False) -> nn.Module:
-    """Copy a model as `copy.deepcopy(model, memo)` does, several times faster, with every mode and both graphs.
+    """Copy a model as `copy.deepcopy(model, memo)` does, but several times faster.
 
-    torch's copies of graph modules lose their mode and, where they have one for training, that graph. Functions that
-    refer to the model's modules, such as hooks, refer to the copy's.
+    The copy keeps the mode of every module and both graphs. torch's own copies of graph modules
+    lose their mode and, if there is one, the graph for training. Functions that refer to the
+    model's modules, such as hooks, refer to the copy's modules in the copy.
 
     Args:
         model: any module.
-        memo: copies that are there already, by the id of their original.
+        memo: the copies that exist already, by the id of their original.
         apart: also copy the containers outside of the model that its hooks write into.
     """
     with _DetachedCopy():
@@ -71,9 +73,9 @@ def _duplicate(model: nn.Module, memo: dict[int, Any], apart: bool) -> nn.Module
         memo[id(module)] = _shell(type(module))
     tables = (vars(module).get(name) for module in model.modules() for name in _HOOKS)
     memo.update((id(table), type(table)()) for table in tables if table is not None)
-    for module in reversed(modules):  # what a module consists of before the module
+    for module in reversed(modules):  # parts before the module that contains them
         settings = {name: _copied(v, memo) for name, v in vars(module).items() if name != "_compiled_call_impl"}
-        memo[id(module)].__dict__.update(settings)  # of model.compile() nothing stays: the copy runs as written
+        memo[id(module)].__dict__.update(settings)  # without model.compile(): the copy runs as written
     result = copy.deepcopy(model, memo)
     for module in modules:
         if isinstance(module, fx.GraphModule):
@@ -87,12 +89,12 @@ def _duplicate(model: nn.Module, memo: dict[int, Any], apart: bool) -> nn.Module
 
 
 def _copy_hooks(module: nn.Module, twin: nn.Module, memo: dict[int, Any], apart: bool) -> None:
-    """Give a module's copy its hooks, `apart` those of the forward pass only."""
+    """Give a module's copy its hooks; if `apart`, only those of the forward pass."""
     for name in _HOOKS & vars(module).keys():
         hooks = vars(module)[name]
-        vars(twin)[name] = table = memo.setdefault(id(hooks), type(hooks)())  # to which handles refer
+        vars(twin)[name] = table = memo.setdefault(id(hooks), type(hooks)())  # handles refer to it
         for key, hook in hooks.items() if not apart or name in _FORWARD_HOOKS else ():
-            called = apart and callable(hook)  # in some tables these are no hooks but flags
+            called = apart and callable(hook)  # some tables hold flags instead of hooks
             table[key] = _Observer(hook, memo) if called else _copied_function(hook, memo, False)
 
 
@@ -101,12 +103,15 @@ _FORWARD_HOOKS = frozenset(name for name in _HOOKS if name.startswith("_forward"
 
 
 def _shell(kind: type[nn.Module]) -> nn.Module:
-    """An instance without attributes; a graph module's class is its own, for its code."""
+    """Return an instance without attributes.
+
+    A graph module has a class of its own, for its code.
+    """
     return kind.__new__(kind) if issubclass(kind, fx.GraphModule) else object.__new__(kind)
 
 
 def _is_copied_by_its_attributes(kind: type[nn.Module]) -> bool:
-    """Whether a class leaves it to torch how its instances are copied."""
+    """Tell whether a class leaves the copying of its instances to torch."""
     if issubclass(kind, fx.GraphModule):
         return True
     if hasattr(kind, "__deepcopy__") or kind.__reduce_ex__ is not object.__reduce_ex__:
@@ -138,13 +143,16 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
 
 
 def _copied_function(function: Any, memo: dict[int, Any], apart: bool) -> Any:
-    """Copy a function that refers to something copied; if `apart`, with a copy of everything that it could change."""
+    """Copy a function that refers to something copied.
+
+    If `apart`, everything that the function could change is copied as well.
+    """
     if isinstance(function, partial):
         inner, given = _copied_function(function.func, memo, apart), copy.deepcopy(function.args, memo)
         return type(function)(inner, *given, **copy.deepcopy(function.keywords, memo))
     if not isinstance(function, types.FunctionType) or id(function) in memo:
         return copy.deepcopy(function, memo)
-    memo[id(function)] = function  # where it refers to itself
+    memo[id(function)] = function  # for a function that refers to itself
     codes = _codes(function.__code__)
     old = (function.__closure__ or (), function.__defaults__, function.__kwdefaults__)
     cells = tuple(_renewed_cell(cell, memo, apart) for cell in old[0])
@@ -167,13 +175,13 @@ def _copied_function(function: Any, memo: dict[int, Any], apart: bool) -> Any:
 
 
 def _codes(code: types.CodeType) -> list[types.CodeType]:
-    """The code of a function and of those inside it."""
+    """Return the code of a function and of the functions inside it."""
     inner = [part for part in code.co_consts if isinstance(part, types.CodeType)]
     return [code, *(found for part in inner for found in _codes(part))]
 
 
 def _renewed(value: Any, memo: dict[int, Any], apart: bool) -> Any:
-    """What a copied function refers to instead of a value."""
+    """Return the value that a copied function refers to instead of `value`."""
     if id(value) in memo:
         return memo[id(value)]
     if isinstance(value, types.FunctionType):
@@ -184,7 +192,7 @@ def _renewed(value: Any, memo: dict[int, Any], apart: bool) -> Any:
 
 
 def _refers(value: Any, memo: dict[int, Any], seen: set[int]) -> bool:
-    """Tell whether something copied is reached from a value."""
+    """Tell whether something that is copied can be reached from a value."""
     if id(value) in memo:
         return True
     if id(value) in seen:
@@ -204,12 +212,16 @@ def _refers(value: Any, memo: dict[int, Any], seen: set[int]) -> bool:
 
 
 class _Observer:
-    """A hook of a model without weights; one that fails there needs numbers, and most look at them only."""
+    """A hook of a model without weights.
+
+    A hook that fails there needs numbers. Most such hooks only look at them, so the failure is
+    noted and the model runs on.
+    """
 
     def __init__(self, hook: Callable[..., Any], memo: dict[int, Any]) -> None:
         self.hook: Callable[..., Any] = _uncopied
         self.failed = False
-        with suppress(Exception):  # what belongs to an object that cannot be copied is not called
+        with suppress(Exception):  # the hook of an object that cannot be copied is not called
             self.hook = _copied_function(hook, memo, True)
 
     def __call__(self, *given: Any) -> Any:
@@ -240,7 +252,7 @@ def _meta(tensor: Tensor) -> Tensor:
 
 
 class _MetaCopy(TorchFunctionMode):
-    """Makes deepcopy turn tensors that are plain attributes into meta tensors as well."""
+    """Make deepcopy turn tensors that are plain attributes into meta tensors as well."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.__deepcopy__:
@@ -249,7 +261,10 @@ class _MetaCopy(TorchFunctionMode):
 
 
 class _DetachedCopy(TorchFunctionMode):
-    """Makes deepcopy detach tensors that a forward pass has left in attributes, which torch refuses to copy."""
+    """Make deepcopy detach tensors that a forward pass has left in attributes.
+
+    torch refuses to copy such tensors.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.__deepcopy__ and not args[0].is_leaf:
@@ -258,7 +273,7 @@ class _DetachedCopy(TorchFunctionMode):
 
 
 def input_channels(model: nn.Module) -> list[int]:
-    """How many channels the model takes, the likeliest first."""
+    """Return the numbers of channels that the model may take, the likeliest first."""
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     told = (config or {}).get("input_size") if isinstance(config, dict) else None
@@ -270,12 +285,15 @@ def input_channels(model: nn.Module) -> list[int]:
 
 
 def number_format(model: nn.Module) -> torch.dtype:
-    """The floating-point type of the model's first parameter, which its input must have."""
+    """Return the dtype that the model's input must have.
+
+    It is the floating-point type of the model's first parameter that has one.
+    """
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
 
 
 def default_size(model: nn.Module) -> tuple[int, int]:
-    """The (h, w) in pixels the model was made for; 224 x 224 where it does not say."""
+    """Return the (h, w) in pixels that the model was made for, by default (224, 224)."""
     for holder in (getattr(model, "patch_embed", None), model):
         for name in ("img_size", "image_size"):
             said = getattr(holder, name, None)
@@ -290,7 +308,9 @@ def default_size(model: nn.Module) -> tuple[int, int]:
 
 
 def copied_model(model: nn.Module, *, apart: bool = False) -> nn.Module:
-    """A deep copy of a model; with `apart` also of the containers outside of it that its hooks write into.
+    """Return a deep copy of a model.
+
+    If `apart`, the containers outside of the model that its hooks write into are copied as well.
 
     Raises:
         ModelError: the model cannot be copied.

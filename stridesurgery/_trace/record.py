@@ -1,11 +1,13 @@
-"""A model's recording: its forward code run once by `trace`, or its graph replayed where it is one already.
+"""Record a model: run its forward code once, or replay its graph if it is one already.
 
-The torch.fx graph of a model together with the shape of every value, without running a weight.
+A recording is the torch.fx graph of a model together with the shape of every value. No weight is
+used.
 
-The model is copied without its weights (tensors become meta tensors), and its own `forward` runs on that copy
-under a mode that records every torch function and every leaf module as an fx node. Values are real tensors and
-real ints while the model runs, so control flow, asserts and `isinstance` work as they do in training; sizes are
-ints that remember how they were computed, so the graph stays valid at other sizes.
+The model is copied without its weights: its tensors become meta tensors. Its own `forward` runs on
+that copy under a mode that records every torch function and every leaf module as an fx node. Values
+are real tensors and real ints while the model runs. Control flow, asserts and `isinstance`
+therefore work as they do in training. Sizes are ints that remember how they were computed, so the
+graph stays valid at other sizes.
 """
 
 import traceback
@@ -35,11 +37,12 @@ def record(
 ) -> Recording:
     """Record a weightless model at an input size (h, w) in pixels.
 
-    A `RewrittenModel` is replayed, so that its nodes keep the module paths and keys of the model it came from. With
-    `watch` the meta of every node says in `mixes` by which of its operators the images of the batch are mixed.
+    A `RewrittenModel` is replayed, so that its nodes keep the module paths and keys of the model it
+    came from. With `watch`, the meta of every node lists in `mixes` those of its operators that mix
+    the images of the batch.
 
     Raises:
-        TraceError: the forward pass fails, with the submodule and the line where it does.
+        TraceError: the forward pass fails; the message names the submodule and the line.
     """
     if not isinstance(meta_model, RewrittenModel):
         return trace(meta_model, size, training=training, leaf=is_leaf, batch=batch, watch=watch)
@@ -58,8 +61,8 @@ def record(
 
 
 def image_for(meta_model: nn.Module, size: tuple[int, int], batch: int) -> torch.Tensor:
-    """A weightless (batch, C, h, w) image as the model takes it."""
-    if isinstance(meta_model, RewrittenModel):  # its graph has run
+    """Return a weightless (batch, C, h, w) image as the model takes it."""
+    if isinstance(meta_model, RewrittenModel):  # its graph has been recorded
         channels = _image_node(meta_model.graph).meta["shape"][1]
     else:
         channels = input_channels(meta_model)[0]
@@ -67,7 +70,7 @@ def image_for(meta_model: nn.Module, size: tuple[int, int], batch: int) -> torch
 
 
 def one_image(recording: Recording) -> torch.Tensor:
-    """A weightless (1, C, h, w) image as a recorded model took it."""
+    """Return a weightless (1, C, h, w) image as the recorded model took it."""
     shape = _image_node(recording.graph).meta["shape"]
     return torch.empty(1, *shape[1:], device="meta", dtype=number_format(recording.model))
 
@@ -77,14 +80,14 @@ def _image_node(graph: fx.Graph) -> fx.Node:
 
 
 class _Replay(fx.Interpreter):
-    """Runs a graph node by node and notes the shapes at the nodes."""
+    """Run a graph node by node and note the shapes at the nodes."""
 
     def __init__(self, model: nn.Module, graph: fx.Graph, watch: AcrossBatch | None) -> None:
         super().__init__(model, graph=graph)
         self.watch = watch
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Run a module, or tell its result where that is plain."""
+        """Run a module, or return its result without running it if that is known."""
         is_short = len(args) == 1 and not kwargs and self.watch is None
         known = known_result(self.fetch_attr(target), args[0]) if is_short else None
         return super().call_module(target, args, kwargs) if known is None else known
@@ -119,15 +122,15 @@ def trace(
     """Record a weightless model on a (batch, C, h, w) input.
 
     Args:
-        meta_model: what `copy_to_meta` gave; any module whose forward takes one image batch.
+        meta_model: a copy that `copy_to_meta` returned. Its forward takes one image batch.
         size: (h, w) of the input in pixels.
         training: record what the model does after `.train()` instead of `.eval()`.
-        leaf: which modules stay one node; the rest is recorded from the inside.
+        leaf: tells which modules stay one node; the rest is recorded from the inside.
         batch: N of the input.
         watch: as for `record`.
 
     Raises:
-        TraceError: the forward pass fails, with the submodule and the line where it does.
+        TraceError: the forward pass fails; the message names the submodule and the line.
     """
     meta_model.train(training)
     failures = []
@@ -167,11 +170,13 @@ def _explain(problem: Exception, recorder: Recorder, size: tuple[int, int]) -> T
 
 
 def is_fixed_size(recording: Recording) -> bool:
-    """Return True if a graph holds sizes as constants: at another input size it would be another graph.
+    """Tell whether a graph holds sizes as constants.
+
+    Such a graph would be another one at another input size.
 
     Raises:
         OperatorError: the forward code does something that a graph cannot hold.
-        GridError: it computes with the batch size as a constant.
+        GridError: the forward code computes with the batch size as a constant.
     """
     meta_model = recording.model
     if recording.missed:
@@ -179,7 +184,8 @@ def is_fixed_size(recording: Recording) -> bool:
             f"{recording.missed[0]}, which is lost in a graph; take that out, or leave the result a module"
         )
     h, w = recording.size
-    if not recording.compares:  # nothing but sizes that stand in the graph can differ: one other size tells it all
+    # without comparisons only sizes in the graph can differ: one other size is enough to tell
+    if not recording.compares:
         with suppress(TraceError):
             if str(record(meta_model, (h + 65, w + 67), batch=BATCH + 2).graph) == str(recording.graph):
                 return False
@@ -193,6 +199,6 @@ def is_fixed_size(recording: Recording) -> bool:
         try:
             other = record(meta_model, size)
         except TraceError:
-            continue  # the model itself does not take this size
+            continue  # the model itself refuses this size
         same.append(str(other.graph) == str(recording.graph))
     return not same or not all(same)

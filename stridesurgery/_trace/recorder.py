@@ -1,4 +1,4 @@
-"""Runs a weightless model and writes down what it computes, as `trace` asks."""
+"""Run a weightless model and record what it computes, for `trace`."""
 
 import operator
 import random
@@ -43,15 +43,15 @@ _VIEWS = (nn.Flatten, nn.Unflatten)
 
 
 class Recorder(TorchFunctionMode):
-    """Runs a weightless model and writes down every torch function and leaf module as an fx node."""
+    """Run a weightless model and record every torch function and leaf module as an fx node."""
 
     def __init__(self, model: nn.Module, leaf: Callable[[nn.Module], bool], watch: AcrossBatch | None = None) -> None:
         super().__init__()
         self.model, self.watch = model, watch
         self.graph = fx.Graph()
         self.scope: list[tuple[str, nn.Module]] = []
-        self.innermost: tuple[str, str] | None = None  # where the first exception rose
-        self.fixed: list[str] = []  # parameters and buffers that took part in the call that raised it
+        self.innermost: tuple[str, str] | None = None  # module that raised the first exception
+        self.fixed: list[str] = []  # parameters and buffers in the call that raised it
         self._paused = 0
         self._autocasts = _autocasts()
         self.compares = False
@@ -63,22 +63,27 @@ class Recorder(TorchFunctionMode):
         self._shared_memory: dict[int, int] = {}
         self._own_forwards: dict[nn.Module, Any] = {}
         self._hooks: dict[nn.Module, _Hooks] = {}
-        self.missed: dict[str, None] = {}  # what the forward code does that is not in the graph, in words
-        self.adds_to_answer = False  # a forward hook of the model itself makes something new of what it returns
-        self._repeated: list[tuple[str, fx.Node]] = []  # what leaves' hooks compute, which run with the leaf again
+        self.missed: dict[str, None] = {}  # actions that the graph lacks, in words
+        self.adds_to_answer = False  # True if a hook of the model itself replaces its output
+        # what the hooks of leaves compute; it is computed again when the leaf runs
+        self._repeated: list[tuple[str, fx.Node]] = []
         for path, module in model.named_modules():
             for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
                 self._names.setdefault(id(tensor), f"{path}.{name}" if path else name)
             wrapper = self._leaf_forward if path and leaf(module) else self._inner_forward
-            # the copy is ours: its forward is shadowed on the instance, nothing global is patched
-            self._own_forwards[module] = vars(module).get("forward")  # some models set one themselves
+            # forward is replaced on the instances of our copy; nothing global is patched
+            self._own_forwards[module] = vars(module).get("forward")  # some models set one
             vars(module)["forward"] = wrapper(path, module, module.forward)
             if module._forward_hooks or module._forward_pre_hooks:
-                self._hooks[module] = _Hooks(module)  # the model's own run when the result is called
+                # the hooks of the model itself run when the result is called
+                self._hooks[module] = _Hooks(module)
 
     def record(self, image: Tensor) -> fx.Graph:
-        """Run the model on a weightless (N, C, H, W) image; its own `forward` is put back, whatever happens."""
-        state = random.getstate()  # a forward pass may draw from it
+        """Run the model on a weightless (N, C, H, W) image and return its graph.
+
+        The model's own `forward` is restored in any case.
+        """
+        state = random.getstate()  # a forward pass may draw random numbers
         try:
             node = self.graph.placeholder("x")
             node.meta.update(shape=tuple(image.shape), path="")
@@ -86,7 +91,8 @@ class Recorder(TorchFunctionMode):
             self._image, self._images = node, image.shape[0]
             with torch.no_grad(), torch.device("meta"), self.watch or nullcontext(), self:
                 result = self.model(image)
-            if (hooks := self._hooks.get(self.model)) is not None:  # which run on what the result returns
+            # these hooks run on what the rewritten model returns
+            if (hooks := self._hooks.get(self.model)) is not None:
                 self._paused += 1
                 self.adds_to_answer = hooks.after(self.model, (image,), {}, result) is not result
                 self._paused -= 1
@@ -106,8 +112,8 @@ class Recorder(TorchFunctionMode):
         return self.graph
 
     def emit(self, op: str, target: Any, args: Any, kwargs: dict[str, Any]) -> fx.Node:
-        """A new node, its arguments given as the values that the model computes."""
-        mixes = () if self.watch is None else self.watch.take()  # before arguments become nodes
+        """Append a node whose arguments are given as the values that the model computes."""
+        mixes = () if self.watch is None else self.watch.take()  # before the arguments become nodes
         args = tuple(self._argument(a) for a in args)
         kwargs = {name: self._argument(a) for name, a in kwargs.items()}
         if _autocasts() != self._autocasts:
@@ -118,7 +124,7 @@ class Recorder(TorchFunctionMode):
         return node
 
     def note_comparison(self) -> None:
-        """Called by a size that the forward code compares."""
+        """Note that the forward code compares a size."""
         if not self._paused:
             self.compares = True
 
@@ -149,15 +155,15 @@ class Recorder(TorchFunctionMode):
             if self._paused:
                 return forward(*args, **kwargs)
             if type(module) is nn.Identity and not isinstance(args[0], Tensor):
-                return self._note_end(path, args[0])  # containers are no values
+                return self._note_end(path, args[0])  # a container is not a value
             self._paused += 1
             hooks, given, named, beyond = self._hooks.get(module), args, kwargs, BeyondCells(self._images)
             try:
-                if hooks is not None:  # part of the leaf: they run with it
+                if hooks is not None:  # hooks are part of the leaf and run with it
                     with beyond:
                         args, kwargs = hooks.before(module, args, kwargs)
                     if args is given and kwargs is named:
-                        beyond.take()  # they look on
+                        beyond.take()  # the hooks only observe
                 is_short = len(args) == 1 and self.watch is None
                 result, writes = known_result(module, args[0]) if is_short else None, tuple[int, ...]()
                 if result is None:
@@ -173,7 +179,8 @@ class Recorder(TorchFunctionMode):
                 if getattr(module, "inplace", False):
                     writes = tuple({*writes, *([memory] if memory else [])})
                 elif isinstance(result, Tensor) and args and result is args[0]:
-                    result = result.clone()  # an identity: what else reads its input reads that, not this
+                    # identity: clone, so that later readers of the input are not attributed to this node
+                    result = result.clone()
             except Exception:
                 self.innermost = self.innermost or (path, type(module).__name__)
                 self.fixed = self.fixed or [f"{path}.{name}" for name, _ in module.named_parameters(recurse=False)]
@@ -195,7 +202,10 @@ class Recorder(TorchFunctionMode):
         return run
 
     def _after_leaf(self, path: str, module: nn.Module, node: fx.Node, result: Any, hooks: Callable[[Any], Any]) -> Any:
-        """Run a leaf's forward hooks on its recorded result; the node stands for what they make of it."""
+        """Run a leaf's forward hooks on its recorded result.
+
+        The node of the leaf then stands for the result of the hooks.
+        """
         before, versions = set(self.graph.nodes), self._versions(result)
         with BeyondCells(self._images) as beyond:
             changed = hooks(result)
@@ -224,7 +234,10 @@ class Recorder(TorchFunctionMode):
             self.graph.erase_node(node)
 
     def _note_end(self, path: str, value: Any) -> Any:
-        """Note at the nodes of what a module returns that it does; a part of several is `path[i]`."""
+        """Note a module's path at the nodes of the values that it returns.
+
+        A part of several values is noted as `path[i]`.
+        """
         if isinstance(value, Tensor):
             node = self._nodes.get(id(value))
             if path and node is not None:
@@ -269,15 +282,18 @@ class Recorder(TorchFunctionMode):
         return self._tag(result, node)
 
     def _versions(self, *values: Any) -> list[tuple[Tensor, int]]:
-        """The tensors among arguments, and how often each has been written into."""
+        """Return the tensors among arguments, and how often each was written into."""
         return [(tensor, tensor._version) for tensor in tensors_among(values)]
 
     def _written(self, versions: list[tuple[Tensor, int]]) -> tuple[int, ...]:
-        """The memory that was written into since."""
+        """Return the memory that was written into since `versions` was taken."""
         return tuple(dict.fromkeys(self._memory(t) for t, version in versions if t._version != version))
 
     def _memory(self, tensor: Tensor) -> int:
-        """A label of a tensor's memory; identities are recorded as new tensors, and share their input's."""
+        """Return a label of a tensor's memory.
+
+        An identity is recorded as a new tensor, which shares the label of its input.
+        """
         label = tensor.untyped_storage()._cdata
         while label in self._shared_memory:
             label = self._shared_memory[label]
@@ -321,7 +337,7 @@ class Recorder(TorchFunctionMode):
     # values
 
     def _tag(self, value: Any, node: fx.Node) -> Any:
-        """Say that `value` is what `node` computes."""
+        """Note that `node` computes `value`."""
         if isinstance(value, Tensor):
             self._paused += 1
             node.meta["shape"] = tuple(value.shape)
@@ -350,7 +366,7 @@ class Recorder(TorchFunctionMode):
         return with_origin(value, self, node)
 
     def _argument(self, value: Any) -> Any:
-        """A value as an argument of a node."""
+        """Convert a value to an argument of a node."""
         if isinstance(value, Tensor):
             return self._tensor_node(value)
         if isinstance(value, SymbolicNumber):
@@ -368,7 +384,10 @@ class Recorder(TorchFunctionMode):
         return value
 
     def _contained(self, result: Any) -> Any:
-        """What a model returns, its ordered dicts as nodes that build them: a graph's own containers are plain."""
+        """Return a model's output with its ordered dicts as nodes that build them.
+
+        The containers of a graph itself are plain.
+        """
         if isinstance(result, dict):
             items = {key: self._contained(value) for key, value in result.items()}
             return self.emit("call_function", OrderedDict, (items,), {}) if type(result) is OrderedDict else items
@@ -395,7 +414,10 @@ class Recorder(TorchFunctionMode):
         )
 
     def _constants(self, *values: Any) -> list[str]:
-        """The names of the parameters and buffers that a call's arguments are made of, the input apart."""
+        """Return the names of the parameters and buffers that a call's arguments come from.
+
+        Values that are computed from the input are left out.
+        """
         tensors = tensors_among(values)
         names = {self._names[id(t)]: None for t in tensors if id(t) in self._names}
         for tensor in tensors:
@@ -412,7 +434,7 @@ class Recorder(TorchFunctionMode):
 
 
 class _Hooks:
-    """The forward hooks of a module, taken off it for as long as it is recorded."""
+    """The forward hooks of a module, removed from it while it is recorded."""
 
     tables = ("_forward_pre_hooks", "_forward_hooks")
 
@@ -422,13 +444,13 @@ class _Hooks:
         vars(module).update({name: OrderedDict() for name in self.tables})
 
     def put_back(self, module: nn.Module) -> None:
-        """Give the module its hooks again, besides those that it has got while it ran."""
+        """Give the module its hooks again, besides those that it got while it ran."""
         for name, own in self.own.items():
             own.update(vars(module)[name])
             vars(module)[name] = own
 
     def before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Arguments as the pre-hooks leave them."""
+        """Return the arguments as the pre-hooks leave them."""
         for key, hook in list(self.own["_forward_pre_hooks"].items()):
             changed = hook(module, args, *([kwargs] if key in self.with_kwargs else []))
             if changed is not None and key in self.with_kwargs:
@@ -438,7 +460,7 @@ class _Hooks:
         return args, kwargs
 
     def after(self, module: nn.Module, args: Any, kwargs: dict[str, Any], result: Any) -> Any:
-        """The result as the hooks leave it."""
+        """Return the result as the hooks leave it."""
         for key, hook in list(self.own["_forward_hooks"].items()):
             given = (args, kwargs, result) if key in self.with_kwargs else (args, result)
             changed = hook(module, *given)

@@ -1,8 +1,8 @@
-"""What a recording of a model is: its graph with, in every node's meta, what is known of its value.
+"""The recording of a model: its graph, with facts about each value in the node's meta.
 
-Which values a network overwrites in place after they are made: those must be copied before they are taken out.
-
-Recordings tell it exactly: every node knows the memory that its value is in, and the memory that it writes into.
+A value that the network overwrites in place after it is made must be copied before it is taken out.
+The recording tells exactly which values these are: every node knows the memory that holds its value
+and the memory that it writes into.
 """
 
 from collections.abc import Container, Mapping
@@ -17,41 +17,42 @@ from stridesurgery._node import Key, Shape, shape_of
 
 @dataclass(frozen=True)
 class Recording:
-    """A model's graph with, in every node's meta, what is known of its value.
+    """A model's graph, with facts about each value in the node's meta.
 
-    `shape` (of a tensor, else None), `path` (of the module whose code runs it), `key`, `ends` (the paths of the modules
-    that return it), `memory` (a label: values of one label share memory) and `writes` (the labels it writes into).
+    The entries are `shape` (of a tensor, else None), `path` (of the module whose code runs it),
+    `key`, `ends` (the paths of the modules that return it), `memory` (a label: values with the same
+    label share memory) and `writes` (the labels of the memory that the node writes into).
     """
 
     graph: fx.Graph
     model: nn.Module  # the weightless copy that ran
     size: tuple[int, int]  # input (rows, columns)
     training: bool
-    compares: bool = False  # the forward code compares sizes: at another input size it may do something else
-    missed: tuple[str, ...] = ()  # what the forward code does that is not in the graph, in words
-    adds_to_answer: bool = False  # a forward hook of the model itself makes something new of what it returns
+    compares: bool = False  # True if the code compares sizes, so may differ at another size
+    missed: tuple[str, ...] = ()  # actions of the forward code that the graph lacks, in words
+    adds_to_answer: bool = False  # True if a forward hook of the model itself replaces its output
 
     @cached_property
     def shapes(self) -> dict[Key, Shape]:
-        """The shape of every tensor that is computed (parameters apart), by the node's key."""
+        """The shape of every tensor that is computed (without parameters), by key of the node."""
         values = (n for n in self.graph.nodes if n.op not in ("get_attr", "output"))
         return {n.meta["key"]: shape for n in values if (shape := shape_of(n)) is not None}
 
     @cached_property
     def modules(self) -> dict[str, nn.Module]:
-        """The model's modules by their paths; one that has several stands under each."""
+        """The model's modules by path; a module that has several paths is listed under each."""
         return dict(self.model.named_modules(remove_duplicate=False))
 
     def module(self, node: fx.Node) -> nn.Module:
-        """The leaf module that a call_module node runs."""
+        """Return the leaf module that a call_module node runs."""
         return self.modules[str(node.target)]
 
 
 def tensors_returned(value: Any, name: str = "output", inside: frozenset[int] = frozenset()) -> dict[str, Tensor]:
-    """The tensors in what a model returns, by where they stand, such as `output['maps'][0]`.
+    """Return the tensors in a model's output, by path, such as `output['maps'][0]`.
 
-    Looks into dicts, lists, tuples, named tuples, dataclasses and whatever else has attributes. `inside` holds the ids
-    of what the value stands in.
+    Dicts, lists, tuples, named tuples, dataclasses and other objects with attributes are searched.
+    `inside` holds the ids of the objects that contain the value.
     """
     if isinstance(value, Tensor):
         return {name: value}
@@ -71,7 +72,10 @@ def tensors_returned(value: Any, name: str = "output", inside: frozenset[int] = 
 
 
 def is_overwritten(node: fx.Node, by: Container[fx.Node] | None = None) -> bool:
-    """Whether a later operator (one of `by`, if given) writes into the memory of a node's value."""
+    """Tell whether a later operator writes into the memory of a node's value.
+
+    If `by` is given, only these nodes count.
+    """
     memory, later = node.meta.get("memory"), False
     for other in node.graph.nodes:
         if later and memory in other.meta.get("writes", ()) and (by is None or other in by):
@@ -81,5 +85,8 @@ def is_overwritten(node: fx.Node, by: Container[fx.Node] | None = None) -> bool:
 
 
 def lasting_memory(graph: fx.Graph) -> set[object]:
-    """The memory of parameters, buffers and other attributes: what is written into it outlives a pass."""
+    """Return the memory of parameters, buffers and other attributes.
+
+    Values that are written into it outlive a forward pass.
+    """
     return {n.meta.get("memory") for n in graph.nodes if n.op == "get_attr"}

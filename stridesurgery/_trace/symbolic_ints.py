@@ -1,7 +1,8 @@
-"""Numbers that remember which computation gave them, so that a graph recomputes them at another input size.
+"""Numbers that remember their computation, so that a graph recomputes them at other sizes.
 
-They are real ints and floats: `range(h)`, `h == 7`, `isinstance(h, int)` and torch's own argument parser take
-them as such. Arithmetic among them is recorded only once a torch function uses the result.
+They are real ints and floats: `range(h)`, `h == 7`, `isinstance(h, int)` and torch's own argument
+parser accept them as such. Arithmetic on them is recorded only when a torch function uses the
+result.
 """
 
 import math
@@ -13,23 +14,26 @@ from torch import fx
 
 
 class Emitter(Protocol):
-    """Whatever writes nodes into a graph."""
+    """A writer of graph nodes."""
 
     def note_comparison(self) -> None:
-        """Hear that the forward code compares a number: at another size it may do something else."""
+        """Note that the forward code compares a number.
+
+        At another input size the code may then do something else.
+        """
 
     def emit(self, op: str, target: Any, args: Any, kwargs: dict[str, Any]) -> fx.Node:
         """Append a node."""
 
 
 class SymbolicNumber:
-    """What `Size` and `Ratio` share: where they come from, and arithmetic that remembers it."""
+    """Base of `SymbolicInt` and `SymbolicFloat`: their origin, and arithmetic that keeps it."""
 
     emitter: Emitter
-    made: fx.Node | Callable[[], fx.Node]  # the node, or what emits it at its first use
+    made: fx.Node | Callable[[], fx.Node]  # the node, or a function that emits it at its first use
 
     def node(self) -> fx.Node:
-        """The node that computes this number, at the place of its first use."""
+        """Return the node that computes this number, which is emitted at its first use."""
         if not isinstance(self.made, fx.Node):
             self.made = self.made()
         return self.made
@@ -60,14 +64,14 @@ class SymbolicFloat(SymbolicNumber, float):
 
 
 def plain(number: Any) -> Any:
-    """The number without its origin."""
+    """Return the number without its origin."""
     if isinstance(number, SymbolicInt):
         return int.__int__(number)
     return float.__float__(number) if isinstance(number, SymbolicFloat) else number
 
 
 def with_origin(value: Any, emitter: Emitter, made: fx.Node | Callable[[], fx.Node]) -> Any:
-    """An int or float that remembers its origin; anything else as it is."""
+    """Return an int or float with its origin; return anything else as it is."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return value
     number = SymbolicInt(value) if isinstance(value, int) else SymbolicFloat(value)

@@ -1,4 +1,4 @@
-"""Whether an operated model keeps its promises."""
+"""Check that an operated model keeps its promises."""
 
 from stridesurgery._verify.verify import Verification, verify
 

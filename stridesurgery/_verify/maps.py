@@ -1,4 +1,4 @@
-"""Every map that a network returns, beside the same map of the network that it is from, on random images."""
+"""Compare every returned map with that of the network it comes from, on random images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ from stridesurgery.ops import sample
 
 @dataclass(frozen=True)
 class MapCheck:
-    """One map that is returned, or one of several that are returned concatenated."""
+    """The result for one returned map, or for one part of a concatenated map."""
 
     name: str
-    what: str  #: what was found, in words
-    error: float | None  #: largest relative difference; None where nothing is compared
+    what: str  #: the finding, in words
+    error: float | None  #: largest relative difference; None if nothing was compared
 
 
 @dataclass(frozen=True)
 class _Map:
-    """A map as a network makes it."""
+    """A map as a network computes it."""
 
     value: Tensor
     reduction: Reduction
@@ -36,18 +36,19 @@ class _Map:
 def check_maps(
     original: nn.Module, fine: nn.Module, returning: RewrittenModel, image: Tensor, *, dilated: bool = False
 ) -> tuple[MapCheck, ...]:
-    """Compare the maps that a model returns, in eval mode, with those of the networks that they are from.
+    """Compare the maps that a model returns in eval mode with those of their source networks.
 
     Args:
         original: the model before the surgery.
-        fine: what `eliminate` gives.
-        returning: what `features` or `dual_path` gave.
-        image: (N, C, h, w), what copies of all three are run on.
-        dilated: a finer map sampled on the old grid must be the original's.
+        fine: the model that `eliminate` returns.
+        returning: the model that `features` or `dual_path` returned.
+        image: (N, C, h, w); copies of all three models are run on it.
+        dilated: True to require that a finer map, sampled on the old grid, is the original's.
 
     Raises:
-        SurgeryError, GridError: a map is another one.
-        RequestError: the maps are those of yet another network.
+        SurgeryError: a map has another name or other values than expected.
+        GridError: a map has another size, reduction, geometry or number of channels than expected.
+        RequestError: the maps come from yet another network.
     """
     features = returning.feature_info.features
     sources = [source for feature in features for source in feature.sources]
@@ -64,17 +65,17 @@ def check_maps(
 
 
 def _check_geometry(returning: RewrittenModel, image: Tensor) -> None:
-    """Compare the geometry on record with that of the graph."""
+    """Compare the geometry in `feature_info` with the one computed from the graph."""
     info = returning.feature_info
     for old, new in zip(
         info.features, refreshed(info, returning, (image.shape[2], image.shape[3])).features, strict=True
     ):
-        if repr(old.geometry) != repr(new.geometry):  # nan equals nan there
+        if repr(old.geometry) != repr(new.geometry):  # compared as text, where nan equals nan
             raise GridError(f"feature_info says of map {old.name} {old.geometry}, and it is {new.geometry}")
 
 
 def _split(value: Tensor, feature: Feature) -> Sequence[Tensor]:
-    """A map as the parts that were concatenated."""
+    """Split a map into the parts that were concatenated."""
     axis = feature.sources[0].channel_axis
     if value.shape[axis] != feature.channels:
         raise GridError(f"map {feature.name} has {value.shape[axis]} channels instead of {feature.channels}")
@@ -82,7 +83,7 @@ def _split(value: Tensor, feature: Feature) -> Sequence[Tensor]:
 
 
 def _maps(network: nn.Module, sources: Sequence[Source], image: Tensor) -> dict[Key, _Map]:
-    """The maps of a network at the places where it has them."""
+    """Compute the maps of a network at those sources that it contains."""
     analysis = analyse(network, (image.shape[2], image.shape[3]))
     nodes = {node.meta["key"]: node for node in analysis.grid_of}
     taps = {
@@ -129,11 +130,11 @@ def _check(
 
 
 def _error(name: str, found: Tensor, wanted: Tensor, whose: str) -> float:
-    """The largest relative difference of two maps.
+    """Return the largest relative difference of two maps.
 
     Raises:
-        GridError: they differ in size.
-        SurgeryError: they differ in value by more than rounding.
+        GridError: the maps differ in size.
+        SurgeryError: the maps differ in value by more than rounding.
     """
     if found.shape != wanted.shape:
         raise GridError(f"map {name} is {tuple(found.shape)} where {whose} is {tuple(wanted.shape)}")

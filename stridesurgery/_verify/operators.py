@@ -1,4 +1,4 @@
-"""Every changed operator, run before and after on the same small random map."""
+"""Run every changed operator, before and after the surgery, on the same small random map."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,18 +16,19 @@ from stridesurgery.ops import POOLS, Operator, Window
 
 @dataclass(frozen=True)
 class SiteCheck:
-    """One changed operator, run before and after on the same random map."""
+    """The result for one changed operator, run before and after on the same random map."""
 
     name: str
-    what: str  # what was found, in words
-    error: float | None  # largest relative difference of the sampled output; None where nothing is to compare
+    what: str  # the finding, in words
+    error: float | None  # largest relative difference of the sampled output; None if not compared
 
 
 def check_site(change: Change, original: nn.Module, operated: nn.Module) -> SiteCheck:
-    """Compare an operator of an operated model with the original's.
+    """Compare one changed operator of the operated model with the original's operator.
 
     Raises:
-        GridError, SurgeryError: its output sampled on the old grid is not the original's.
+        GridError: the output, sampled on the old grid, differs in shape from the original's.
+        SurgeryError: the output, sampled on the old grid, differs in value from the original's.
     """
     site, to = change.site, change.operator
     node = _operated_node(site, operated)
@@ -60,13 +61,16 @@ def check_site(change: Change, original: nn.Module, operated: nn.Module) -> Site
 
 
 def _factors(change: Change) -> list[int]:
-    """By how much a layer's stride has grown, (rows, columns)."""
+    """Return the factors by which a layer's stride has grown, (rows, columns)."""
     pairs = zip(change.operator.windows, change.site.operator.windows, strict=True)
     return [new.stride // old.stride for new, old in pairs]
 
 
 def _enlarged(change: Change, x: Tensor) -> Tensor:
-    """The map with every cell repeated as often as a restoring pool's window has grown."""
+    """Repeat every cell of a map as often as a restoring pool's window has grown.
+
+    For a convolution the map is returned unchanged.
+    """
     if change.operator.kind == "conv":
         return x
     down, right = _factors(change)
@@ -74,7 +78,11 @@ def _enlarged(change: Change, x: Tensor) -> Tensor:
 
 
 def _check_restored(change: Change, x: Tensor, before: Tensor, after: Tensor) -> SiteCheck:
-    """A pool pools the larger map as it pooled the smaller; a convolution leaves out cells of what it made."""
+    """Check an operator that takes on an eliminated stride.
+
+    A pool pools the larger map as it pooled the smaller one. A convolution leaves out cells of
+    its former output.
+    """
     name, (down, right) = change.site.name, _factors(change)
     wanted = before[..., ::down, ::right] if change.operator.kind == "conv" else before
     if wanted.shape != after.shape:
@@ -89,7 +97,7 @@ def _check_restored(change: Change, x: Tensor, before: Tensor, after: Tensor) ->
 
 
 def difference(after: Tensor, before: Tensor) -> float:
-    """The largest difference, relative to the largest value."""
+    """Return the largest difference, relative to the largest value of `before`."""
     return ((after - before).abs().max() / before.abs().max().clamp(min=1e-12)).item()
 
 
@@ -98,7 +106,10 @@ def _tolerance(x: Tensor) -> float:
 
 
 def _check_removed(site: SpatialOp, to: Operator, x: Tensor, after: Tensor) -> SiteCheck:
-    """A removed pool keeps one cell of every window: along tapped axes its output is a crop of its input."""
+    """Check a removed pool, which keeps one cell of every window.
+
+    Along tapped axes its output is a crop of its input.
+    """
     if all(w.tap for w in to.windows):
         rows, columns = (_tapped(w, x.shape[i - 2]) for i, w in enumerate(to.windows))
         if not torch.equal(after, x[..., rows, :][..., columns]):
@@ -113,7 +124,11 @@ def _tapped(window: Window, size: int) -> Tensor:
 
 
 def _small_map(site: SpatialOp, model: nn.Module) -> Tensor:
-    """A random map for a site: its channels, its size modulo the stride, few cells, the model's number format."""
+    """Return a small random map for a spatial operator.
+
+    It has few cells and the model's number format. Its channels, and its size modulo the stride,
+    are those of the operator's input.
+    """
     shape = list(shape_of(_source(site.node)) or ())
     shape[0] = 1
     for axis, window in zip((site.operator.last - 1, site.operator.last), site.operator.windows, strict=True):
@@ -131,7 +146,10 @@ def _source(node: fx.Node) -> fx.Node:
 
 
 def _run(node: fx.Node, model: nn.Module, x: Tensor) -> Tensor:
-    """Run one node's operator of a model on x; a module as a copy, with its hooks."""
+    """Run the operator of one node of a model on x.
+
+    A module is run as a copy, with its hooks.
+    """
     if node.op == "call_module":
         return copied_model(model.get_submodule(str(node.target)), apart=True)(x)
     source, generator = _source(node), torch.Generator().manual_seed(1)
@@ -155,7 +173,11 @@ def _run(node: fx.Node, model: nn.Module, x: Tensor) -> Tensor:
 
 
 def _operated_node(site: SpatialOp, operated: nn.Module) -> fx.Node | None:
-    """The node that runs a site in the operated model: its own, where it has a graph; None if it is cut off there."""
+    """Return the node that runs a spatial operator in the operated model.
+
+    If the operated model has a graph, it is a node of that graph, or None if the graph does not
+    contain it any more.
+    """
     if not isinstance(operated, RewrittenModel):
         return site.node
     return next((n for n in operated.graphs[False].nodes if n.meta["key"] == site.node.meta["key"]), None)

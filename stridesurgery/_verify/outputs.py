@@ -1,4 +1,4 @@
-"""What a user gets: what an operated model returns, its modes and its records, beside the original's."""
+"""Compare outputs, modes and records of an operated model with those of the original."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -17,21 +17,23 @@ from stridesurgery.errors import GridError, SurgeryError
 
 @dataclass(frozen=True)
 class OutputCheck:
-    """One tensor that the models return."""
+    """The result for one tensor that the models return."""
 
     name: str  #: such as `output['maps'][0]`
-    what: str  #: what was found, in words
-    error: float | None  #: largest relative difference; None where nothing is compared
+    what: str  #: the finding, in words
+    error: float | None  #: largest relative difference; None if nothing was compared
 
 
 def check_modes(original: nn.Module, operated: nn.Module) -> str:
-    """Compare the mode of every module; all may be in the other one, which a caller sets by one call.
+    """Compare the mode of every module.
+
+    All modules may be in the other mode, because a caller sets that with one call.
 
     Returns:
-        What was found, in words.
+        The finding, in words.
 
     Raises:
-        SurgeryError: naming the module that is in another mode than the rest.
+        SurgeryError: a module is in another mode than the rest; the message names it.
     """
     modes = {path: module.training for path, module in operated.named_modules()}
     wanted = {path: module.training for path, module in original.named_modules() if path in modes}
@@ -52,16 +54,18 @@ def _mode(training: bool) -> str:
 
 
 def check_records(fine: nn.Module, operated: nn.Module) -> int:
-    """Compare the reductions and patch sizes that an operated model keeps on record with what they should be.
+    """Compare the reductions and patch sizes that an operated model keeps on record.
+
+    They are compared with the values that they should have after the surgery.
 
     Returns:
-        How many were compared.
+        The number of values that were compared.
 
     Raises:
-        GridError: naming the first that is stale.
+        GridError: a value is stale; the message names the first one.
     """
     wanted, names, found = records_of(fine), described(fine), records_of(operated)
-    if isinstance(getattr(operated, "feature_info", None), FeatureInfo):  # of the maps that it returns
+    if isinstance(getattr(operated, "feature_info", None), FeatureInfo):  # of returned maps
         wanted = {place: value for place, value in wanted.items() if not place.startswith("feature_info")}
         names = {}
     for place, value in {**wanted, **names}.items():
@@ -74,22 +78,23 @@ def check_records(fine: nn.Module, operated: nn.Module) -> int:
 def check_outputs(
     original: nn.Module, fine: nn.Module, operated: nn.Module, image: Tensor, planned: Plan
 ) -> tuple[OutputCheck, ...]:
-    """Run all three in eval mode on the same image, and compare everything that they return.
+    """Run all three models in eval mode on the same images and compare all that they return.
 
     Args:
         original: the model before the surgery.
-        fine: what `eliminate` gives for it.
+        fine: the model that `eliminate` returns for it.
         operated: the model to check.
         image: (N, C, h, w), with more than one image.
-        planned: what the surgery does to the original.
+        planned: the plan of the surgery on the original.
 
     Raises:
-        SurgeryError: naming the output that differs, and the first module whose own output does.
+        SurgeryError: an output differs; the message names it and the first module whose own
+            output differs.
         GridError: an output is off the grid.
     """
     try:
         before = _run(original, image)
-    except Exception as problem:  # it was recorded without numbers only
+    except Exception as problem:  # until now it was only recorded, without numbers
         return (OutputCheck("output", f"not compared: the original itself raises {_first_line(problem)}", None),)
     made = _run(fine, image)
     try:
@@ -114,12 +119,12 @@ def check_outputs(
 @dataclass(frozen=True)
 class _Run:
     value: Any
-    changed: list[str]  # buffers
+    changed: list[str]  # names of the buffers that the run has changed
     buffers: dict[str, Tensor]
 
 
 def _run(model: nn.Module, image: Tensor, seed: int = 0, training: bool = False) -> _Run:
-    """Run a copy in eval mode, or in train mode with gradients."""
+    """Run a copy of a model in eval mode, or in train mode with gradients."""
     copy = copied_model(model, apart=True).train(training)
     buffers = {name: value.clone() for name, value in copy.named_buffers()}
     with torch.set_grad_enabled(training), torch.random.fork_rng(devices=[]):
@@ -135,7 +140,10 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def _check_structure(wanted: Any, found: Any, whose: str, name: str = "output") -> None:
-    """Compare kinds, numbers and names of what is returned; a graph gives mappings of any class as dicts."""
+    """Compare the types, numbers and names of the returned values.
+
+    A graph returns mappings of any class as dicts, so all mappings count as one type.
+    """
     kinds = [dict if isinstance(v, Mapping) else type(v) for v in (wanted, found)]
     if kinds[0] is not kinds[1]:
         raise SurgeryError(f"{name} is a {kinds[1].__name__}, and a {kinds[0].__name__} in {whose}")
@@ -148,7 +156,7 @@ def _check_structure(wanted: Any, found: Any, whose: str, name: str = "output") 
             raise SurgeryError(f"{name} has {len(found)} parts, and {len(wanted)} in {whose}")
         pairs = {f"{name}[{i}]": pair for i, pair in enumerate(zip(wanted, found, strict=True))}
     elif isinstance(wanted, (int, float, str)):
-        if wanted != found and whose != "the original":  # whose sizes may differ
+        if wanted != found and whose != "the original":  # sizes may differ from the original's
             raise SurgeryError(f"{name} is {found!r}, and {wanted!r} in {whose}")
         return
     else:
@@ -163,7 +171,10 @@ def _check_structure(wanted: Any, found: Any, whose: str, name: str = "output") 
 def _compare(
     before: Any, made: Any, after: Any, image: Tensor, planned: Plan, fine: nn.Module, operated: nn.Module
 ) -> Iterator[OutputCheck]:
-    """Compare every tensor with what `eliminate` gives, and with the original's as far as it says that."""
+    """Compare every returned tensor with that of `eliminate`'s model.
+
+    It is also compared with the original's tensor, as far as the surgery allows.
+    """
     old, new = tensors_returned(before), tensors_returned(made)
     for name, value in tensors_returned(after).items():
         error = _error(value, new[name])
@@ -185,7 +196,10 @@ def _compare(
 
 
 def _beside_original(name: str, old: Tensor, value: Tensor, error: float, planned: Plan) -> OutputCheck:
-    """Compare a returned tensor with the original's: its shape, and where features are kept, its values."""
+    """Compare a returned tensor with the original's.
+
+    The shape is always compared, the values only if the surgery keeps the features.
+    """
     if value.dim() != old.dim():
         raise GridError(f"{name} is {tuple(value.shape)}, and the original's is {tuple(old.shape)}")
     what = f"equals what eliminate gives, largest relative difference {error:.1g}"
@@ -206,7 +220,7 @@ def _beside_original(name: str, old: Tensor, value: Tensor, error: float, planne
 def _check_one_image(
     original: nn.Module, fine: nn.Module, operated: nn.Module, image: Tensor, planned: Plan
 ) -> Iterator[OutputCheck]:
-    """Compare what is returned for one image alone, as for two."""
+    """Compare the outputs for a single image, as is done for two images."""
     try:
         made = tensors_returned(_run(fine, image).value)
     except Exception as problem:
@@ -216,14 +230,14 @@ def _check_one_image(
     for name, value in tensors_returned(_run(operated, image).value).items():
         if name not in made or _differs(value, made[name]):
             if not _is_repeatable(fine, image):
-                return  # which has been said
+                return  # reported before
             raise SurgeryError(f"{name} of one image alone differs from what eliminate gives")
         if name in old:
             _beside_original(f"{name} of one image alone", old[name], value, 0.0, planned)
 
 
 def _check_training(fine: nn.Module, operated: nn.Module, image: Tensor) -> Iterator[OutputCheck]:
-    """Compare what is returned in train mode, whether it can be trained, and what becomes of the buffers."""
+    """Compare outputs and buffers in train mode, and check that gradients reach the weights."""
     try:
         made = _run(fine, image, training=True)
     except Exception as problem:
@@ -247,7 +261,7 @@ def _check_training(fine: nn.Module, operated: nn.Module, image: Tensor) -> Iter
 
 
 def _error(found: Tensor, wanted: Tensor) -> float | None:
-    """The largest relative difference; None where the shapes differ."""
+    """Return the largest relative difference, or None if the shapes differ."""
     if found.shape != wanted.shape:
         return None
     if not found.numel():
@@ -269,7 +283,7 @@ def _is_repeatable(model: nn.Module, image: Tensor) -> bool:
 
 
 def _where(fine: nn.Module, operated: nn.Module, image: Tensor) -> str:
-    """Name the first module whose output differs, as far as both run it."""
+    """Name the first module whose output differs, among those that both models run."""
     wanted, found = (_calls(model, image) for model in (fine, operated))
     for key, values in wanted.items():
         pairs = zip(values, found.get(key, values), strict=False)
@@ -284,7 +298,7 @@ def _differs(value: Tensor, other: Tensor) -> bool:
 
 
 def _calls(model: nn.Module, image: Tensor) -> dict[tuple[str, int], list[Tensor]]:
-    """What every module returns, in the order in which they end."""
+    """Return the tensors that every module returns, in the order in which the modules end."""
     copy, found = copied_model(model, apart=True).eval(), dict[tuple[str, int], list[Tensor]]()
 
     def note(path: str) -> Any:
@@ -303,7 +317,7 @@ def _calls(model: nn.Module, image: Tensor) -> dict[tuple[str, int], list[Tensor
 
 
 def _check_claims(operated: nn.Module, value: Any, image: Tensor) -> Iterator[OutputCheck]:
-    """Compare the sizes of returned maps with the reductions that the model's `feature_info` claims for them."""
+    """Compare the sizes of returned maps with the reductions that `feature_info` claims."""
     reductions = getattr(getattr(operated, "feature_info", None), "reduction", None)
     maps = {name: tensor for name, tensor in tensors_returned(value).items() if tensor.dim() == 4}
     claimed = reductions() if callable(reductions) else []
@@ -318,7 +332,7 @@ def _check_claims(operated: nn.Module, value: Any, image: Tensor) -> Iterator[Ou
 
 
 def _about(grid: tuple[int, ...], wanted: tuple[float, float]) -> bool:
-    """Whether a grid has a number of cells up to a border."""
+    """Tell whether a grid has the wanted number of cells, up to a border."""
     borders = (max(1.0, side / 4) for side in wanted)
     return all(abs(n - side) < border for n, side, border in zip(grid, wanted, borders, strict=True))
 
@@ -326,7 +340,7 @@ def _about(grid: tuple[int, ...], wanted: tuple[float, float]) -> bool:
 def _check_intermediates(
     original: nn.Module, fine: nn.Module, operated: nn.Module, image: Tensor, planned: Plan
 ) -> Iterator[OutputCheck]:
-    """Compare what the models' own `forward_intermediates` and `forward_features` give."""
+    """Compare the results of the models' `forward_intermediates` and `forward_features`."""
     if isinstance(operated, RewrittenModel):
         return
     features = [_features(m, image) for m in (fine, operated)]
@@ -355,7 +369,10 @@ def _check_intermediates(
 
 
 def _features(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
-    """What a timm model's own `forward_features` gives; nothing where it does not take an image alone."""
+    """Return the tensors that a timm model's own `forward_features` gives.
+
+    The result is empty if the method does not take an image alone.
+    """
     method = getattr(copied_model(model, apart=True).eval(), "forward_features", None)
     with suppress(Exception), torch.no_grad():
         return tensors_returned(method(image.clone()))  # type: ignore[misc]

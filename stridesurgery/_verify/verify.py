@@ -1,4 +1,4 @@
-"""Whether an operated model keeps its promises: weights, grid, exactness at every eliminated layer, maps."""
+"""Check an operated model: weights, grid, exactness at every eliminated layer, maps."""
 
 from dataclasses import dataclass, replace
 
@@ -18,20 +18,29 @@ from stridesurgery.surgery import Surgery
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify` checked; it raises where something is off, so this is a list of what holds."""
+    """The list of what `verify` checked and found right.
+
+    `verify` raises an error if something is wrong, so everything that is listed here holds.
+
+    Example:
+        >>> import stridesurgery, torchvision
+        >>> model = torchvision.models.resnet18()
+        >>> operated = stridesurgery.eliminate(model, L=16, input_size=64)
+        >>> found = stridesurgery.verify(model, operated)
+        >>> found.exact, found.sites[0].name
+        (True, 'layer4.0.conv1')
+    """
 
     surgery: Surgery
     input_size: Pair
-    tensors: int  #: weights and buffers found equal
-    values: int  #: maps and other values whose shape is on the grid
-    exact: bool  #: every map after a transition is exactly k times larger, not only up to a border
-    sites: tuple[SiteCheck, ...]  #: of each changed operator its `name`, `what` was found, and the `error`
-    maps: tuple[
-        MapCheck, ...
-    ] = ()  #: the same of each map that the model returns, if `features` or `dual_path` made it
-    outputs: tuple[OutputCheck, ...] = ()  #: the same of each tensor that another model returns
-    records: int = 0  #: reductions and patch sizes on record that were found right
-    modes: str = ""  #: what was found of the modules' modes, in words
+    tensors: int  #: number of weights and buffers found equal
+    values: int  #: number of maps and other values whose shape is on the grid
+    exact: bool  #: True if maps after a transition are exactly k times larger, not up to a border
+    sites: tuple[SiteCheck, ...]  #: `name`, finding (`what`) and `error` of each changed operator
+    maps: tuple[MapCheck, ...] = ()  #: the same for each map returned by a model of `features` or `dual_path`
+    outputs: tuple[OutputCheck, ...] = ()  #: the same for each tensor that any other model returns
+    records: int = 0  #: number of reductions and patch sizes on record that were found right
+    modes: str = ""  #: the finding on the modules' modes, in words
 
     def __str__(self) -> str:
         h, w = self.input_size
@@ -61,25 +70,41 @@ class Verification:
 def verify(original: nn.Module, operated: nn.Module, input_size: int | Pair | None = None) -> Verification:
     """Check an operated model against its original; neither is changed.
 
-    Weights: the same state_dict keys and values. Grid: every value of the graph, by shape, nothing is run.
-    Exactness: every changed operator is run on a small random map, and its output sampled `[::k, ::k]` compared
-    with the original operator's. Outputs: copies of both, and of what `eliminate` gives now, are run in eval mode on
-    two random images; everything that is returned is compared (with the original's values where features are kept),
-    and so is what `forward_intermediates` gives. Maps that `features` or `dual_path` returns are compared with those
-    of the network that they are from. Records: `feature_info`, `output_stride`, `patch_size`. Modes: of every module.
-    What cannot be compared is named in the result.
+    - Weights: the state_dict must have the same keys and values.
+    - Grid: the shape of every value of the graph must be on the grid. Nothing is run for this.
+    - Exactness: every changed operator is run on a small random map. Its output, sampled
+      `[::k, ::k]`, is compared with the original operator's.
+    - Outputs: copies of both models, and of the model that `eliminate` gives now, are run in eval
+      mode on two random images. Everything that they return is compared, and so is the result of
+      `forward_intermediates`. If the surgery keeps the features, the values are also compared with
+      the original's.
+    - Maps: those that `features` or `dual_path` returns are compared with the maps of the network
+      that they come from.
+    - Records: `feature_info`, `output_stride` and `patch_size` are compared.
+    - Modes: the mode of every module is compared.
+
+    The result names everything that could not be compared.
 
     Args:
         original: the model that was operated.
-        operated: what `eliminate` or `dual_path` returned for it, `features` of one of those, or a copy with the
-            recipe attached as `.surgery`.
-        input_size: pixels, one number or (h, w); by default the size at which the surgery was planned.
+        operated: the model that `eliminate` or `dual_path` returned for it, `features` of one of
+            those, or a copy with the recipe attached as `.surgery`.
+        input_size: pixels, one number or (h, w); by default the size at which the surgery was
+            planned.
 
     Returns:
-        What was checked; `print` shows it.
+        The list of what was checked; `print` shows it.
 
     Raises:
-        SurgeryError: naming the first thing that is off.
+        SurgeryError: something is wrong; the message names the first thing found.
+
+    Example:
+        >>> import stridesurgery, torchvision
+        >>> model = torchvision.models.resnet18()
+        >>> operated = stridesurgery.eliminate(model, L=16, input_size=64)
+        >>> found = stridesurgery.verify(model, operated)
+        >>> found.tensors, found.exact
+        (122, True)
     """
     if not isinstance(original, nn.Module) or not isinstance(operated, nn.Module):
         raise ModelError(f"verify takes two modules, got {type(original).__name__} and {type(operated).__name__}")
@@ -120,14 +145,14 @@ def verify(original: nn.Module, operated: nn.Module, input_size: int | Pair | No
 
 
 def _image(model: nn.Module, analysis: Analysis) -> Tensor:
-    """Two random images as the model takes them."""
+    """Return two random images in the form that the model takes."""
     like, shape = next(model.parameters(), torch.empty(0)), one_image(analysis.recording).shape
     pixels = torch.randn(2, *shape[1:], generator=torch.Generator().manual_seed(0))
     return pixels.to(like.device, number_format(model))
 
 
 def _check_untouched(original: nn.Module, operated: nn.Module, changed: set[str]) -> None:
-    """Modules that the plan does not change must be of the same type with the same settings."""
+    """Check that modules outside the plan have the same type and the same settings."""
     others = dict(operated.named_modules())
     for path, module in original.named_modules():
         if not path or path in changed:
@@ -138,7 +163,10 @@ def _check_untouched(original: nn.Module, operated: nn.Module, changed: set[str]
 
 
 def _kind(module: nn.Module) -> type:
-    """The class of a module; a graph module has one for itself, derived from it."""
+    """Return the class of a module.
+
+    For a graph module, which has a derived class of its own, return the class it derives from.
+    """
     return type(module).__mro__[1] if isinstance(module, fx.GraphModule) else type(module)
 
 
@@ -167,7 +195,7 @@ def _check_weights(original: nn.Module, operated: nn.Module) -> int:
 
 
 def _tied(model: nn.Module) -> set[frozenset[str]]:
-    """The names of the weights that have several."""
+    """Return the sets of names of those weights that have several names."""
     names: dict[int, set[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), set()).add(name)
@@ -175,7 +203,7 @@ def _tied(model: nn.Module) -> set[frozenset[str]]:
 
 
 def _check_size(fine: nn.Module, operated: nn.Module, returns_maps: bool) -> None:
-    """Compare the one input size that a graph with fixed sizes takes."""
+    """Compare the only input size that a graph with fixed sizes takes."""
     if isinstance(fine, RewrittenModel) and not isinstance(operated, RewrittenModel):
         raise SurgeryError("the recipe gives a graph, and the operated model is a plain module")
     sizes = [m.only_at for m in (fine, operated) if isinstance(m, RewrittenModel)]

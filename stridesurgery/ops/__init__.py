@@ -1,4 +1,4 @@
-"""What the library knows of operators."""
+"""The library's knowledge of operators."""
 
 from stridesurgery.ops import functions, modules  # noqa: F401  (they fill the operator table)
 from stridesurgery.ops.across_batch import LONG_BATCH, AcrossBatch, BeyondCells

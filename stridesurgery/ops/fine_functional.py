@@ -91,7 +91,7 @@ def avg_pool2d(
 
 
 def _counts(x: Tensor, window: Any, size: int, include_pad: bool) -> Tensor:
-    """How many cells each output cell averages over along one axis."""
+    """Return the number of cells that each output cell averages over along one axis."""
     if window.tap or window.padding == "same":  # "same" padding is inside the map as far as torch can tell
         return torch.full(
             (window.finer_cells(size),), 1 if window.tap else window.kernel, device=x.device, dtype=x.dtype

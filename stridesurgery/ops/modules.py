@@ -23,7 +23,7 @@ from stridesurgery.ops.registry import Operator, pair, register_operator, scales
 
 
 def read_conv(conv: nn.Conv2d) -> Operator:
-    """The operator of an `nn.Conv2d` or of a subclass that pads and strides as it does."""
+    """Return the operator of an `nn.Conv2d` or of a subclass that pads and strides as it does."""
     name = type(conv).__name__
     if isinstance(conv, fine_modules.Windowed):
         return Operator(name.removeprefix("Fine"), "conv", conv.windows)
@@ -35,7 +35,7 @@ def read_conv(conv: nn.Conv2d) -> Operator:
 
 
 def read_same_conv(conv: nn.Conv2d) -> Operator:
-    """The operator of timm's convolutions that compute TensorFlow's "same" padding from the size."""
+    """Return the operator of timm's convolutions that compute TensorFlow's "same" padding from the size."""
     if getattr(conv, "same_pad", True):
         return Operator(type(conv).__name__, "conv", windows(conv.kernel_size, conv.stride, "same", conv.dilation))
     return read_conv(conv)

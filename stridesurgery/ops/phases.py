@@ -56,7 +56,7 @@ def batch_to_space(
 
 
 def kept_cells(pixels: int, reduction: tuple[int, int], cells: int, finer_cells: int) -> int:
-    """How many cells of a finer map look into the image, the original's cells always included."""
+    """Return the number of cells of a finer map that look into the image; the original's cells always count."""
     inside = -(-pixels * reduction[1] // reduction[0])
     least = finer_cells - finer_cells // cells + 1
     return at_most(finer_cells, at_least(inside, least))
@@ -64,11 +64,11 @@ def kept_cells(pixels: int, reduction: tuple[int, int], cells: int, finer_cells:
 
 @_one_node
 def first_phase(x: Tensor, count: int, axis: int = 0) -> Tensor:
-    """The first of `count` phases in the batch, which lies along `axis`: what the original network computes."""
+    """Return the first of `count` phases in the batch, which lies along `axis`: what the original network computes."""
     return x.narrow(axis, 0, x.shape[axis] // count)
 
 
 @_one_node
 def repeat_phases(x: Tensor, count: int, axis: int = 0) -> Tensor:
-    """The same value for every one of `count` phases in the batch, which lies along `axis`."""
+    """Return the same value for every one of `count` phases in the batch, which lies along `axis`."""
     return x.repeat([count if i == axis else 1 for i in range(x.dim())])

@@ -1,4 +1,4 @@
-"""What an operator is to the grid, and the table of what is known: how to read one's windows, how to make it finer.
+"""The table of operators: how the windows of each are read, and how it is made finer.
 
 `modules` and `functions` fill the table.
 
@@ -43,14 +43,14 @@ class Operator:
 
 
 class ModuleRule(NamedTuple):
-    """What is known of a module type."""
+    """The entry of a module type."""
 
     read: Callable[[Any], Operator]
     refine: Callable[[Any, Operator], None] | None  # edits the module so that `read` gives the operator
 
 
 class FunctionRule(NamedTuple):
-    """What is known of a function, its arguments given by name."""
+    """The entry of a function, whose arguments are given by name."""
 
     parameters: tuple[str, ...]
     read: Callable[[dict[str, Any]], Operator | None]
@@ -88,21 +88,21 @@ def register_operator(
 
 
 def pair(value: Any) -> tuple[Any, Any]:
-    """A setting of a 2-D operator as (rows, columns)."""
+    """Return a setting of a 2-D operator as (rows, columns)."""
     if isinstance(value, (tuple, list)):
         return (value[0], value[1]) if len(value) == 2 else (value[0], value[0])
     return value, value
 
 
 def windows(kernel: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, ceil: bool = False) -> Windows:
-    """The (rows, columns) windows of an operator with torch's settings; padding may be "same" (TensorFlow's)."""
+    """Return the (rows, columns) windows of an operator with torch's settings; padding may be "same" (TensorFlow's)."""
     settings = zip(pair(kernel), pair(stride), pair(padding), pair(dilation), strict=True)
     rows, columns = (Window(k, s, p, d, ceil) for k, s, p, d in settings)
     return rows, columns
 
 
 def scales(factor: Any) -> tuple[Fraction, Fraction] | None:
-    """An interpolation's factor as exact (rows, columns); None stays None."""
+    """Return an interpolation's factor as exact (rows, columns); None stays None."""
     if factor is None:
         return None
     rows, columns = pair(factor)
@@ -110,12 +110,12 @@ def scales(factor: Any) -> tuple[Fraction, Fraction] | None:
 
 
 def arguments(node: fx.Node, rule: FunctionRule) -> dict[str, Any]:
-    """A function node's arguments by name."""
+    """Return a function node's arguments by name."""
     return dict(zip(rule.parameters, node.args, strict=False)) | dict(node.kwargs)
 
 
 def coarsened(operator: Operator, by: tuple[int, int]) -> Operator | None:
-    """The operator with its stride multiplied by (rows, columns), a pool's window with it; None if that is unknown."""
+    """Multiply an operator's stride by (rows, columns), a pool's window with it; None if that is unknown."""
     if operator.kind not in ("conv", "max_pool", "avg_pool") or any(w.finer > 1 or w.tap for w in operator.windows):
         return None
     pool = operator.kind != "conv"
@@ -126,7 +126,7 @@ def coarsened(operator: Operator, by: tuple[int, int]) -> Operator | None:
 
 
 def refined(operator: Operator, finer_by: tuple[int, int], remove: bool) -> Operator:
-    """The operator with its stride divided by (rows, columns); a pool whose stride goes to 1 is removed if asked."""
+    """Divide an operator's stride by (rows, columns); a pool whose stride goes to 1 is removed if asked."""
     sides = []
     for window, k in zip(operator.windows, finer_by, strict=True):
         tap = remove and k > 1 and operator.kind in POOLS and window.step == k

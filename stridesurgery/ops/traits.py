@@ -18,7 +18,7 @@ from stridesurgery.ops.registry import MODULES
 
 @dataclass(frozen=True)
 class Traits:
-    """What is known of one operator; of an operator without an entry nothing is."""
+    """Facts about one operator; nothing is known of an operator without an entry."""
 
     per_cell: bool = False  # a cell of the result depends on that cell of the input, batch statistics apart
     passes: bool = False  # eval mode returns the input as it is

@@ -16,12 +16,12 @@ from torch import SymInt, sym_max, sym_min
 
 
 def at_least(a: int, b: int) -> int:
-    """The larger of two lengths, which may be symbolic."""
+    """Return the larger of two lengths, which may be symbolic."""
     return sym_max(a, b) if isinstance(a, SymInt) or isinstance(b, SymInt) else max(a, b)  # type: ignore[return-value]
 
 
 def at_most(a: int, b: int) -> int:
-    """The smaller of two lengths, which may be symbolic."""
+    """Return the smaller of two lengths, which may be symbolic."""
     return sym_min(a, b) if isinstance(a, SymInt) or isinstance(b, SymInt) else min(a, b)  # type: ignore[return-value]
 
 
@@ -74,7 +74,7 @@ class Window(NamedTuple):
 
     @property
     def centre(self) -> int:
-        """Which cell of the window a removed pool keeps, counted from the window's first."""
+        """The cell of the window that a removed pool keeps, counted from the window's first."""
         left = self.padding if isinstance(self.padding, int) else 0
         return max(self.dilation * ((self.kernel - 1) // 2), left)
 
@@ -86,7 +86,7 @@ class Window(NamedTuple):
         return left, (self.finer_cells(size) - 1) * self.step + span - size - left
 
     def is_symmetric(self) -> bool:
-        """Whether the plain operator with this padding on both sides and stride `step` is the finer operator."""
+        """Return True if the plain operator with this padding on both sides and stride `step` is the finer operator."""
         if self.tap or self.padding == "same":
             return False
         start = 4 * self.span * self.stride  # beyond small-size effects `pads` is periodic in the stride
@@ -94,11 +94,11 @@ class Window(NamedTuple):
         return all(self.pads(size) == (self.padding, self.padding) for size in sizes)
 
     def at(self, finer: int, tap: bool = False) -> "Window":
-        """The same window with its remaining stride divided by `finer` (and reading one cell if `tap`)."""
+        """Return the same window with its remaining stride divided by `finer` (and reading one cell if `tap`)."""
         return self._replace(finer=self.finer * finer, tap=tap or self.tap)
 
     def coarser(self, by: int, whole: bool) -> "Window":
-        """The same window at `by` times its stride; `whole`: on a map `by` times finer it covers what it covered."""
+        """Return the window at `by` times its stride; `whole`: on a map `by` times finer it covers what it covered."""
         if not whole:
             return self._replace(stride=self.stride * by)
         padding = self.padding if isinstance(self.padding, str) else self.padding * by

@@ -1,4 +1,4 @@
-"""Where the cells of a map look, over a photograph."""
+"""Draws where the cells of a map look, over a photograph."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -82,12 +82,12 @@ def _view(rows: Sequence[Row]) -> tuple[float, float, float, float]:
 
 
 def _centres(row: Row) -> list[npt.NDArray[np.floating]]:
-    """Where the cells look, rows and columns, as `imshow` counts: the first pixel has its centre at 0."""
+    """Return the rows and columns at which cells look, as `imshow` counts: the first pixel has its centre at 0."""
     return [centres.numpy() - 0.5 for centres in row.maps[0].geometry.centres(row.grids[0])]
 
 
 def _middle(row: Row) -> tuple[float, float]:
-    """Where the cell in the middle looks, (row, column) in pixels."""
+    """Return the (row, column) in pixels at which the cell in the middle looks."""
     y, x = (float(centres[len(centres) // 2]) for centres in _centres(row))
     return y, x
 

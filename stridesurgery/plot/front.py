@@ -1,4 +1,4 @@
-"""What a search found."""
+"""Draws the result of a search."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -90,7 +90,7 @@ def _ratios(values: Iterable[int | None], base: int | None) -> tuple[float | Non
 
 
 def _edges(candidates: Iterable[Candidate]) -> list[int]:
-    """The rows at which another reduction of the last map begins."""
+    """Return the rows at which another reduction of the last map begins."""
     starts, row = [], 0
     for _, group in groupby(candidates, key=lambda c: c.reductions[-1][0] * c.reductions[-1][1]):
         starts.append(row)

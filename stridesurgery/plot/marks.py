@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Mark:
-    """How one thing is drawn."""
+    """The style of one drawn thing."""
 
     colour: str
     marker: str
