@@ -19,7 +19,8 @@ CALLS = {"create_node", "call_function", "erase_node", "inserting_before", "inse
 CALLS |= {"replace_input_with", "add_submodule", "delete_submodule"}
 WRITTEN = {"__class__", "target", "args", "kwargs"}  # of a module; of a node
 EDITORS = {
-    "_trace.recorder",  # writes the recording
+    "_trace.recorder",  # takes the forward of its copy, drops what hooks compute twice
+    "_trace.values",  # writes the recording
     "_trace.graph_model",  # reads a saved graph
     "ops.modules",  # each operator's `refine`
     "_rewrite.edit",

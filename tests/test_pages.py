@@ -1,7 +1,9 @@
 """The python and console blocks of the README and of docs/ run, each page as one program, and print what is shown."""
 
+import doctest
 import re
 import shlex
+import types
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -78,3 +80,17 @@ def test_code_prints_what_is_shown(
         out, errors = capsys.readouterr()
         printed = out or errors if step.language == "console" else out
         assert shown is None or printed == shown, f"{page.name}, line {step.line}"
+
+
+FUNCTIONS = [name for name in ss.__all__ if isinstance(getattr(ss, name), types.FunctionType)]
+
+
+@pytest.mark.parametrize("name", ss.__all__)
+def test_examples_in_docstrings(name: str) -> None:
+    """Every public function has an example, and all examples print what they show."""
+    thing = getattr(ss, name)
+    options = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    tests = [test for test in doctest.DocTestFinder().find(thing, name, globs={}) if test.examples]
+    assert tests or name not in FUNCTIONS, f"{name} has no example"
+    for test in tests:
+        assert doctest.DocTestRunner(optionflags=options).run(test).failed == 0

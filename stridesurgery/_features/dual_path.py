@@ -74,6 +74,13 @@ def dual_path(
         GridError: a map would leave the grid; maps to concatenate differ in size.
         ModelError: not a plain module: wrapped, compiled, scripted.
         TraceError: the forward pass cannot be recorded at this size.
+
+    Example:
+        >>> import timm, torch, stridesurgery as ss
+        >>> model = timm.create_model("resnet18").eval()
+        >>> both = ss.dual_path(model, "S1L16", taps="layer4", input_size=64)
+        >>> {name: tuple(map_.shape) for name, map_ in both(torch.rand(1, 3, 64, 64)).items()}
+        {'small.layer4': (1, 512, 4, 4), 'large.layer4': (1, 512, 2, 2)}
     """
     _check(combine, "combine", ("split", "concat"))
     _check(sampler, "sampler", ("slice", "original"))

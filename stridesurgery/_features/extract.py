@@ -35,6 +35,12 @@ def features(
         RequestError: a tap that is no layer and no module, is not one map, or is inside a block; a dual path.
         ModelError: not a plain module: wrapped, compiled, scripted.
         TraceError: the forward pass cannot be recorded at this size.
+
+    Example:
+        >>> import timm, torch, stridesurgery as ss
+        >>> maps = ss.features(timm.create_model("resnet18").eval(), ["layer2", "layer4"], input_size=64)
+        >>> {name: tuple(map_.shape) for name, map_ in maps(torch.rand(1, 3, 64, 64)).items()}
+        {'layer2': (1, 128, 8, 8), 'layer4': (1, 512, 2, 2)}
     """
     analysis = analyse(model, input_size)
     check_one_path(analysis, "choose its maps by the `taps` of dual_path")

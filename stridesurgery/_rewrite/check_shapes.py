@@ -7,12 +7,13 @@ reduction says. A size recomputed from a configuration, a reshape that swallows 
 a crop or an interpolation to a fixed size all show up as a shape that is neither.
 """
 
+import math
 from dataclasses import dataclass
 
 from torch import nn
 
-from stridesurgery._analysis import Analysis, Grid, SpatialOp, spatial_ops
-from stridesurgery._node import BATCH, Key, Shape
+from stridesurgery._analysis import Analysis, Grid, SpatialOp, beyond, spatial_ops
+from stridesurgery._node import BATCH, Key, Shape, shape_of
 from stridesurgery._rewrite.check_constants import check_constants, check_reads
 from stridesurgery._rewrite.plan import Plan
 from stridesurgery._trace import Recording, record
@@ -234,3 +235,45 @@ def _is_local(recording: Recording) -> bool:
         if not (traits.per_cell or traits.passes or traits.per_map):
             return False
     return True
+
+
+def batch_axes(shape: Shape) -> list[int]:
+    """Return the axes that the images of a recording's batch may lie along."""
+    return [i for i, length in enumerate(shape) if length and length % BATCH == 0]
+
+
+def check_phases(original: Analysis, dilated: Recording, planned: Plan) -> int:
+    """Compare every value of a dilated network with the original's: the same shape, for each phase in the batch.
+
+    Returns:
+        How many values were compared.
+
+    Raises:
+        GridError: naming the first that differs.
+    """
+    now = {n.meta["key"]: n for n in dilated.graph.nodes}
+    before = {n.meta["key"]: n for n in original.recording.graph.nodes}
+    changed = {c.site.node.meta["key"] for c in planned.changes}
+    count = 0
+    for key, node in before.items():
+        was, new = shape_of(node), shape_of(now.get(key))
+        if was is None or new is None or node.op in ("get_attr", "output") or key in changed:
+            continue
+        place = original.grid_of.get(node)
+        # what is made for a batch of a length that was read (class tokens) is not told by a reduction
+        transitions = [c for c in planned.transitions if place is None or beyond(place.reduction, c.before)]
+        factors = [math.prod(int(c.by[0] * c.by[1]) for c in transitions[:n]) for n in range(1, len(transitions) + 1)]
+        allowed = [was, *(shape for k in (factors if place is None else factors[-1:]) for shape in _batched(was, k))]
+        if new not in allowed:
+            where = node.meta["path"] or node.name
+            raise GridError(
+                f"the value at {where} would become {new} where {' or '.join(map(str, allowed))} was expected: the "
+                "model mixes the images of a batch. Choose a transition after this place"
+            )
+        count += 1
+    return count
+
+
+def _batched(shape: tuple[int, ...], factor: int) -> list[tuple[int, ...]]:
+    """Return the shapes with a batch `factor` times as long; windows and heads may stand before or beside it."""
+    return [(*shape[:i], shape[i] * factor, *shape[i + 1 :]) for i in batch_axes(shape)]

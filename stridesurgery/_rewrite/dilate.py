@@ -6,7 +6,6 @@ changes, pooling, squeeze-excite and attention included. Maps that are taken out
 not a map (class scores) is the first phase's, which is the original's.
 """
 
-import math
 import operator
 from collections.abc import Callable
 from fractions import Fraction
@@ -16,7 +15,8 @@ from typing import Any
 from torch import fx
 
 from stridesurgery._analysis import REARRANGING, Analysis, GridInfo, Reduction, SpatialOp, beyond, channel_axis
-from stridesurgery._node import BATCH, Key, Shape, returned, shape_of, tensors_in
+from stridesurgery._node import BATCH, Key, returned, shape_of, tensors_in
+from stridesurgery._rewrite.check_shapes import batch_axes
 from stridesurgery._rewrite.plan import Plan, changes_of
 from stridesurgery._trace import Recording, copied, record
 from stridesurgery.errors import GridError, OperatorError, TraceError
@@ -226,11 +226,6 @@ class _Dilated:
                 output.replace_input_with(source, reassembled_map(source, place.reduction, phases, axis, before=output))
 
 
-def batch_axes(shape: Shape) -> list[int]:
-    """Return the axes that the images of a recording's batch may lie along."""
-    return [i for i, length in enumerate(shape) if length and length % BATCH == 0]
-
-
 def _place(node: fx.Node) -> str:
     return str(node.target if node.op == "call_module" else node.meta["path"] or node.name)
 
@@ -276,43 +271,6 @@ def rearranged(node: fx.Node, function: Callable[..., Any], *args: Any, before: 
     _describe(value, node, function.__name__, value.name)
     value.meta["phases"] = ()
     return value
-
-
-def check_phases(original: Analysis, dilated: Recording, planned: Plan) -> int:
-    """Compare every value of a dilated network with the original's: the same shape, for each phase in the batch.
-
-    Returns:
-        How many values were compared.
-
-    Raises:
-        GridError: naming the first that differs.
-    """
-    now = {n.meta["key"]: n for n in dilated.graph.nodes}
-    before = {n.meta["key"]: n for n in original.recording.graph.nodes}
-    changed = {c.site.node.meta["key"] for c in planned.changes}
-    count = 0
-    for key, node in before.items():
-        was, new = shape_of(node), shape_of(now.get(key))
-        if was is None or new is None or node.op in ("get_attr", "output") or key in changed:
-            continue
-        place = original.grid_of.get(node)
-        # what is made for a batch of a length that was read (class tokens) is not told by a reduction
-        transitions = [c for c in planned.transitions if place is None or beyond(place.reduction, c.before)]
-        factors = [math.prod(int(c.by[0] * c.by[1]) for c in transitions[:n]) for n in range(1, len(transitions) + 1)]
-        allowed = [was, *(shape for k in (factors if place is None else factors[-1:]) for shape in _batched(was, k))]
-        if new not in allowed:
-            where = node.meta["path"] or node.name
-            raise GridError(
-                f"the value at {where} would become {new} where {' or '.join(map(str, allowed))} was expected: the "
-                "model mixes the images of a batch. Choose a transition after this place"
-            )
-        count += 1
-    return count
-
-
-def _batched(shape: tuple[int, ...], factor: int) -> list[tuple[int, ...]]:
-    """Return the shapes with a batch `factor` times as long; windows and heads may stand before or beside it."""
-    return [(*shape[:i], shape[i] * factor, *shape[i + 1 :]) for i in batch_axes(shape)]
 
 
 def _count(phases: Phases) -> int:

@@ -8,8 +8,7 @@ from torch import nn
 from stridesurgery._analysis import Analysis, analyse
 from stridesurgery._hw import Pair
 from stridesurgery._rewrite.check_modes import check_same_maps
-from stridesurgery._rewrite.check_shapes import GridCheck, check_grid
-from stridesurgery._rewrite.dilate import check_phases
+from stridesurgery._rewrite.check_shapes import GridCheck, check_grid, check_phases
 from stridesurgery._rewrite.edit import Draft, finish, is_graph, make_draft
 from stridesurgery._rewrite.plan import Plan, plan
 from stridesurgery._rewrite.records import check_intermediates
@@ -64,6 +63,15 @@ def eliminate(
         GridError: a map would leave the grid, or a parameter fixes its size.
         ModelError: not a plain module: wrapped, compiled, scripted.
         TraceError: the forward pass cannot be recorded at this size.
+
+    Example:
+        >>> import timm, torch, stridesurgery as ss
+        >>> model = timm.create_model("resnet18", num_classes=0, global_pool="").eval()
+        >>> fine = ss.eliminate(model, S=1, L="layer4.0.conv1", input_size=64)
+        >>> model(torch.rand(1, 3, 64, 64)).shape, fine(torch.rand(1, 3, 64, 64)).shape
+        (torch.Size([1, 512, 2, 2]), torch.Size([1, 512, 4, 4]))
+        >>> fine.surgery
+        Surgery(S=1, L=(16,), input_size=(64, 64))
     """
     options = Options(stride=stride, axis=axis, pool=pool, dilate=dilate, restore_at=restore_at, form=form)
     if isinstance(S, Surgery) and S.after is not None:

@@ -1,18 +1,15 @@
 """Copy models without their weights, and read what a model says of its own input."""
 
 import copy
-import dis
 import types
-from collections import OrderedDict, deque
-from collections.abc import Callable
-from contextlib import suppress
-from functools import partial
+from collections import OrderedDict
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
+from stridesurgery._trace.copied_functions import ATOMS, Observer, copied_function
 from stridesurgery.errors import ModelError
 
 
@@ -75,7 +72,8 @@ def _duplicate(model: nn.Module, memo: dict[int, Any], apart: bool) -> nn.Module
     memo.update((id(table), type(table)()) for table in tables if table is not None)
     for module in reversed(modules):  # parts before the module that contains them
         settings = {name: _copied(v, memo) for name, v in vars(module).items() if name != "_compiled_call_impl"}
-        memo[id(module)].__dict__.update(settings)  # without model.compile(): the copy runs as written
+        # nothing of model.compile() stays: the copy runs as written
+        memo[id(module)].__dict__.update(settings)
     result = copy.deepcopy(model, memo)
     for module in modules:
         if isinstance(module, fx.GraphModule):
@@ -95,7 +93,7 @@ def _copy_hooks(module: nn.Module, twin: nn.Module, memo: dict[int, Any], apart:
         vars(twin)[name] = table = memo.setdefault(id(hooks), type(hooks)())  # handles refer to it
         for key, hook in hooks.items() if not apart or name in _FORWARD_HOOKS else ():
             called = apart and callable(hook)  # some tables hold flags instead of hooks
-            table[key] = _Observer(hook, memo) if called else _copied_function(hook, memo, False)
+            table[key] = Observer(hook, memo) if called else copied_function(hook, memo, False)
 
 
 _HOOKS = frozenset(name for name, value in vars(nn.Module()).items() if "hooks" in name and isinstance(value, dict))
@@ -123,13 +121,12 @@ def _is_copied_by_its_attributes(kind: type[nn.Module]) -> bool:
 _TORCH = ("torch.nn", "torch._dynamo")  # torch.compile replaces nn.Module's __setstate__ by one that counts
 
 
-_SHARED = frozenset({type(None), bool, int, float, str, types.BuiltinFunctionType, type})
 _CONTAINERS = frozenset({dict, OrderedDict, set, list})
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
     kind = type(value)
-    if kind in _SHARED or (kind is tuple and all(type(v) in _SHARED for v in value)):
+    if kind in ATOMS or (kind is tuple and all(type(v) in ATOMS for v in value)):
         return value
     if id(value) in memo:
         return memo[id(value)]
@@ -139,112 +136,7 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
         memo[id(value)] = found = {}
         found.update({key: _copied(v, memo) for key, v in value.items()})
         return found
-    return _copied_function(value, memo, False) if kind is types.FunctionType else copy.deepcopy(value, memo)
-
-
-def _copied_function(function: Any, memo: dict[int, Any], apart: bool) -> Any:
-    """Copy a function that refers to something copied.
-
-    If `apart`, everything that the function could change is copied as well.
-    """
-    if isinstance(function, partial):
-        inner, given = _copied_function(function.func, memo, apart), copy.deepcopy(function.args, memo)
-        return type(function)(inner, *given, **copy.deepcopy(function.keywords, memo))
-    if not isinstance(function, types.FunctionType) or id(function) in memo:
-        return copy.deepcopy(function, memo)
-    memo[id(function)] = function  # for a function that refers to itself
-    codes = _codes(function.__code__)
-    old = (function.__closure__ or (), function.__defaults__, function.__kwdefaults__)
-    cells = tuple(_renewed_cell(cell, memo, apart) for cell in old[0])
-    defaults = old[1] and tuple(_renewed(value, memo, apart) for value in old[1])
-    named = old[2] and {name: _renewed(value, memo, apart) for name, value in old[2].items()}
-    read = {name for code in codes for name in code.co_names if apart} & function.__globals__.keys()
-    shared = {name: _renewed(function.__globals__[name], memo, apart) for name in read}
-    shared = {name: new for name, new in shared.items() if new is not function.__globals__[name]}
-    writes = apart and any(i.opname == "STORE_GLOBAL" for code in codes for i in dis.get_instructions(code))
-    values = [*cells, *(defaults or ()), *(named or {}).values()]
-    before = [*old[0], *(old[1] or ()), *(old[2] or {}).values()]
-    if not shared and not writes and all(new is value for new, value in zip(values, before, strict=True)):
-        return function
-    scope = {**function.__globals__, **shared} if shared or writes else function.__globals__
-    result = types.FunctionType(function.__code__, scope, function.__name__, defaults, cells)
-    result.__kwdefaults__ = named
-    result.__dict__.update(vars(function))
-    memo[id(function)] = result
-    return result
-
-
-def _codes(code: types.CodeType) -> list[types.CodeType]:
-    """Return the code of a function and of the functions inside it."""
-    inner = [part for part in code.co_consts if isinstance(part, types.CodeType)]
-    return [code, *(found for part in inner for found in _codes(part))]
-
-
-def _renewed(value: Any, memo: dict[int, Any], apart: bool) -> Any:
-    """Return the value that a copied function refers to instead of `value`."""
-    if id(value) in memo:
-        return memo[id(value)]
-    if isinstance(value, types.FunctionType):
-        return _copied_function(value, memo, apart)
-    if isinstance(value, (types.ModuleType, *_SHARED)):
-        return value
-    return copy.deepcopy(value, memo) if apart or _refers(value, memo, set()) else value
-
-
-def _refers(value: Any, memo: dict[int, Any], seen: set[int]) -> bool:
-    """Tell whether something that is copied can be reached from a value."""
-    if id(value) in memo:
-        return True
-    if id(value) in seen:
-        return False
-    seen.add(id(value))
-    if isinstance(value, dict):
-        parts = list(value.values())
-    elif isinstance(value, (list, tuple, set, frozenset, deque)):
-        parts = list(value)
-    elif isinstance(value, types.MethodType):
-        parts = [value.__self__]
-    else:
-        parts = (
-            [] if isinstance(value, (types.ModuleType, type, Tensor)) else list(getattr(value, "__dict__", {}).values())
-        )
-    return any(_refers(part, memo, seen) for part in parts)
-
-
-class _Observer:
-    """A hook of a model without weights.
-
-    A hook that fails there needs numbers. Most such hooks only look at them, so the failure is
-    noted and the model runs on.
-    """
-
-    def __init__(self, hook: Callable[..., Any], memo: dict[int, Any]) -> None:
-        self.hook: Callable[..., Any] = _uncopied
-        self.failed = False
-        with suppress(Exception):  # the hook of an object that cannot be copied is not called
-            self.hook = _copied_function(hook, memo, True)
-
-    def __call__(self, *given: Any) -> Any:
-        try:
-            return self.hook(*given)
-        except Exception:
-            self.failed = True
-            return None
-
-
-def _uncopied(*given: Any) -> None:
-    raise TypeError("a hook that cannot be copied")
-
-
-def _renewed_cell(cell: types.CellType, memo: dict[int, Any], apart: bool) -> types.CellType:
-    if id(cell) in memo:
-        return memo[id(cell)]
-    try:
-        value = cell.cell_contents
-    except ValueError:  # not assigned yet
-        return memo.setdefault(id(cell), types.CellType()) if apart else cell
-    new = _renewed(value, memo, apart)
-    return memo.setdefault(id(cell), types.CellType(new)) if apart or new is not value else cell
+    return copied_function(value, memo, False) if kind is types.FunctionType else copy.deepcopy(value, memo)
 
 
 def _meta(tensor: Tensor) -> Tensor:

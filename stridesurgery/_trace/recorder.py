@@ -2,7 +2,6 @@
 
 import operator
 import random
-from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -12,9 +11,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
-from stridesurgery._node import called, origins, tensors_among
-from stridesurgery._trace.recording import tensors_returned
-from stridesurgery._trace.symbolic_ints import SymbolicInt, SymbolicNumber, with_origin
+from stridesurgery._node import tensors_among
+from stridesurgery._trace.hooks import Hooks
+from stridesurgery._trace.recording import give_keys, tensors_returned
+from stridesurgery._trace.values import Values
 from stridesurgery.errors import TraceError
 from stridesurgery.ops import AcrossBatch, BeyondCells, known_result, known_sum, module_traits
 
@@ -42,28 +42,16 @@ _PLAIN = {
 _VIEWS = (nn.Flatten, nn.Unflatten)
 
 
-class Recorder(TorchFunctionMode):
+class Recorder(Values, TorchFunctionMode):
     """Run a weightless model and record every torch function and leaf module as an fx node."""
 
     def __init__(self, model: nn.Module, leaf: Callable[[nn.Module], bool], watch: AcrossBatch | None = None) -> None:
-        super().__init__()
-        self.model, self.watch = model, watch
-        self.graph = fx.Graph()
-        self.scope: list[tuple[str, nn.Module]] = []
+        super().__init__(model, watch)
         self.innermost: tuple[str, str] | None = None  # module that raised the first exception
         self.fixed: list[str] = []  # parameters and buffers in the call that raised it
-        self._paused = 0
-        self._autocasts = _autocasts()
         self.compares = False
-        self._nodes: dict[int, fx.Node] = {}
-        self._alive: list[Any] = []  # ids stay unique only while their objects live
-        self._device: fx.Node | None = None
-        self._sizes: dict[tuple[fx.Node, int], SymbolicInt] = {}
-        self._names: dict[int, str] = {}
-        self._shared_memory: dict[int, int] = {}
         self._own_forwards: dict[nn.Module, Any] = {}
-        self._hooks: dict[nn.Module, _Hooks] = {}
-        self.missed: dict[str, None] = {}  # actions that the graph lacks, in words
+        self._hooks: dict[nn.Module, Hooks] = {}
         self.adds_to_answer = False  # True if a hook of the model itself replaces its output
         # what the hooks of leaves compute; it is computed again when the leaf runs
         self._repeated: list[tuple[str, fx.Node]] = []
@@ -76,7 +64,7 @@ class Recorder(TorchFunctionMode):
             vars(module)["forward"] = wrapper(path, module, module.forward)
             if module._forward_hooks or module._forward_pre_hooks:
                 # the hooks of the model itself run when the result is called
-                self._hooks[module] = _Hooks(module)
+                self._hooks[module] = Hooks(module)
 
     def record(self, image: Tensor) -> fx.Graph:
         """Run the model on a weightless (N, C, H, W) image and return its graph.
@@ -100,7 +88,7 @@ class Recorder(TorchFunctionMode):
                 raise TraceError(f"it returns {_shortly(result)}, in which there is no tensor")
             self.graph.output(self._argument(self._contained(result))).meta.update(shape=None, path="")
             self._erase_repeated()
-            _give_keys(self.graph)
+            give_keys(self.graph)
         finally:
             random.setstate(state)
             for module, hooks in self._hooks.items():
@@ -110,18 +98,6 @@ class Recorder(TorchFunctionMode):
                 if own is not None:
                     module.forward = own  # type: ignore[method-assign]
         return self.graph
-
-    def emit(self, op: str, target: Any, args: Any, kwargs: dict[str, Any]) -> fx.Node:
-        """Append a node whose arguments are given as the values that the model computes."""
-        mixes = () if self.watch is None else self.watch.take()  # before the arguments become nodes
-        args = tuple(self._argument(a) for a in args)
-        kwargs = {name: self._argument(a) for name, a in kwargs.items()}
-        if _autocasts() != self._autocasts:
-            place = self.scope[-1][0] if self.scope else ""
-            self.missed[f"{place or 'the forward code'} sets torch.autocast"] = None
-        node = self.graph.create_node(op, target, args, kwargs)
-        node.meta.update(shape=None, path=self.scope[-1][0] if self.scope else "", writes=(), mixes=mixes)
-        return node
 
     def note_comparison(self) -> None:
         """Note that the forward code compares a size."""
@@ -179,7 +155,8 @@ class Recorder(TorchFunctionMode):
                 if getattr(module, "inplace", False):
                     writes = tuple({*writes, *([memory] if memory else [])})
                 elif isinstance(result, Tensor) and args and result is args[0]:
-                    # identity: clone, so that later readers of the input are not attributed to this node
+                    # identity: clone, so that later readers of the input
+                    # are not attributed to this node
                     result = result.clone()
             except Exception:
                 self.innermost = self.innermost or (path, type(module).__name__)
@@ -281,24 +258,6 @@ class Recorder(TorchFunctionMode):
         node.meta["writes"] = writes
         return self._tag(result, node)
 
-    def _versions(self, *values: Any) -> list[tuple[Tensor, int]]:
-        """Return the tensors among arguments, and how often each was written into."""
-        return [(tensor, tensor._version) for tensor in tensors_among(values)]
-
-    def _written(self, versions: list[tuple[Tensor, int]]) -> tuple[int, ...]:
-        """Return the memory that was written into since `versions` was taken."""
-        return tuple(dict.fromkeys(self._memory(t) for t, version in versions if t._version != version))
-
-    def _memory(self, tensor: Tensor) -> int:
-        """Return a label of a tensor's memory.
-
-        An identity is recorded as a new tensor, which shares the label of its input.
-        """
-        label = tensor.untyped_storage()._cdata
-        while label in self._shared_memory:
-            label = self._shared_memory[label]
-        return label
-
     def _call(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> fx.Node:
         if getattr(torch.Tensor, name, None) is func or getattr(func, "__module__", "") == "torch._tensor":
             if name in _REFLECTED:
@@ -321,169 +280,10 @@ class Recorder(TorchFunctionMode):
             return self._tag(value, self.emit("call_function", getattr, (tensor, name), {}))
         return value
 
-    def _size(self, tensor: Tensor, dim: int | None = None) -> Any:
-        node = self._nodes.get(id(tensor))
-        if node is None:  # a parameter's size is a constant
-            return tensor.size() if dim is None else tensor.size(dim)
-        sizes = [self._axis(node, i, length) for i, length in enumerate(tensor.size())]
-        return torch.Size(sizes) if dim is None else sizes[dim]
-
-    def _axis(self, node: fx.Node, i: int, length: int) -> SymbolicInt:
-        if (node, i) not in self._sizes:
-            made = partial(self.emit, "call_method", "size", (node, i), {})
-            self._sizes[node, i] = with_origin(length, self, made)
-        return self._sizes[node, i]
-
-    # values
-
-    def _tag(self, value: Any, node: fx.Node) -> Any:
-        """Note that `node` computes `value`."""
-        if isinstance(value, Tensor):
-            self._paused += 1
-            node.meta["shape"] = tuple(value.shape)
-            node.meta["memory"] = self._memory(value)
-            self._paused -= 1
-            self._nodes[id(value)] = node
-            self._alive.append(value)
-            return value
-        if isinstance(value, (tuple, list, dict)):
-            node.meta["parts"] = len(value)
-        if isinstance(value, (tuple, list)):
-            items = []
-            for i, item in enumerate(value):
-                part = self.emit("call_function", operator.getitem, (), {})
-                part.args = (node, i)
-                items.append(self._tag(item, part))
-            if hasattr(value, "_fields"):
-                return type(value)(*items)
-            return type(value)(items) if type(value) in (tuple, list) else value
-        if isinstance(value, dict):
-            for key, item in value.items():
-                part = self.emit("call_function", operator.getitem, (), {})
-                part.args = (node, key)
-                self._tag(item, part)
-            return value
-        return with_origin(value, self, node)
-
-    def _argument(self, value: Any) -> Any:
-        """Convert a value to an argument of a node."""
-        if isinstance(value, Tensor):
-            return self._tensor_node(value)
-        if isinstance(value, SymbolicNumber):
-            return value.node()
-        if isinstance(value, torch.device) and value.type == "meta":
-            return self._device_node()
-        if isinstance(value, slice):
-            return slice(*(self._argument(v) for v in (value.start, value.stop, value.step)))
-        if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return type(value)(*(self._argument(v) for v in value))
-        if isinstance(value, (tuple, list)):
-            return (tuple if isinstance(value, tuple) else list)(self._argument(v) for v in value)
-        if isinstance(value, dict):
-            return {key: self._argument(v) for key, v in value.items()}
-        return value
-
-    def _contained(self, result: Any) -> Any:
-        """Return a model's output with its ordered dicts as nodes that build them.
-
-        The containers of a graph itself are plain.
-        """
-        if isinstance(result, dict):
-            items = {key: self._contained(value) for key, value in result.items()}
-            return self.emit("call_function", OrderedDict, (items,), {}) if type(result) is OrderedDict else items
-        if type(result) in (tuple, list):
-            return type(result)(map(self._contained, result))
-        return result
-
-    def _tensor_node(self, tensor: Tensor) -> fx.Node:
-        if id(tensor) not in self._nodes:
-            name = self._names.get(id(tensor)) or self._plain_attribute(tensor)
-            node = self.emit("get_attr", name, (), {})
-            self._tag(tensor, node)
-        return self._nodes[id(tensor)]
-
-    def _plain_attribute(self, tensor: Tensor) -> str:
-        for path, module in self.model.named_modules():
-            for name, value in vars(module).items():
-                if value is tensor:
-                    return f"{path}.{name}" if path else name
-        place = self.scope[-1][0] if self.scope else ""
-        raise TraceError(
-            f"submodule {place!r} uses a tensor that is neither an input, a parameter nor an attribute of a module; "
-            "register it as a buffer"
-        )
-
-    def _constants(self, *values: Any) -> list[str]:
-        """Return the names of the parameters and buffers that a call's arguments come from.
-
-        Values that are computed from the input are left out.
-        """
-        tensors = tensors_among(values)
-        names = {self._names[id(t)]: None for t in tensors if id(t) in self._names}
-        for tensor in tensors:
-            if id(tensor) in self._nodes:
-                names.update(dict.fromkeys(origins(self._nodes[id(tensor)])))
-        return list(names)
-
-    def _device_node(self) -> fx.Node:
-        if self._device is None:
-            with self.graph.inserting_after(self._image):
-                self._device = self.graph.call_function(getattr, (self._image, "device"))
-            self._device.meta.update(shape=None, path="")
-        return self._device
-
-
-class _Hooks:
-    """The forward hooks of a module, removed from it while it is recorded."""
-
-    tables = ("_forward_pre_hooks", "_forward_hooks")
-
-    def __init__(self, module: nn.Module) -> None:
-        self.own = {name: vars(module)[name] for name in self.tables}
-        self.with_kwargs = {*module._forward_pre_hooks_with_kwargs, *module._forward_hooks_with_kwargs}
-        vars(module).update({name: OrderedDict() for name in self.tables})
-
-    def put_back(self, module: nn.Module) -> None:
-        """Give the module its hooks again, besides those that it got while it ran."""
-        for name, own in self.own.items():
-            own.update(vars(module)[name])
-            vars(module)[name] = own
-
-    def before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Return the arguments as the pre-hooks leave them."""
-        for key, hook in list(self.own["_forward_pre_hooks"].items()):
-            changed = hook(module, args, *([kwargs] if key in self.with_kwargs else []))
-            if changed is not None and key in self.with_kwargs:
-                args, kwargs = changed
-            elif changed is not None:
-                args = changed if isinstance(changed, tuple) else (changed,)
-        return args, kwargs
-
-    def after(self, module: nn.Module, args: Any, kwargs: dict[str, Any], result: Any) -> Any:
-        """Return the result as the hooks leave it."""
-        for key, hook in list(self.own["_forward_hooks"].items()):
-            given = (args, kwargs, result) if key in self.with_kwargs else (args, result)
-            changed = hook(module, *given)
-            result = result if changed is None else changed
-        return result
-
-
-def _autocasts() -> tuple[bool, ...]:
-    return tuple(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda"))
-
 
 def _shortly(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"a {type(value).__name__}"
-
-
-def _give_keys(graph: fx.Graph) -> None:
-    counts: dict[tuple[str, str, str], int] = defaultdict(int)
-    for node in graph.nodes:
-        target = called(node)
-        place = (str(node.meta["path"]), node.op, target)
-        node.meta["key"] = (*place, counts[place])
-        counts[place] += 1
 
 
 def _holds_value(result: Any) -> bool:

@@ -5,6 +5,7 @@ The recording tells exactly which values these are: every node knows the memory 
 and the memory that it writes into.
 """
 
+from collections import defaultdict
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from stridesurgery._node import Key, Shape, shape_of
+from stridesurgery._node import Key, Shape, called, shape_of
 
 
 @dataclass(frozen=True)
@@ -90,3 +91,12 @@ def lasting_memory(graph: fx.Graph) -> set[object]:
     Values that are written into it outlive a forward pass.
     """
     return {n.meta.get("memory") for n in graph.nodes if n.op == "get_attr"}
+
+
+def give_keys(graph: fx.Graph) -> None:
+    counts: dict[tuple[str, str, str], int] = defaultdict(int)
+    for node in graph.nodes:
+        target = called(node)
+        place = (str(node.meta["path"]), node.op, target)
+        node.meta["key"] = (*place, counts[place])
+        counts[place] += 1

@@ -8,10 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stridesurgery._analysis import FeatureInfo
-from stridesurgery._rewrite import Plan, described, intermediates, larger_by, records_of
+from stridesurgery._rewrite import Plan, intermediates, larger_by
 from stridesurgery._trace import RewrittenModel, copied_model, tensors_returned
-from stridesurgery._verify.operators import difference
+from stridesurgery._verify.runs import (
+    differs,
+    first_difference,
+    first_line,
+    is_repeatable,
+    relative_error,
+    run,
+    tolerance,
+)
 from stridesurgery.errors import GridError, SurgeryError
 
 
@@ -22,57 +29,6 @@ class OutputCheck:
     name: str  #: such as `output['maps'][0]`
     what: str  #: the finding, in words
     error: float | None  #: largest relative difference; None if nothing was compared
-
-
-def check_modes(original: nn.Module, operated: nn.Module) -> str:
-    """Compare the mode of every module.
-
-    All modules may be in the other mode, because a caller sets that with one call.
-
-    Returns:
-        The finding, in words.
-
-    Raises:
-        SurgeryError: a module is in another mode than the rest; the message names it.
-    """
-    modes = {path: module.training for path, module in operated.named_modules()}
-    wanted = {path: module.training for path, module in original.named_modules() if path in modes}
-    odd = [path for path, training in wanted.items() if modes[path] != training]
-    if not odd:
-        return f"{len(wanted)} modules in the original's modes"
-    if len(set(modes.values())) == 1 and modes[""] != wanted[""]:
-        return f"all modules in {_mode(modes[''])} mode, the original in {_mode(wanted[''])} mode"
-    place = next((path for path in odd if path), "")
-    raise SurgeryError(
-        f"module {place or type(operated).__name__} is in {_mode(modes[place])} mode, the original's in "
-        f"{_mode(wanted[place])} mode"
-    )
-
-
-def _mode(training: bool) -> str:
-    return "train" if training else "eval"
-
-
-def check_records(fine: nn.Module, operated: nn.Module) -> int:
-    """Compare the reductions and patch sizes that an operated model keeps on record.
-
-    They are compared with the values that they should have after the surgery.
-
-    Returns:
-        The number of values that were compared.
-
-    Raises:
-        GridError: a value is stale; the message names the first one.
-    """
-    wanted, names, found = records_of(fine), described(fine), records_of(operated)
-    if isinstance(getattr(operated, "feature_info", None), FeatureInfo):  # of returned maps
-        wanted = {place: value for place, value in wanted.items() if not place.startswith("feature_info")}
-        names = {}
-    for place, value in {**wanted, **names}.items():
-        there = found if place in wanted else described(operated)
-        if place not in there or there[place] != value:
-            raise GridError(f"{place} is {there.get(place, 'not there')} where the surgery makes it {value}")
-    return len(wanted)
 
 
 def check_outputs(
@@ -93,18 +49,16 @@ def check_outputs(
         GridError: an output is off the grid.
     """
     try:
-        before = _run(original, image)
+        before = run(original, image)
     except Exception as problem:  # until now it was only recorded, without numbers
-        return (OutputCheck("output", f"not compared: the original itself raises {_first_line(problem)}", None),)
-    made = _run(fine, image)
+        return (OutputCheck("output", f"not compared: the original itself raises {first_line(problem)}", None),)
+    made = run(fine, image)
     try:
-        after = _run(operated, image)
+        after = run(operated, image)
     except SurgeryError:
         raise
     except Exception as problem:
-        raise SurgeryError(
-            f"the operated model raises {_first_line(problem)}, which the original does not"
-        ) from problem
+        raise SurgeryError(f"the operated model raises {first_line(problem)}, which the original does not") from problem
     _check_structure(made.value, after.value, "what eliminate gives")
     _check_structure(before.value, after.value, "the original")
     if after.changed and not before.changed:
@@ -114,29 +68,6 @@ def check_outputs(
     checks += _check_one_image(original, fine, operated, image[:1], planned)
     checks += _check_training(fine, operated, image)
     return (*checks, *_check_intermediates(original, fine, operated, image, planned))
-
-
-@dataclass(frozen=True)
-class _Run:
-    value: Any
-    changed: list[str]  # names of the buffers that the run has changed
-    buffers: dict[str, Tensor]
-
-
-def _run(model: nn.Module, image: Tensor, seed: int = 0, training: bool = False) -> _Run:
-    """Run a copy of a model in eval mode, or in train mode with gradients."""
-    copy = copied_model(model, apart=True).train(training)
-    buffers = {name: value.clone() for name, value in copy.named_buffers()}
-    with torch.set_grad_enabled(training), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        value = copy(image.clone())
-    after = dict(copy.named_buffers())
-    changed = [name for name, old in buffers.items() if name in after and not _same(old, after[name])]
-    return _Run(value, changed, after)
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return _error(a, b) == 0.0
 
 
 def _check_structure(wanted: Any, found: Any, whose: str, name: str = "output") -> None:
@@ -177,21 +108,20 @@ def _compare(
     """
     old, new = tensors_returned(before), tensors_returned(made)
     for name, value in tensors_returned(after).items():
-        error = _error(value, new[name])
+        error = relative_error(value, new[name])
         if value.dtype != new[name].dtype:
             raise SurgeryError(f"{name} is {value.dtype}, and {new[name].dtype} in what eliminate gives")
         if error is None:
             raise GridError(
                 f"{name} is {tuple(value.shape)}, and {tuple(new[name].shape)} in what eliminate gives"
-                f"{_where(fine, operated, image)}"
+                f"{first_difference(fine, operated, image)}"
             )
-        if not error <= _tolerance(value):
-            if not _is_repeatable(fine, image):
+        if not error <= tolerance(value):
+            if not is_repeatable(fine, image):
                 yield OutputCheck(name, "not compared: the model draws random numbers in eval mode", None)
                 continue
-            raise SurgeryError(
-                f"{name} differs from what eliminate gives by {error:.2g} (relative){_where(fine, operated, image)}"
-            )
+            where = first_difference(fine, operated, image)
+            raise SurgeryError(f"{name} differs from what eliminate gives by {error:.2g} (relative){where}")
         yield _beside_original(name, old[name], value, error, planned)
 
 
@@ -209,8 +139,8 @@ def _beside_original(name: str, old: Tensor, value: Tensor, error: float, planne
         )
     steps = [-(-n // was) if was else 1 for n, was in zip(value.shape, old.shape, strict=True)]
     at = f"[{', '.join(f'::{k}' for k in steps)}]" if max(steps, default=1) > 1 else ""
-    gap = _error(value[tuple(slice(None, None, k) for k in steps)], old)
-    if gap is None or not gap <= _tolerance(value, 1e-4):
+    gap = relative_error(value[tuple(slice(None, None, k) for k in steps)], old)
+    if gap is None or not gap <= tolerance(value, 1e-4):
         raise SurgeryError(f"{name}{at} is not the original's: difference {gap} (relative)")
     return OutputCheck(
         name, f"{at} equals the original's, largest relative difference {gap:.1g}".strip(), max(error, gap)
@@ -222,14 +152,14 @@ def _check_one_image(
 ) -> Iterator[OutputCheck]:
     """Compare the outputs for a single image, as is done for two images."""
     try:
-        made = tensors_returned(_run(fine, image).value)
+        made = tensors_returned(run(fine, image).value)
     except Exception as problem:
-        yield OutputCheck("output", f"not compared for one image: that raises {_first_line(problem)}", None)
+        yield OutputCheck("output", f"not compared for one image: that raises {first_line(problem)}", None)
         return
-    old = tensors_returned(_run(original, image).value) if planned.surgery.dilate else {}
-    for name, value in tensors_returned(_run(operated, image).value).items():
-        if name not in made or _differs(value, made[name]):
-            if not _is_repeatable(fine, image):
+    old = tensors_returned(run(original, image).value) if planned.surgery.dilate else {}
+    for name, value in tensors_returned(run(operated, image).value).items():
+        if name not in made or differs(value, made[name]):
+            if not is_repeatable(fine, image):
                 return  # reported before
             raise SurgeryError(f"{name} of one image alone differs from what eliminate gives")
         if name in old:
@@ -239,18 +169,18 @@ def _check_one_image(
 def _check_training(fine: nn.Module, operated: nn.Module, image: Tensor) -> Iterator[OutputCheck]:
     """Compare outputs and buffers in train mode, and check that gradients reach the weights."""
     try:
-        made = _run(fine, image, training=True)
+        made = run(fine, image, training=True)
     except Exception as problem:
-        yield OutputCheck("train mode", f"not compared: that raises {_first_line(problem)}", None)
+        yield OutputCheck("train mode", f"not compared: that raises {first_line(problem)}", None)
         return
-    wanted, found = tensors_returned(made.value), _run(operated, image, training=True)
+    wanted, found = tensors_returned(made.value), run(operated, image, training=True)
     values = tensors_returned(found.value)
-    odd = [name for name, value in wanted.items() if name not in values or _differs(values[name], value)]
-    odd += [name for name, value in made.buffers.items() if _differs(found.buffers[name], value)]
+    odd = [name for name, value in wanted.items() if name not in values or differs(values[name], value)]
+    odd += [name for name, value in made.buffers.items() if differs(found.buffers[name], value)]
     if odd:
-        again = _run(fine, image, training=True)
-        same = all(not _differs(value, wanted[name]) for name, value in tensors_returned(again.value).items())
-        if not (same and _is_repeatable(fine, image)):
+        again = run(fine, image, training=True)
+        same = all(not differs(value, wanted[name]) for name, value in tensors_returned(again.value).items())
+        if not (same and is_repeatable(fine, image)):
             yield OutputCheck("train mode", "not compared: the model draws random numbers", None)
             return
         raise SurgeryError(f"in train mode {odd[0]} differs from what eliminate gives")
@@ -258,62 +188,6 @@ def _check_training(fine: nn.Module, operated: nn.Module, image: Tensor) -> Iter
     cut = [name for name, value in wanted.items() if value.requires_grad and not values[name].requires_grad]
     if learn[0] == learn[1] and cut:
         raise SurgeryError(f"{cut[0]} is detached: no gradient of it reaches the weights")
-
-
-def _error(found: Tensor, wanted: Tensor) -> float | None:
-    """Return the largest relative difference, or None if the shapes differ."""
-    if found.shape != wanted.shape:
-        return None
-    if not found.numel():
-        return 0.0
-    if not found.is_floating_point():
-        return 0.0 if torch.equal(found, wanted) else float("inf")
-    if not torch.equal(found.isnan(), wanted.isnan()):
-        return float("inf")
-    return difference(found.nan_to_num(), wanted.nan_to_num())
-
-
-def _tolerance(value: Tensor, alike: float = 1e-5) -> float:
-    return alike if value.dtype in (torch.float32, torch.float64) else 5e-2
-
-
-def _is_repeatable(model: nn.Module, image: Tensor) -> bool:
-    runs = [tensors_returned(_run(model, image, seed).value) for seed in (0, 1)]
-    return all(_error(value, runs[1][name]) == 0.0 for name, value in runs[0].items())
-
-
-def _where(fine: nn.Module, operated: nn.Module, image: Tensor) -> str:
-    """Name the first module whose output differs, among those that both models run."""
-    wanted, found = (_calls(model, image) for model in (fine, operated))
-    for key, values in wanted.items():
-        pairs = zip(values, found.get(key, values), strict=False)
-        if any(_differs(value, other) for value, other in pairs):
-            return f"; the first module whose output differs is {key[0] or 'the model itself'}"
-    return ""
-
-
-def _differs(value: Tensor, other: Tensor) -> bool:
-    error = _error(value, other)
-    return error is None or not error <= _tolerance(value)
-
-
-def _calls(model: nn.Module, image: Tensor) -> dict[tuple[str, int], list[Tensor]]:
-    """Return the tensors that every module returns, in the order in which the modules end."""
-    copy, found = copied_model(model, apart=True).eval(), dict[tuple[str, int], list[Tensor]]()
-
-    def note(path: str) -> Any:
-        def hook(module: nn.Module, args: Any, result: Any) -> None:
-            count = sum(key[0] == path for key in found)
-            found[path, count] = [t.clone() for t in tensors_returned(result).values()]
-
-        return hook
-
-    for path, module in copy.named_modules():
-        module.register_forward_hook(note(path))
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        copy(image.clone())
-    return found
 
 
 def _check_claims(operated: nn.Module, value: Any, image: Tensor) -> Iterator[OutputCheck]:
@@ -344,8 +218,8 @@ def _check_intermediates(
     if isinstance(operated, RewrittenModel):
         return
     features = [_features(m, image) for m in (fine, operated)]
-    odd = [name for name, v in features[0].items() if name not in features[1] or _differs(features[1][name], v)]
-    if odd and _is_repeatable(fine, image):
+    odd = [name for name, v in features[0].items() if name not in features[1] or differs(features[1][name], v)]
+    if odd and is_repeatable(fine, image):
         raise SurgeryError(f"{odd[0].replace('output', 'forward_features()')} differs from what eliminate gives")
     before, made, after = (
         intermediates(copied_model(m, apart=True).eval(), image.clone()) for m in (original, fine, operated)
@@ -357,8 +231,8 @@ def _check_intermediates(
         name = f"forward_intermediates[{i}]"
         if larger_by(tuple(old.shape), tuple(value.shape), planned) is None:
             raise GridError(f"{name} is {tuple(value.shape)}, off the grid of the original's {tuple(old.shape)}")
-        error = _error(value, new)
-        if error is None or not error <= _tolerance(value):
+        error = relative_error(value, new)
+        if error is None or not error <= tolerance(value):
             size = (
                 f"is {tuple(value.shape)}, and {tuple(new.shape)} in"
                 if error is None
@@ -377,7 +251,3 @@ def _features(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
     with suppress(Exception), torch.no_grad():
         return tensors_returned(method(image.clone()))  # type: ignore[misc]
     return {}
-
-
-def _first_line(problem: Exception) -> str:
-    return f"{type(problem).__name__}: {str(problem).partition(chr(10))[0]}"

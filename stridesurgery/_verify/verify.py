@@ -11,7 +11,8 @@ from stridesurgery._rewrite import check_operated, eliminate, operate, plan
 from stridesurgery._trace import RewrittenModel, copy_to_meta, number_format, one_image, record
 from stridesurgery._verify.maps import MapCheck, check_maps
 from stridesurgery._verify.operators import SiteCheck, check_site
-from stridesurgery._verify.outputs import OutputCheck, check_modes, check_outputs, check_records
+from stridesurgery._verify.outputs import OutputCheck, check_outputs
+from stridesurgery._verify.records import check_modes, check_records
 from stridesurgery.errors import GridError, ModelError, RequestError, SurgeryError, TraceError
 from stridesurgery.surgery import Surgery
 

@@ -78,9 +78,17 @@ def register_operator(
             refused when its stride would have to change.
 
     Example:
-        A convolution that normalises its weights, padded symmetrically::
+        A convolution that normalises its weights, padded symmetrically:
 
-            register_operator(WSConv2d, read=read_conv, refine=set_stride)
+        >>> from torch import nn
+        >>> import stridesurgery as ss
+        >>> class Standardised(nn.Conv2d):
+        ...     def forward(self, x):
+        ...         weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        ...         return self._conv_forward(x, weight, self.bias)
+        >>> ss.register_operator(Standardised, read=ss.ops.read_conv, refine=ss.ops.set_stride)
+        >>> ss.eliminate(nn.Sequential(Standardised(3, 8, 3, 2, 1)), S=1, input_size=32)[0].stride
+        (1, 1)
     """
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise TypeError(f"register_operator takes a module class, got {kind!r}")
