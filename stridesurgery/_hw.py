@@ -1,23 +1,29 @@
-"""Pairs of (rows, columns), and how they are written."""
+"""Pairs of (h, w), also called (rows, columns), and their text."""
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any, TypeVar
 
-Pair = tuple[int, int]
-
-
-def _both(sides: tuple[float, float]) -> str:
-    return f"{sides[0]:g}x{sides[1]:g}"
+T = TypeVar("T")
+HW = tuple[T, T]  # (h, w): rows first, as torch has it
 
 
-def _equal(sides: tuple[float, float]) -> str:
-    if any(math.isnan(s) for s in sides):
+def hw_text(sides: Sequence[Any]) -> str:
+    """Write both sides, such as "3x1"."""
+    return "x".join(f"{float(side):g}" for side in sides)
+
+
+def hw_short(sides: Sequence[Any]) -> str:
+    """Write one number where both sides are equal; "all" where they are infinite, "?" where one is unknown."""
+    if any(math.isnan(side) for side in sides):
         return "?"
-    if sides[0] == sides[1]:
-        return "all" if math.isinf(sides[0]) else f"{sides[0]:g}"
-    return _both(sides)
+    if sides[0] != sides[1]:
+        return hw_text(sides)
+    return "all" if math.isinf(sides[0]) else f"{float(sides[0]):g}"
 
 
-def _floats(r: tuple[Fraction, Fraction]) -> tuple[float, float]:
-    rows, columns = (int(f) if f.denominator == 1 else float(f) for f in r)
+def hw_numbers(sides: Sequence[Fraction]) -> HW[float]:
+    """Return fractions as ints where they are whole, else as floats."""
+    rows, columns = (int(side) if side.denominator == 1 else float(side) for side in sides)
     return rows, columns

@@ -36,6 +36,12 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], *, limit: int | None =
     Raises:
         ModelError: no batch norm with running statistics takes part.
         RequestError: no batches, images that the network does not take, or statistics that are no numbers.
+
+    Example:
+        >>> import timm, torch, stridesurgery as ss
+        >>> fine = ss.eliminate(timm.create_model("resnet18").eval(), "S1L0", input_size=64)
+        >>> ss.recalibrate(fine, [torch.rand(4, 3, 64, 64) for _ in range(2)])
+        2
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not norms:

@@ -2,7 +2,7 @@
 
 from stridesurgery._analysis.analysis import Analysis, analyse
 from stridesurgery._analysis.feature_info import Feature, FeatureInfo, MapGeometry, Source, geometry_of, reduction_of
-from stridesurgery._analysis.grid import Grid, GridInfo, Reduction, SpatialOp, channel_axis
+from stridesurgery._analysis.grid import GridInfo, SpatialOp, channel_axis
 from stridesurgery._analysis.inspect import Layer, Report, Transition, inspect
 from stridesurgery._analysis.propagate import REARRANGING, spatial_ops
 from stridesurgery._analysis.transitions import beyond
@@ -11,12 +11,10 @@ __all__ = [
     "Analysis",
     "Feature",
     "FeatureInfo",
-    "Grid",
     "Layer",
     "MapGeometry",
     "GridInfo",
     "REARRANGING",
-    "Reduction",
     "Report",
     "SpatialOp",
     "Source",

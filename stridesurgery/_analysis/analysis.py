@@ -7,10 +7,10 @@ from typing import SupportsIndex
 
 from torch import fx, nn
 
-from stridesurgery._analysis.grid import Grid, GridInfo, SpatialOp
+from stridesurgery._analysis.grid import GridInfo, SpatialOp
 from stridesurgery._analysis.propagate import propagate
 from stridesurgery._analysis.transitions import ReductionStep, find_transitions
-from stridesurgery._hw import Pair
+from stridesurgery._hw import HW
 from stridesurgery._trace import Recording, copy_to_meta, default_size, is_fixed_size, record
 from stridesurgery.errors import RequestError
 
@@ -58,7 +58,7 @@ class Analysis:
         return tuple(i for i, level in enumerate(self.transitions) if site in level.spatial_ops)
 
 
-def analyse(model: nn.Module, input_size: int | Pair | None = None, *, training: bool = False) -> Analysis:
+def analyse(model: nn.Module, input_size: int | HW[int] | None = None, *, training: bool = False) -> Analysis:
     """Record a model at an input size and find its spatial operators.
 
     The model is not run and not changed.
@@ -68,7 +68,7 @@ def analyse(model: nn.Module, input_size: int | Pair | None = None, *, training:
     return Analysis(recording, *propagate(recording), model)
 
 
-def read_size(model: nn.Module, input_size: int | Pair | None) -> Grid:
+def read_size(model: nn.Module, input_size: int | HW[int] | None) -> HW[int]:
     """Return an input size argument as (h, w) in pixels.
 
     Raises:

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from stridesurgery._analysis.geometry import Geometry
 from stridesurgery._analysis.grid import GridInfo
+from stridesurgery._hw import HW
 from stridesurgery._node import Key
 from stridesurgery.errors import GridError
-
-Sides = tuple[float, float]  # (rows, columns)
 
 
 @dataclass(frozen=True)
@@ -35,9 +34,9 @@ class MapGeometry:
         ((32.0, 32.0), (435.0, 435.0))
     """
 
-    step: Sides
-    offset: Sides
-    receptive_field: Sides  #: infinite after attention
+    step: HW[float]
+    offset: HW[float]
+    receptive_field: HW[float]  #: infinite after attention
 
     def centres(self, grid: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return the image coordinates at which the cells of an (h, w) map look.
@@ -61,7 +60,7 @@ class MapGeometry:
         )
         return rows, columns
 
-    def carry(self, point: Sides, before: "MapGeometry") -> Sides:
+    def carry(self, point: HW[float], before: "MapGeometry") -> HW[float]:
         """Return the point on this map that replaces an anchor point of the old map's first cell.
 
         A detector that was trained with an anchor at `point` has learned the distance, in cells,
@@ -90,7 +89,7 @@ def geometry_of(rows: Geometry, columns: Geometry) -> MapGeometry:
     )
 
 
-def reduction_of(place: GridInfo) -> Sides:
+def reduction_of(place: GridInfo) -> HW[float]:
     """Return the nominal input pixels per cell of a map, whole numbers as ints."""
     rows, columns = (int(r) if r.denominator == 1 else float(r) for r in place.reassembled.reduction)
     return rows, columns
@@ -122,7 +121,7 @@ class Feature:
     name: str  #: its key in the result of forward
     module: str  #: the outermost module that makes it
     channels: int
-    reduction: Sides  #: nominal input pixels per cell
+    reduction: HW[float]  #: nominal input pixels per cell
     geometry: MapGeometry
     sources: tuple[Source, ...] = ()  #: in the order of their channels
 
@@ -192,5 +191,5 @@ class FeatureInfo:
         return values[idx] if isinstance(idx, int) else [values[i] for i in idx]
 
 
-def _one(sides: Sides) -> Any:
+def _one(sides: HW[float]) -> Any:
     return sides[0] if sides[0] == sides[1] else sides

@@ -8,21 +8,19 @@ import torch
 from torch import fx
 
 from stridesurgery._analysis.geometry import Geometry
+from stridesurgery._hw import HW
 from stridesurgery._node import BATCH, shape_of, tensors_in
 from stridesurgery.ops import Operator, kept_cells
-
-Grid = tuple[int, int]
-Reduction = tuple[Fraction, Fraction]
 
 
 @dataclass(frozen=True)
 class GridInfo:
     """Everything that is known of the grid of a value."""
 
-    reduction: Reduction
-    grid: Grid | None  # cells of the last map before this value; None after adaptive pooling
+    reduction: HW[Fraction]
+    grid: HW[int] | None  # cells of the last map before this value; None after adaptive pooling
     geometry: tuple[Geometry, Geometry]  # (rows, columns)
-    image: Grid = (0, 0)  # the input's (rows, columns) in pixels
+    image: HW[int] = (0, 0)  # the input's (rows, columns) in pixels
     pooled: bool = False  # computed from whole maps (squeeze-excite), so without a grid
     resampled: bool = False  # interpolated from a coarser map: its cells look where that map looks
     phases: tuple[tuple[int, int], ...] = ()  # phases of a finer map in the batch (dilated)
@@ -58,7 +56,7 @@ class GridInfo:
             step = step / count if math.isclose(phase_offsets * count, step) else math.nan
         return replace(own, step=step)
 
-    def reassembled_grid(self, grid: Grid) -> Grid:
+    def reassembled_grid(self, grid: HW[int]) -> HW[int]:
         """Return the cells of all phases together, as `batch_to_space` puts them."""
         if not self.phases:
             return grid
@@ -83,8 +81,8 @@ class SpatialOp:
     name: str  # module path; for a function the path of the calling module and the node's own name
     before: GridInfo
     after: GridInfo
-    in_grid: Grid  # cells of the operator's own input
-    out_grid: Grid
+    in_grid: HW[int]  # cells of the operator's own input
+    out_grid: HW[int]
     channels: int
     local: bool = False  # runs on windows of the map, which are laid out over the batch
 

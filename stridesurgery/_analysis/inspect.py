@@ -8,7 +8,8 @@ from torch import nn
 from stridesurgery._analysis.analysis import Analysis, analyse
 from stridesurgery._analysis.grid import SpatialOp
 from stridesurgery._analysis.transitions import ReductionStep
-from stridesurgery._hw import Pair, _both, _equal, _floats
+from stridesurgery._hw import HW, hw_numbers, hw_short, hw_text
+from stridesurgery._tables import table
 from stridesurgery.errors import OperatorError
 
 
@@ -26,12 +27,12 @@ class Layer:
     index: int  #: L, in running order
     name: str  #: module path, or the call site of a function
     operator: str
-    kernel: Pair  #: cells
-    stride: Pair  #: cells of the incoming grid
+    kernel: HW[int]  #: cells
+    stride: HW[int]  #: cells of the incoming grid
     padding: tuple[int | str, int | str]  #: cells before the first; "same" where computed from the size
-    dilation: Pair
-    in_grid: Pair  #: cells
-    out_grid: Pair
+    dilation: HW[int]
+    in_grid: HW[int]  #: cells
+    out_grid: HW[int]
     channels: int  #: of the output
     reduction: tuple[float, float]  #: input pixels per cell of the output, nominal
     transition: int | None  #: the first transition that the layer belongs to, or None
@@ -69,7 +70,7 @@ class Report:
     """
 
     model: str
-    input_size: Pair
+    input_size: HW[int]
     layers: tuple[Layer, ...]
     strided: tuple[int, ...]  #: the number L of every layer with a stride
     transitions: tuple[Transition, ...]
@@ -99,20 +100,12 @@ class Report:
             "transition",
         )
         rows = [header, *(_row(layer) for layer in self.layers)]
-        widths = [max(len(r[i]) for r in rows) for i in range(len(header))]
-        left = {1, 2}
-        lines = [
-            "  ".join(
-                c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))
-            ).rstrip()
-            for r in rows
-        ]
         h, w = self.input_size
         title = (
             f"{self.model} at {h}x{w}: {len(self.layers)} layers, "
             f"{len(self.strided)} strided, {len(self.transitions)} transitions"
         )
-        return "\n".join([title, *lines, *([self.note] if self.note else [])])
+        return "\n".join([title, *table(rows, left=(1, 2)), *([self.note] if self.note else [])])
 
 
 def _row(layer: Layer) -> tuple[str, ...]:
@@ -121,18 +114,18 @@ def _row(layer: Layer) -> tuple[str, ...]:
         str(layer.index),
         layer.name,
         layer.operator,
-        _both(layer.kernel),
-        _both(layer.stride) if max(layer.stride) > 1 else "",
-        _both(layer.in_grid),
-        _both(layer.out_grid),
+        hw_text(layer.kernel),
+        hw_text(layer.stride) if max(layer.stride) > 1 else "",
+        hw_text(layer.in_grid),
+        hw_text(layer.out_grid),
         str(layer.channels),
-        _equal(layer.reduction),
-        _equal(layer.receptive_field),
+        hw_short(layer.reduction),
+        hw_short(layer.receptive_field),
         mark if max(layer.stride) > 1 or layer.transition is not None else "",
     )
 
 
-def inspect(model: nn.Module, input_size: int | Pair | None = None) -> Report:
+def inspect(model: nn.Module, input_size: int | HW[int] | None = None) -> Report:
     """List every operator with spatial extent, numbered in running order, with its grid and geometry.
 
     Args:
@@ -166,7 +159,7 @@ def make_report(name: str, analysis: Analysis) -> Report:
     number = {analysis.spatial_ops.index(s): i for i, s in enumerate(analysis.layers)}
     spans = {site: sum(site in lv.spatial_ops for lv in levels) for site in number}
     transitions = tuple(
-        Transition(i, _floats(lv.before), _floats(lv.factor), _own_first(lv, number, spans))
+        Transition(i, hw_numbers(lv.before), hw_numbers(lv.factor), _own_first(lv, number, spans))
         for i, lv in enumerate(levels)
         if lv.spatial_ops  # a dilated stride leaves a step that no layer crosses
     )
@@ -197,7 +190,7 @@ def _layer(index: int, site: SpatialOp, transition: int | None) -> Layer:
         in_grid=site.before.reassembled_grid(site.in_grid),
         out_grid=site.after.reassembled_grid(site.out_grid),
         channels=site.channels,
-        reduction=_floats(place.reduction),
+        reduction=hw_numbers(place.reduction),
         transition=transition,
         step=(rows.step, columns.step),
         offset=(rows.offset, columns.offset),

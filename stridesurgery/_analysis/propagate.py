@@ -13,8 +13,9 @@ from typing import Any
 from torch import fx
 
 from stridesurgery._analysis.geometry import PIXELS, Geometry
-from stridesurgery._analysis.grid import Grid, GridInfo, Reduction, SpatialOp
+from stridesurgery._analysis.grid import GridInfo, SpatialOp
 from stridesurgery._analysis.merge import merge
+from stridesurgery._hw import HW
 from stridesurgery._node import called, shape_of, tensors_in
 from stridesurgery._trace import Recording
 from stridesurgery.ops import (
@@ -117,7 +118,9 @@ def _site(
     return SpatialOp(node, operator, _name(node), before, after, grid_in, grid_out, channels, local)
 
 
-def _grids(node: fx.Node, operator: Operator, source: fx.Node, before: GridInfo) -> tuple[Grid | None, Grid | None]:
+def _grids(
+    node: fx.Node, operator: Operator, source: fx.Node, before: GridInfo
+) -> tuple[HW[int] | None, HW[int] | None]:
     """Return the cells of an operator's input and output."""
     grid_in, grid_out = _grid(source, operator), _grid(node, operator)
     if operator.kind == "resize" and len(shape_of(source) or ()) == 3:
@@ -128,7 +131,9 @@ def _grids(node: fx.Node, operator: Operator, source: fx.Node, before: GridInfo)
     return grid_in, grid_out
 
 
-def _after(operator: Operator, scale: Reduction | None, before: GridInfo, grid_in: Grid, grid_out: Grid) -> GridInfo:
+def _after(
+    operator: Operator, scale: HW[Fraction] | None, before: GridInfo, grid_in: HW[int], grid_out: HW[int]
+) -> GridInfo:
     """Return the grid information of an operator's output."""
     if operator.kind == "resize" and scale is not None:
         return _resized(operator, scale, before, grid_out)
@@ -157,20 +162,20 @@ def _is_spatial(operator: Operator, node: fx.Node, source: fx.Node, before: Grid
     return True
 
 
-def _grid(node: fx.Node, operator: Operator) -> Grid | None:
+def _grid(node: fx.Node, operator: Operator) -> HW[int] | None:
     shape = shape_of(node)
     if shape is None or len(shape) not in (3, 4):
         return None
     return shape[operator.last - 1], shape[operator.last]
 
 
-def _nearest(before: GridInfo, grid_in: Grid, grid_out: Grid, known: set[Reduction]) -> Reduction | None:
+def _nearest(before: GridInfo, grid_in: HW[int], grid_out: HW[int], known: set[HW[Fraction]]) -> HW[Fraction] | None:
     """Return the scale of a resize whose output size is given.
 
     It is the scale to the grid of another map. None means that no grid fits.
     """
 
-    def misfit(r: Reduction) -> float:
+    def misfit(r: HW[Fraction]) -> float:
         expected = [g * b / a for g, b, a in zip(grid_in, before.reduction, r, strict=True)]
         return max(abs(math.log(float(e) / o)) for e, o in zip(expected, grid_out, strict=True))
 
@@ -180,7 +185,7 @@ def _nearest(before: GridInfo, grid_in: Grid, grid_out: Grid, known: set[Reducti
     return before.reduction[0] / nearest[0], before.reduction[1] / nearest[1]
 
 
-def _resized(operator: Operator, scale: Reduction, before: GridInfo, grid_out: Grid) -> GridInfo:
+def _resized(operator: Operator, scale: HW[Fraction], before: GridInfo, grid_out: HW[int]) -> GridInfo:
     reduction = (before.reduction[0] / scale[0], before.reduction[1] / scale[1])
     rows, columns = (
         g.transposed(w, float(s)) if operator.transposed else g.resized(float(s))
@@ -190,7 +195,7 @@ def _resized(operator: Operator, scale: Reduction, before: GridInfo, grid_out: G
     return replace(before, reduction=reduction, grid=grid_out, geometry=(rows, columns), resampled=upwards)
 
 
-def _opaque(before: GridInfo, grid_in: Grid, grid_out: Grid) -> GridInfo:
+def _opaque(before: GridInfo, grid_in: HW[int], grid_out: HW[int]) -> GridInfo:
     factors = [Fraction(max(round(i / o), 1)) for i, o in zip(grid_in, grid_out, strict=True)]
     rows, columns = (
         Geometry(g.step * float(f), math.nan, math.nan) for g, f in zip(before.geometry, factors, strict=True)
@@ -199,7 +204,7 @@ def _opaque(before: GridInfo, grid_in: Grid, grid_out: Grid) -> GridInfo:
     return replace(before, reduction=reduction, grid=grid_out, geometry=(rows, columns))
 
 
-def _collapses(operator: Operator, grid_in: Grid, grid_out: Grid) -> bool:
+def _collapses(operator: Operator, grid_in: HW[int], grid_out: HW[int]) -> bool:
     """Tell whether a pool covers its whole map: global pooling with a large kernel."""
     pools = operator.kind in ("max_pool", "avg_pool") and grid_out == (1, 1)
     return pools and operator.kernel == grid_in and min(operator.kernel) >= 5
@@ -228,7 +233,7 @@ def _hidden_stride(
     return SpatialOp(culprit, unknown, _name(culprit), grid_of[source], after, carried, grid, shape[1])
 
 
-def _first_with_grid(source: fx.Node, grid: Grid, grid_of: dict[fx.Node, GridInfo]) -> fx.Node:
+def _first_with_grid(source: fx.Node, grid: HW[int], grid_of: dict[fx.Node, GridInfo]) -> fx.Node:
     found, todo, seen = source, [source], set()
     while todo:
         node = todo.pop()

@@ -8,8 +8,10 @@ f(r') / f(r). A fixed upsampling changes likewise, and nothing else changes.
 """
 
 from dataclasses import dataclass
+from fractions import Fraction
 
-from stridesurgery._analysis.grid import Reduction, SpatialOp
+from stridesurgery._analysis.grid import SpatialOp
+from stridesurgery._hw import HW
 from stridesurgery.errors import OperatorError
 
 
@@ -17,12 +19,12 @@ from stridesurgery.errors import OperatorError
 class ReductionStep:
     """One step of the chain of reductions, and the spatial operators that cross it."""
 
-    before: Reduction
-    after: Reduction
+    before: HW[Fraction]
+    after: HW[Fraction]
     spatial_ops: tuple[int, ...]  # indices into the tuple of spatial operators
 
     @property
-    def factor(self) -> Reduction:
+    def factor(self) -> HW[Fraction]:
         """The factors by which the reduction grows, (rows, columns)."""
         return self.after[0] / self.before[0], self.after[1] / self.before[1]
 
@@ -46,19 +48,19 @@ def find_transitions(spatial_ops: tuple[SpatialOp, ...]) -> tuple[ReductionStep,
     )
 
 
-def crosses(site: SpatialOp, level: Reduction) -> bool:
+def crosses(site: SpatialOp, level: HW[Fraction]) -> bool:
     """Tell whether an operator leads from reductions up to `level` to larger ones."""
     return _within(site.before.reduction, level) and not _within(site.after.reduction, level)
 
 
-def beyond(r: Reduction, level: Reduction) -> bool:
+def beyond(r: HW[Fraction], level: HW[Fraction]) -> bool:
     """Tell whether maps of reduction r come after the transition that begins at `level`."""
     return not _within(r, level)
 
 
-def _within(r: Reduction, level: Reduction) -> bool:
+def _within(r: HW[Fraction], level: HW[Fraction]) -> bool:
     return r[0] <= level[0] and r[1] <= level[1]
 
 
-def _pair(r: Reduction) -> str:
+def _pair(r: HW[Fraction]) -> str:
     return f"({float(r[0]):g}, {float(r[1]):g})"

@@ -12,7 +12,7 @@ from stridesurgery._cli.errors import CommandError
 from stridesurgery._cli.files import check_writable
 from stridesurgery._cli.models import load
 from stridesurgery._cli.plain import plain
-from stridesurgery._cost import Budget, Search, compare, cost, describe, search
+from stridesurgery._cost import METRICS, SECONDS, Budget, Search, compare, cost, describe, search
 from stridesurgery._rewrite import eliminate
 from stridesurgery._verify import verify
 from stridesurgery.errors import SurgeryError
@@ -70,10 +70,8 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     bounds = parser.add_argument_group("the most that one image may cost; at least one")
     bounds.add_argument("--budget", type=float, metavar="X", help="so many times the compute of the model as it is")
-    bounds.add_argument("--gmacs", type=float, metavar="X", help="billions of multiply-accumulates")
-    bounds.add_argument("--activations", type=float, metavar="MIB", help="MiB of all values that are made")
-    bounds.add_argument("--peak", type=float, metavar="MIB", help="MiB of activations held at once")
-    bounds.add_argument("--milliseconds", type=float, metavar="MS", help="measured on this machine")
+    for metric in (*METRICS, SECONDS):
+        bounds.add_argument(f"--{metric.option}", type=float, metavar=metric.symbol, help=metric.help)
     add_taps(parser, "a map that is wanted finer")
     parser.add_argument("--reduction", type=float, metavar="R", help="the most input pixels per cell at the taps")
     parser.add_argument("--axis", choices=AXES, action="append", help="try these axes (default: hw); repeatable")
@@ -88,12 +86,8 @@ def run_search(arguments: argparse.Namespace) -> Answer:
 
 def searched(arguments: argparse.Namespace) -> Search:
     """Run `search` with the arguments of `add_search`."""
-    bounds = Budget(
-        _times(arguments.gmacs, 1e9),
-        _times(arguments.activations, 2**20),
-        _times(arguments.peak, 2**20),
-        _times(arguments.milliseconds, 1e-3),
-    )
+    given = {metric: getattr(arguments, metric.option) for metric in (*METRICS, SECONDS)}
+    bounds = Budget(**{metric.name: value * metric.unit for metric, value in given.items() if value is not None})
     if (arguments.budget is None) == (bounds == Budget()):
         raise CommandError("give either --budget, or one or more of --gmacs, --activations, --peak and --milliseconds")
     return search(
@@ -105,10 +99,6 @@ def searched(arguments: argparse.Namespace) -> Search:
         axes=arguments.axis or "hw",
         dilate=arguments.dilate,
     )
-
-
-def _times(value: float | None, unit: float) -> float | None:
-    return None if value is None else value * unit
 
 
 def add_eliminate(parser: argparse.ArgumentParser) -> None:

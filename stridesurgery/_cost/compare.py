@@ -7,12 +7,14 @@ from typing import Any, SupportsIndex
 
 from torch import nn
 
-from stridesurgery._analysis import Analysis, Feature, Grid, analyse
+from stridesurgery._analysis import Analysis, Feature, analyse
 from stridesurgery._cost.cost import Cost, count
 from stridesurgery._cost.latency import Timing, in_turn, inference, training_step
+from stridesurgery._cost.metrics import METRICS
 from stridesurgery._features import Tap, TapName, feature_of, find_taps
-from stridesurgery._hw import Pair
+from stridesurgery._hw import HW, hw_short, hw_text
 from stridesurgery._rewrite import eliminate, requested
+from stridesurgery._tables import gmac, mib, ratio, table
 from stridesurgery._trace import copy_to_meta, one_image
 from stridesurgery.errors import RequestError, SurgeryError
 from stridesurgery.surgery import AXES, Surgery
@@ -26,9 +28,9 @@ class Row:
 
     name: str  #: "as is", the surgery, or the input size of the untouched network
     surgery: Surgery | None
-    input_size: Pair
+    input_size: HW[int]
     maps: tuple[Feature, ...]  #: channels, reduction and receptive field at the taps
-    grids: tuple[Grid, ...]  #: their cells, (rows, columns)
+    grids: tuple[HW[int], ...]  #: their cells, (rows, columns)
     cost: Cost
     latency: Timing | None = None  #: of one image, measured
     training_step: Timing | None = None  #: forward and backward of two images, measured
@@ -59,13 +61,13 @@ class Comparison:
         base = self.rows[0]
         columns: list[tuple[str, Callable[[Row], str]]] = [
             ("", lambda row: row.name),
-            ("maps", lambda row: " ".join(_by(grid) for grid in row.grids)),
-            ("reduction", lambda row: " ".join(_sides(m.reduction) for m in row.maps)),
-            ("field", lambda row: " ".join(_sides(m.geometry.receptive_field) for m in row.maps)),
-            ("parameters", lambda row: f"{_ratio(row.cost.parameters, base.cost.parameters):.2f}"),
-            ("compute", lambda row: f"{_ratio(row.cost.macs, base.cost.macs):.2f}"),
-            ("activations", lambda row: f"{_ratio(row.cost.activation_bytes, base.cost.activation_bytes):.2f}"),
-            ("peak", lambda row: f"{_ratio(row.cost.peak_bytes, base.cost.peak_bytes):.2f}"),
+            ("maps", lambda row: " ".join(hw_text(grid) for grid in row.grids)),
+            ("reduction", lambda row: " ".join(hw_short(m.reduction) for m in row.maps)),
+            ("field", lambda row: " ".join(hw_short(m.geometry.receptive_field) for m in row.maps)),
+            *(
+                (title, lambda row, name=name: ratio(getattr(row.cost, name), getattr(base.cost, name)))
+                for name, title in (("parameters", "parameters"), *((m.name, m.title) for m in METRICS))
+            ),
         ]
         if base.latency is not None:
             columns += [
@@ -73,34 +75,13 @@ class Comparison:
                 ("training step", lambda row: _timed(row.training_step, base.training_step)),
             ]
         cells = [[title for title, _ in columns], *([text(row) for _, text in columns] for row in self.rows)]
-        widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-        aligned = (
-            "  ".join(c.ljust(w) if i < 4 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-            for line in cells
-        )
         cost = base.cost
         title = (
-            f"{cost.model} at {_by(base.input_size)}: {cost.parameters / 1e6:.2f} M parameters, "
-            f"{cost.macs / 1e9:.3f} GMAC, activations {cost.activation_bytes / 2**20:.1f} MiB, "
-            f"peak {cost.peak_bytes / 2**20:.1f} MiB; the rest as ratios"
+            f"{cost.model} at {hw_text(base.input_size)}: {cost.parameters / 1e6:.2f} M parameters, "
+            f"{gmac(cost.macs)}, activations {mib(cost.activation_bytes)}, "
+            f"peak {mib(cost.peak_bytes)}; the rest as ratios"
         )
-        return "\n".join([title, *(line.rstrip() for line in aligned), *self.notes])
-
-
-def _ratio(value: float, base: float) -> float:
-    return value / base if base else math.nan
-
-
-def _by(sides: Sequence[float]) -> str:
-    return f"{sides[0]:g}x{sides[1]:g}"
-
-
-def _sides(sides: Sequence[float]) -> str:
-    if any(math.isnan(s) for s in sides):
-        return "?"
-    if sides[0] == sides[1]:
-        return "all" if math.isinf(sides[0]) else f"{sides[0]:g}"
-    return _by(sides)
+        return "\n".join([title, *table(cells, left=range(4)), *self.notes])
 
 
 def _timed(timing: Timing | None, base: Timing | None) -> str:
@@ -113,7 +94,7 @@ def _timed(timing: Timing | None, base: Timing | None) -> str:
 def compare(
     model: nn.Module,
     surgeries: str | Surgery | Iterable[str | Surgery],
-    input_size: int | Pair | None = None,
+    input_size: int | HW[int] | None = None,
     *,
     taps: Sequence[TapName] | TapName | None = None,
     measure: bool = False,
@@ -135,6 +116,12 @@ def compare(
 
     Raises:
         SurgeryError: what `eliminate` and `features` raise for a surgery or a tap.
+
+    Example:
+        >>> import timm, stridesurgery as ss
+        >>> rows = ss.compare(timm.create_model("resnet18"), "S1L16", taps="layer4", input_size=64)
+        >>> [(row.name, row.grids) for row in rows]
+        [('as is', ((2, 2),)), ('S1L16', ((4, 4),)), ('input 96x96', ((3, 3),))]
     """
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
         raise RequestError(f"rounds, how often to time each network, is a positive int, got {rounds!r}")
@@ -209,7 +196,7 @@ def _rival(row: Row, base: Analysis, taps: Sequence[Tap]) -> Row:
     along, start = AXES[row.surgery.axis], base.recording.size
     total = [max(int(place.reduction[i]) for place in base.grid_of.values()) for i in (0, 1)]
     steps = [math.gcd(side, stride) for side, stride in zip(start, total, strict=True)]
-    tried: dict[Pair, Row] = {}
+    tried: dict[HW[int], Row] = {}
     factor = (row.cost.macs / (count(base).macs or 1)) ** (1 / sum(along))
     while True:
         rows, columns = (
@@ -219,7 +206,7 @@ def _rival(row: Row, base: Analysis, taps: Sequence[Tap]) -> Row:
         if (rows, columns) in tried or len(tried) == MENDINGS:
             return min(tried.values(), key=lambda r: abs(math.log(max(r.cost.macs, 1) / max(row.cost.macs, 1))))
         analysis = analyse(base.recording.model, (rows, columns))
-        tried[rows, columns] = _row(f"input {_by((rows, columns))}", None, analysis, taps)
+        tried[rows, columns] = _row(f"input {hw_text((rows, columns))}", None, analysis, taps)
         factor *= (row.cost.macs / (tried[rows, columns].cost.macs or 1)) ** (1 / sum(along))
 
 

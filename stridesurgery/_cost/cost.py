@@ -10,12 +10,12 @@ from torch import fx, nn
 from stridesurgery._analysis import Analysis, analyse
 from stridesurgery._cost.memory import MemoryEvent, peak
 from stridesurgery._cost.meter import Inference, Meter, NodeCost
-from stridesurgery._hw import Pair
+from stridesurgery._hw import HW, hw_short
 from stridesurgery._node import shape_of
+from stridesurgery._tables import gmac, mib
 from stridesurgery._trace import Recording, one_image
 from stridesurgery.errors import TraceError
 
-Sides = tuple[float, float]
 T = TypeVar("T", bound=Hashable)
 
 
@@ -25,7 +25,7 @@ class Part:
 
     name: str  #: of one call its module path, or the place of the function; else what the calls have in common
     layer: int | None  #: L of the layer that it belongs to, the last one before it; None before the first
-    reduction: Sides | None  #: of what it makes, (rows, columns); None where that is no map
+    reduction: HW[float] | None  #: of what it makes, (rows, columns); None where that is no map
     macs: int  #: multiply-accumulates of convolutions, linear layers and matrix products
     bytes: int  #: of the values it makes
 
@@ -40,7 +40,7 @@ class Cost:
     """Cost of a network for one image; prints as a table by reduction."""
 
     model: str
-    input_size: Pair
+    input_size: HW[int]
     parameters: int
     parts: tuple[Part, ...]  #: call by call, in running order
     peak_bytes: int  #: the most that inference holds of activations, the image included
@@ -65,21 +65,22 @@ class Cost:
         """Sum the parts by layer: pointwise operators belong to the layer before them, None is before the first."""
         return _summed(self.parts, lambda part: part.layer)
 
-    def per_reduction(self) -> dict[Sides | None, Part]:
+    def per_reduction(self) -> dict[HW[float] | None, Part]:
         """Sum the parts by the reduction of what they make; None: no map (pooled values, class scores)."""
         return _summed(self.parts, lambda part: part.reduction)
 
     def __str__(self) -> str:
         h, w = self.input_size
         lines = [
-            f"{self.model} at {h}x{w}: {self.parameters / 1e6:.2f} M parameters, {self.macs / 1e9:.3f} GMAC "
-            f"({self.flops / 1e9:.3f} GFLOP), activations {_mib(self.activation_bytes)} in all, "
-            f"{_mib(self.peak_bytes)} at the peak of inference",
+            f"{self.model} at {h}x{w}: {self.parameters / 1e6:.2f} M parameters, {gmac(self.macs)} "
+            f"({self.flops / 1e9:.3f} GFLOP), activations {mib(self.activation_bytes)} in all, "
+            f"{mib(self.peak_bytes)} at the peak of inference",
             f"{'reduction':>10} {'GMAC':>9} {'share':>6} {'activations':>12}",
         ]
         for reduction, part in self.per_reduction().items():
             share = part.macs / self.macs if self.macs else 0
-            lines.append(f"{_by(reduction):>10} {part.macs / 1e9:9.3f} {share:6.1%} {_mib(part.bytes):>12}")
+            name = "no map" if reduction is None else hw_short(reduction)
+            lines.append(f"{name:>10} {part.macs / 1e9:9.3f} {share:6.1%} {mib(part.bytes):>12}")
         if self.uncounted:
             names = ", ".join(f"{name} ({calls})" for name, calls in self.uncounted.items())
             lines.append(f"without a count: {names}")
@@ -98,17 +99,7 @@ def _summed(parts: tuple[Part, ...], key: Callable[[Part], T]) -> dict[T, Part]:
     }
 
 
-def _mib(count: int) -> str:
-    return f"{count / 2**20:.1f} MiB"
-
-
-def _by(reduction: Sides | None) -> str:
-    if reduction is None:
-        return "no map"
-    return f"{reduction[0]:g}" if reduction[0] == reduction[1] else f"{reduction[0]:g}x{reduction[1]:g}"
-
-
-def cost(model: nn.Module, input_size: int | Pair | None = None) -> Cost:
+def cost(model: nn.Module, input_size: int | HW[int] | None = None) -> Cost:
     """Count what inference on one image costs: parameters, multiply-accumulates, memory; nothing is run or allocated.
 
     Args:
@@ -125,6 +116,13 @@ def cost(model: nn.Module, input_size: int | Pair | None = None) -> Cost:
     Raises:
         ModelError: not a plain module: wrapped, compiled, scripted.
         TraceError: the forward pass cannot be recorded at this size, or does for one image what it does not for two.
+
+    Example:
+        >>> import timm, stridesurgery as ss
+        >>> print(ss.cost(timm.create_model("resnet18"), 224))
+        ResNet at 224x224: 11.69 M parameters, 1.814 GMAC (3.628 GFLOP), activations ...
+        >>> ss.cost(timm.create_model("resnet18"), 224).macs
+        1814073344
     """
     return count(analyse(model, input_size))
 
@@ -180,7 +178,7 @@ def name_of(node: fx.Node) -> str:
     return f"{path}.{node.name}" if path else node.name
 
 
-def _reduction(analysis: Analysis, node: fx.Node) -> Sides | None:
+def _reduction(analysis: Analysis, node: fx.Node) -> HW[float] | None:
     place = analysis.grid_of.get(node)
     if place is None or place.pooled or place.grid is None or shape_of(node) is None:
         return None

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from numbers import Real
 from typing import Any
 
@@ -15,14 +14,15 @@ from stridesurgery._cost.compare import describe
 from stridesurgery._cost.feasible import feasible_plans
 from stridesurgery._cost.forecast import CostEstimate, Forecast, estimates
 from stridesurgery._cost.latency import Timing, in_turn, inference
+from stridesurgery._cost.metrics import METRICS, SECONDS
 from stridesurgery._features import Tap, TapName, find_taps
-from stridesurgery._hw import Pair
+from stridesurgery._hw import HW, hw_numbers, hw_short
 from stridesurgery._rewrite import Plan, eliminate
+from stridesurgery._tables import ratio, table
 from stridesurgery._trace import copy_to_meta, one_image
 from stridesurgery.errors import RequestError
 from stridesurgery.surgery import AXES, Surgery
 
-Sides = tuple[float, float]
 ROUNDS = 7  # of timing, where seconds are bounded
 
 
@@ -46,7 +46,7 @@ class Candidate:
     """One surgery, and what it gives and costs."""
 
     surgery: Surgery
-    reductions: tuple[Sides, ...]  #: at the taps, (rows, columns)
+    reductions: tuple[HW[float], ...]  #: at the taps, (rows, columns)
     macs: int
     activation_bytes: int
     peak_bytes: int | None  #: None where the graph does not tell in which order the forward code frees values
@@ -64,7 +64,7 @@ class Search:
     """The result of a search; prints as a table, iterates over the Pareto set."""
 
     model: str
-    input_size: Pair
+    input_size: HW[int]
     taps: tuple[str, ...]
     original: Candidate  #: the model as it is, a surgery of no strides
     candidates: tuple[Candidate, ...]  #: all within the budget
@@ -83,29 +83,20 @@ class Search:
     def __str__(self) -> str:
         h, w = self.input_size
         timed = any(c.latency is not None for c in self.front)
-        header = ("", f"reduction at {', '.join(self.taps)}", "compute", "activations", "peak", *(["latency"] * timed))
+        header = ("", f"reduction at {', '.join(self.taps)}", *(m.title for m in METRICS), *([SECONDS.title] * timed))
         rows = [header, *(_cells(c, self.original, timed) for c in (self.original, *self.front))]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
         title = (
             f"{self.model} at {h}x{w}: {len(self.front)} of the {len(self.candidates)} surgeries within the budget are "
             "beaten by no other; ratios to the model as it is"
         )
-        lines = (
-            "  ".join(c.ljust(n) if i < 2 else c.rjust(n) for i, (c, n) in enumerate(zip(row, widths, strict=True)))
-            for row in rows
-        )
-        return "\n".join([title, *(line.rstrip() for line in lines), *self.refused])
+        return "\n".join([title, *table(rows, left=(0, 1)), *self.refused])
 
 
 def _cells(candidate: Candidate, base: Candidate, timed: bool) -> tuple[str, ...]:
-    peaks = candidate.peak_bytes, base.peak_bytes
-    peak = "?" if peaks[0] is None or not peaks[1] else f"{peaks[0] / peaks[1]:.2f}"
     row = (
         candidate.name if candidate.surgery.S else "as is",
-        " ".join(f"{r:g}" if r == c else f"{r:g}x{c:g}" for r, c in candidate.reductions),
-        f"{candidate.macs / base.macs:.2f}" if base.macs else "?",
-        f"{candidate.activation_bytes / base.activation_bytes:.2f}",
-        peak,
+        " ".join(map(hw_short, candidate.reductions)),
+        *(ratio(metric.of(candidate), metric.of(base)) for metric in METRICS),
     )
     if not timed:
         return row
@@ -118,7 +109,7 @@ def search(
     *,
     taps: Sequence[TapName] | TapName | None = None,
     reduction: float | Sequence[float] | None = None,
-    input_size: int | Pair | None = None,
+    input_size: int | HW[int] | None = None,
     axes: str | Sequence[str] = "hw",
     dilate: bool = False,
 ) -> Search:
@@ -150,6 +141,12 @@ def search(
         RequestError: a budget, tap, axis or reduction that does not fit.
         ModelError: not a plain module: wrapped, compiled, scripted.
         TraceError: the forward pass cannot be recorded at this size.
+
+    Example:
+        >>> import timm, stridesurgery as ss
+        >>> found = ss.search(timm.create_model("resnet18"), 3, taps="layer4", input_size=64)
+        >>> [(candidate.name, candidate.reductions) for candidate in found]
+        [('S1L11', ((16, 16),)), ('S1L16', ((16, 16),))]
     """
     bounds = budget if isinstance(budget, Budget) else None
     analysis = analyse(copy_to_meta(model), input_size)
@@ -206,23 +203,14 @@ def _axes(axes: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _candidate(plan: Plan, spent: CostEstimate, taps: Sequence[Tap], analysis: Analysis) -> Candidate:
-    reductions = tuple(_floats(plan.reduction(tap.place.reassembled.reduction)) for tap in taps)
+    reductions = tuple(hw_numbers(plan.reduction(tap.place.reassembled.reduction)) for tap in taps)
     eliminated = [t for layer in plan.surgery.L for t in analysis.transitions_of(layer)]
     first = min(eliminated, default=len(analysis.transitions))
     return Candidate(plan.surgery, reductions, spent.macs, spent.activation_bytes, spent.peak_bytes, first)
 
 
-def _floats(reduction: Sequence[Fraction]) -> Sides:
-    rows, columns = (int(r) if r.denominator == 1 else float(r) for r in reduction)
-    return rows, columns
-
-
 def _fits(candidate: Candidate, bounds: Budget) -> bool:
-    pairs = (
-        (candidate.macs, bounds.macs),
-        (candidate.activation_bytes, bounds.activation_bytes),
-        (candidate.peak_bytes, bounds.peak_bytes),
-    )
+    pairs = ((metric.of(candidate), metric.of(bounds)) for metric in METRICS)
     return all(bound is None or (value is not None and value <= bound) for value, bound in pairs)
 
 
@@ -248,14 +236,7 @@ def _unbeaten(candidates: Sequence[Candidate], bounds: Budget) -> tuple[Candidat
 def _merits(candidate: Candidate, bounds: Budget) -> tuple[float, ...]:
     """Objectives to minimise."""
     sides = [side for reduction in candidate.reductions for side in reduction]
-    bounded = [
-        value or 0
-        for value, bound in (
-            (candidate.activation_bytes, bounds.activation_bytes),
-            (candidate.peak_bytes, bounds.peak_bytes),
-        )
-        if bound is not None
-    ]
+    bounded = [metric.of(candidate) or 0 for metric in METRICS[1:] if metric.of(bounds) is not None]
     return (*sides, candidate.macs, *bounded, candidate.first, not candidate.surgery.dilate)
 
 

@@ -12,7 +12,7 @@ from stridesurgery._analysis import Analysis, Feature, FeatureInfo, GridInfo, an
 from stridesurgery._features.extract import feature_of, finished, reassembled, source_of, with_output
 from stridesurgery._features.join import Joined, after, join, split_modules
 from stridesurgery._features.taps import Tap, TapName, find_taps
-from stridesurgery._hw import Pair
+from stridesurgery._hw import HW
 from stridesurgery._node import Key
 from stridesurgery._rewrite import Plan, check_alike, operate, plan, rearranged, requested
 from stridesurgery._trace import RewrittenModel, copied
@@ -37,7 +37,7 @@ def dual_path(
     axis: str = Options.axis,
     pool: str = Options.pool,
     dilate: bool = Options.dilate,
-    input_size: int | Pair | None = None,
+    input_size: int | HW[int] | None = None,
 ) -> RewrittenModel:
     """Eliminate strides, and run the later layers a second time on the maps sampled back to the old grid.
 

@@ -7,14 +7,14 @@ from torch import fx, nn
 
 from stridesurgery._analysis import Analysis, Feature, FeatureInfo, Source, analyse, geometry_of, reduction_of
 from stridesurgery._features.taps import Tap, TapName, find_taps
-from stridesurgery._hw import Pair
+from stridesurgery._hw import HW
 from stridesurgery._rewrite import check_alike, check_one_path, reassembled_map
 from stridesurgery._trace import RewrittenModel, copied, copied_model, is_overwritten, lasting_memory, rewritten
 from stridesurgery.errors import GridError
 
 
 def features(
-    model: nn.Module, taps: Sequence[TapName] | TapName | None = None, *, input_size: int | Pair | None = None
+    model: nn.Module, taps: Sequence[TapName] | TapName | None = None, *, input_size: int | HW[int] | None = None
 ) -> RewrittenModel:
     """Return a copy of a model that returns its maps instead of its answer, and computes nothing else.
 
@@ -133,7 +133,7 @@ def _ancestors(graph: fx.Graph, needed: set[fx.Node], effects: set[fx.Node]) -> 
 
 
 def finished(
-    model: nn.Module, train_graph: fx.Graph, eval_graph: fx.Graph, only_at: Pair | None, info: FeatureInfo
+    model: nn.Module, train_graph: fx.Graph, eval_graph: fx.Graph, only_at: HW[int] | None, info: FeatureInfo
 ) -> RewrittenModel:
     """Return the model that runs these graphs over the modules of `model`, which it takes over."""
     result = rewritten(model, train_graph, eval_graph, only_at)

@@ -1,17 +1,18 @@
 """One map per reduction: what a stage returns before the network goes on to the next grid, or to its answer."""
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 from torch import fx, nn
 
-from stridesurgery._analysis import Reduction
 from stridesurgery._features.candidates import Values, ends_of, outermost, straight_back
+from stridesurgery._hw import HW
 from stridesurgery._node import returned
 
 
 def stage_ends(values: Values) -> list[fx.Node]:
     """Return the last map of every reduction, finest first; where all maps of one are inside blocks it has none."""
-    by_reduction: dict[Reduction, list[fx.Node]] = {}
+    by_reduction: dict[HW[Fraction], list[fx.Node]] = {}
     made = {n for site in values.analysis.layers for n in [site.node] if n in values.position}
     for node in values.order:
         if any(s in made for s in values.sources[node]):
@@ -36,7 +37,7 @@ def _refined(values: Values) -> set[fx.Node]:
     upsampled = {
         s.node: s.before.reassembled.reduction for s in values.analysis.spatial_ops if s.operator.kind == "resize"
     }
-    coarsest: dict[fx.Node, Reduction] = {}
+    coarsest: dict[fx.Node, HW[Fraction]] = {}
     for node in values.order:
         found = [coarsest[n] for n in values.sources[node] if n in coarsest]
         if node in upsampled:

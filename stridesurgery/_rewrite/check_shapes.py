@@ -12,15 +12,14 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from stridesurgery._analysis import Analysis, Grid, SpatialOp, beyond, spatial_ops
+from stridesurgery._analysis import Analysis, SpatialOp, beyond, spatial_ops
+from stridesurgery._hw import HW
 from stridesurgery._node import BATCH, Key, Shape, shape_of
 from stridesurgery._rewrite.check_constants import check_constants, check_reads
 from stridesurgery._rewrite.plan import Plan
 from stridesurgery._trace import Recording, record
 from stridesurgery.errors import GridError, TraceError
 from stridesurgery.ops import FUNCTIONS, function_traits
-
-Factor = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -107,22 +106,22 @@ def _check_reductions(original: Analysis, operated: Recording, plan: Plan) -> No
             )
 
 
-def factors_of(plan: Plan) -> list[Factor]:
+def factors_of(plan: Plan) -> list[HW[int]]:
     """Return the factors by which maps grow, from the first planned transition to the last."""
-    factors: list[Factor] = [(1, 1)]
+    factors: list[HW[int]] = [(1, 1)]
     for transition in plan.transitions:
         rows, columns = factors[-1]
         factors.append((int(rows * transition.by[0]), int(columns * transition.by[1])))
     return list(dict.fromkeys(factors))  # restored strides lead back to 1
 
 
-def _factor_of(site: SpatialOp, plan: Plan) -> Factor:
+def _factor_of(site: SpatialOp, plan: Plan) -> HW[int]:
     old = site.after.reduction
     new = plan.reduction(old)
     return int(old[0] / new[0]), int(old[1] / new[1])
 
 
-def _reference(original: Analysis, plan: Plan, factor: Factor, now: dict[Key, Shape]) -> dict[Key, Shape] | None:
+def _reference(original: Analysis, plan: Plan, factor: HW[int], now: dict[Key, Shape]) -> dict[Key, Shape] | None:
     """Shapes of the original on the input that gives its maps the size they have after the cut."""
     recording = original.recording
     site = next((s for s in original.spatial_ops if s.is_strided and _factor_of(s, plan) == factor), None)
@@ -148,12 +147,12 @@ def _reference(original: Analysis, plan: Plan, factor: Factor, now: dict[Key, Sh
     return None
 
 
-def _cells(shape: Shape, site: SpatialOp) -> Grid:
+def _cells(shape: Shape, site: SpatialOp) -> HW[int]:
     return shape[site.operator.last - 1], shape[site.operator.last]
 
 
 def _check_value(
-    key: Key, shape: Shape, base: Shape, likely: list[Shape], factors: list[Factor], complete: bool
+    key: Key, shape: Shape, base: Shape, likely: list[Shape], factors: list[HW[int]], complete: bool
 ) -> None:
     allowed = [other for other in (base, *likely) if len(other) == len(shape)]
     for axis, length in enumerate(shape):
@@ -166,7 +165,7 @@ def _check_value(
             raise GridError(_off(key, shape, allowed, complete))
 
 
-def _grown(length: int, factors: list[Factor]) -> set[int]:
+def _grown(length: int, factors: list[HW[int]]) -> set[int]:
     """Return the lengths that an axis may grow to: multiples by rows, columns, both (tokens), or pairs (attention).
 
     One or two tokens that stand for no cell (class, distillation) do not multiply.
@@ -197,7 +196,7 @@ def _off(key: Key, shape: Shape, allowed: list[Shape], compared: bool) -> str:
 
 
 def _check_site(
-    site: SpatialOp, plan: Plan, now: dict[Key, Shape], references: dict[Factor, dict[Key, Shape] | None]
+    site: SpatialOp, plan: Plan, now: dict[Key, Shape], references: dict[HW[int], dict[Key, Shape] | None]
 ) -> bool:
     """Check one layer's output exactly; returns whether it is exactly k times larger."""
     if _is_multiple(site, plan, now):

@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import fx
 
-from stridesurgery._analysis import REARRANGING, Analysis, GridInfo, Reduction, SpatialOp, beyond, channel_axis
+from stridesurgery._analysis import REARRANGING, Analysis, GridInfo, SpatialOp, beyond, channel_axis
+from stridesurgery._hw import HW
 from stridesurgery._node import BATCH, Key, returned, shape_of, tensors_in
 from stridesurgery._rewrite.check_shapes import batch_axes
 from stridesurgery._rewrite.plan import Plan, changes_of
@@ -250,7 +251,7 @@ def _counts_images(node: fx.Node, lengths: dict[fx.Node, bool]) -> bool:
 
 
 def reassembled_map(
-    node: fx.Node, reduction: Reduction, phases: Phases, axis: int, *, before: fx.Node | None = None
+    node: fx.Node, reduction: HW[Fraction], phases: Phases, axis: int, *, before: fx.Node | None = None
 ) -> fx.Node:
     """Return the map whose phases a node holds, put together right after it, or before another node.
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from torch import nn
 
 from stridesurgery._analysis import Analysis, analyse
-from stridesurgery._hw import Pair
+from stridesurgery._hw import HW
 from stridesurgery._rewrite.check_modes import check_same_maps
 from stridesurgery._rewrite.check_shapes import GridCheck, check_grid, check_phases
 from stridesurgery._rewrite.edit import Draft, finish, is_graph, make_draft
@@ -29,7 +29,7 @@ def eliminate(
     dilate: bool = Options.dilate,
     restore_at: int | str | None = Options.restore_at,
     form: str = Options.form,
-    input_size: int | Pair | None = None,
+    input_size: int | HW[int] | None = None,
     inplace: bool = False,
 ) -> nn.Module:
     """Eliminate strides of a model and keep every weight; all maps after an eliminated stride become k times larger.

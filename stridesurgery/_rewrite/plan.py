@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
 
 from torch import nn
 
-from stridesurgery._analysis import Analysis, Reduction, SpatialOp
+from stridesurgery._analysis import Analysis, SpatialOp
+from stridesurgery._hw import HW, hw_text
 from stridesurgery._rewrite.request import layer_number, listed
 from stridesurgery._trace import Recording
 from stridesurgery.errors import OperatorError, RequestError
@@ -28,8 +28,8 @@ class Change:
 class PlannedTransition:
     """One step of the chain of reductions that is eliminated, or that takes eliminated strides on."""
 
-    before: Reduction  # maps up to this reduction keep their grid
-    by: Reduction  # k: all later maps grow by this, (rows, columns); below 1 where strides are restored
+    before: HW[Fraction]  # maps up to this reduction keep their grid
+    by: HW[Fraction]  # k: all later maps grow by this, (rows, columns); below 1 where strides are restored
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Plan:
     transitions: tuple[PlannedTransition, ...]
     changes: tuple[Change, ...]
 
-    def reduction(self, old: Reduction) -> Reduction:
+    def reduction(self, old: HW[Fraction]) -> HW[Fraction]:
         """f: the reduction that maps of an old reduction have afterwards."""
         rows, columns = old
         for transition in self.transitions:
@@ -95,7 +95,7 @@ def _planned(analysis: Analysis, transition: int, surgery: Surgery) -> PlannedTr
     if by == [1, 1]:
         raise RequestError(
             f"nothing to eliminate: at transition {transition} the stride along {surgery.axis!r} is "
-            f"{_by(level.factor)} (rows x columns) and {surgery.stride} is to remain"
+            f"{hw_text(level.factor)} (rows x columns) and {surgery.stride} is to remain"
         )
     return PlannedTransition(level.before, (Fraction(by[0]), Fraction(by[1])))
 
@@ -121,10 +121,6 @@ def _divisors(factor: Fraction) -> str:
     return listed([d for d in range(1, int(factor)) if factor % d == 0])
 
 
-def _by(sides: Sequence[Any]) -> str:
-    return "x".join(f"{float(s):g}" for s in sides)
-
-
 def _change(site: SpatialOp, plan: Plan) -> Change | None:
     old, operator = (site.before.reduction, site.after.reduction), site.operator
     new = plan.reduction(old[0]), plan.reduction(old[1])
@@ -148,13 +144,13 @@ def _change(site: SpatialOp, plan: Plan) -> Change | None:
     if min(by) < 1:
         return Change(site, _coarser(site, [1 / k for k in by], now))
     if any(k.denominator != 1 or step % int(k) for k, step in zip(by, operator.step, strict=True)):
-        raise _refusal(site, f"has stride {_by(operator.step)}, which cannot become {_by(now)}")
+        raise _refusal(site, f"has stride {hw_text(operator.step)}, which cannot become {hw_text(now)}")
     return Change(site, refined(operator, (int(by[0]), int(by[1])), plan.surgery.removes_pools))
 
 
 def _coarser(site: SpatialOp, by: Sequence[Fraction], now: Sequence[Fraction]) -> Operator:
     if any(k.denominator != 1 for k in by):
-        raise _refusal(site, f"has stride {_by(site.operator.step)}, which cannot become {_by(now)}")
+        raise _refusal(site, f"has stride {hw_text(site.operator.step)}, which cannot become {hw_text(now)}")
     operator = coarsened(site.operator, (int(by[0]), int(by[1])))
     if operator is None:
         raise _refusal(site, "cannot take a stride on")

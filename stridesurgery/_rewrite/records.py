@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stridesurgery._analysis import Analysis, FeatureInfo, analyse, geometry_of, reduction_of
-from stridesurgery._hw import Pair
+from stridesurgery._hw import HW
 from stridesurgery._node import Shape, returned, shape_of
 from stridesurgery._rewrite.check_shapes import factors_of
 from stridesurgery._rewrite.plan import Draft, Plan
@@ -115,7 +115,7 @@ def _with_patch_size(module: nn.Module) -> Iterator[tuple[str, Any]]:
             yield name, holder
 
 
-def refreshed(info: FeatureInfo, operated: nn.Module, size: Pair) -> FeatureInfo:
+def refreshed(info: FeatureInfo, operated: nn.Module, size: HW[int]) -> FeatureInfo:
     """Return the `FeatureInfo` of an operated model that returns its maps."""
     analysis = analyse(operated, size)
     maps: Any = returned(analysis.recording.graph)[0].args[0]
@@ -161,7 +161,7 @@ def intermediates(model: nn.Module, image: Tensor) -> list[Tensor]:
     return [value for value in found if isinstance(value, Tensor)] if isinstance(found, (list, tuple)) else []
 
 
-def larger_by(was: Shape, now: Shape, planned: Plan) -> Pair | None:
+def larger_by(was: Shape, now: Shape, planned: Plan) -> HW[int] | None:
     """Return the factor of a plan by which a value is larger than it was, up to a border; None if there is none.
 
     What is no map (N, C, H, W) or (N, H, W, C) has the factor (1, 1) if it has as many dimensions as before.

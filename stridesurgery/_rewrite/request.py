@@ -8,7 +8,7 @@ from typing import Any, SupportsIndex
 from torch import nn
 
 from stridesurgery._analysis import Analysis, analyse
-from stridesurgery._hw import Pair
+from stridesurgery._hw import HW
 from stridesurgery.errors import RequestError
 from stridesurgery.ops import sample
 from stridesurgery.surgery import DEFAULTS, Options, Surgery
@@ -18,7 +18,7 @@ def requested(
     model: nn.Module,
     S: int | str | Surgery | None,
     L: int | str | Sequence[int | str] | None,
-    input_size: int | Pair | None,
+    input_size: int | HW[int] | None,
     options: Options = DEFAULTS,
 ) -> tuple[Surgery, Analysis]:
     """Read the arguments of `eliminate` into a surgery, and analyse the model.

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
 
-from stridesurgery._analysis import Feature, Reduction, Source, analyse
+from stridesurgery._analysis import Feature, Source, analyse
 from stridesurgery._features import Tap, tapped
+from stridesurgery._hw import HW
 from stridesurgery._node import Key
 from stridesurgery._rewrite import refreshed
 from stridesurgery._trace import RewrittenModel, copied_model, rewritten
@@ -30,7 +32,7 @@ class _Map:
     """A map as a network computes it."""
 
     value: Tensor
-    reduction: Reduction
+    reduction: HW[Fraction]
 
 
 def check_maps(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from stridesurgery._analysis import SpatialOp
+from stridesurgery._hw import hw_text
 from stridesurgery._node import shape_of
 from stridesurgery._rewrite import Change
 from stridesurgery._trace import RewrittenModel, copied_model
@@ -35,7 +36,9 @@ def check_site(change: Change, original: nn.Module, operated: nn.Module) -> Site
     if node is None:
         return SiteCheck(site.name, "runs for none of the maps", None)
     if to.kind == "resize":
-        return SiteCheck(site.name, f"scales by {_by(to.scale)} instead of {_by(site.operator.scale)}", None)
+        return SiteCheck(
+            site.name, f"scales by {hw_text(to.scale or ())} instead of {hw_text(site.operator.scale or ())}", None
+        )
     x = _small_map(site, original)
     with torch.no_grad():
         before, after = _run(site.node, original, x), _run(node, operated, x)
@@ -181,7 +184,3 @@ def _operated_node(site: SpatialOp, operated: nn.Module) -> fx.Node | None:
     if not isinstance(operated, RewrittenModel):
         return site.node
     return next((n for n in operated.graphs[False].nodes if n.meta["key"] == site.node.meta["key"]), None)
-
-
-def _by(sides: Any) -> str:
-    return "x".join(f"{float(s):g}" for s in sides or ())

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from stridesurgery._analysis import Analysis, FeatureInfo, analyse
-from stridesurgery._hw import Pair
+from stridesurgery._hw import HW
 from stridesurgery._rewrite import check_operated, eliminate, operate, plan
 from stridesurgery._trace import RewrittenModel, copy_to_meta, number_format, one_image, record
 from stridesurgery._verify.maps import MapCheck, check_maps
@@ -33,7 +33,7 @@ class Verification:
     """
 
     surgery: Surgery
-    input_size: Pair
+    input_size: HW[int]
     tensors: int  #: number of weights and buffers found equal
     values: int  #: number of maps and other values whose shape is on the grid
     exact: bool  #: True if maps after a transition are exactly k times larger, not up to a border
@@ -68,7 +68,7 @@ class Verification:
         return [*(equal if errors else []), *odd]
 
 
-def verify(original: nn.Module, operated: nn.Module, input_size: int | Pair | None = None) -> Verification:
+def verify(original: nn.Module, operated: nn.Module, input_size: int | HW[int] | None = None) -> Verification:
     """Check an operated model against its original; neither is changed.
 
     - Weights: the state_dict must have the same keys and values.
@@ -171,7 +171,7 @@ def _kind(module: nn.Module) -> type:
     return type(module).__mro__[1] if isinstance(module, fx.GraphModule) else type(module)
 
 
-def _check_train_mode(operated: nn.Module, size: Pair) -> None:
+def _check_train_mode(operated: nn.Module, size: HW[int]) -> None:
     try:
         record(copy_to_meta(operated), size, training=True)
     except TraceError as problem:

@@ -1,6 +1,6 @@
 """The library's knowledge of operators."""
 
-from stridesurgery.ops import functions, modules  # noqa: F401  (they fill the operator table)
+from stridesurgery.ops import functions, modules  # noqa: F401  (they fill the operator table
 from stridesurgery.ops.across_batch import LONG_BATCH, AcrossBatch, BeyondCells
 from stridesurgery.ops.fine_functional import conv2d, sample
 from stridesurgery.ops.fine_modules import FineConv2d, FineConv2dSame

@@ -15,7 +15,7 @@ from torch import nn
 from stridesurgery._analysis import MapGeometry
 from stridesurgery._cost import Row, compare
 from stridesurgery._features import TapName
-from stridesurgery._hw import Pair
+from stridesurgery._hw import HW
 from stridesurgery.errors import RequestError
 from stridesurgery.plot.marks import COLOURS, STYLE
 from stridesurgery.surgery import Surgery
@@ -28,7 +28,7 @@ def field(
     model: nn.Module,
     tap: TapName,
     surgeries: str | Surgery | Iterable[str | Surgery] = (),
-    input_size: int | Pair | None = None,
+    input_size: int | HW[int] | None = None,
     *,
     image: npt.ArrayLike | None = None,
 ) -> Figure:

@@ -7,7 +7,8 @@ from itertools import groupby
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from stridesurgery._cost import Candidate, Search
+from stridesurgery._cost import METRICS, Candidate, Search
+from stridesurgery._hw import hw_short
 from stridesurgery.errors import RequestError
 from stridesurgery.plot.marks import GREY, STYLE, marks
 
@@ -78,14 +79,11 @@ def front(found: Search) -> Figure:
 
 def _scales(found: Search) -> list[Scale]:
     base = found.original
-    return [
-        Scale("compute", _ratios((c.macs for c in found), base.macs)),
-        Scale("activations", _ratios((c.activation_bytes for c in found), base.activation_bytes)),
-        Scale("peak memory", _ratios((c.peak_bytes for c in found), base.peak_bytes)),
-    ]
+    titles = {"peak": "peak memory"}
+    return [Scale(titles.get(m.title, m.title), _ratios([m.of(c) for c in found], m.of(base))) for m in METRICS]
 
 
-def _ratios(values: Iterable[int | None], base: int | None) -> tuple[float | None, ...]:
+def _ratios(values: Iterable[float | None], base: float | None) -> tuple[float | None, ...]:
     return tuple(value / base if value is not None and base else None for value in values)
 
 
@@ -99,4 +97,4 @@ def _edges(candidates: Iterable[Candidate]) -> list[int]:
 
 
 def _reductions(candidate: Candidate) -> str:
-    return " ".join(f"{r:g}" if r == c else f"{r:g}x{c:g}" for r, c in candidate.reductions)
+    return " ".join(map(hw_short, candidate.reductions))

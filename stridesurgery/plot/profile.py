@@ -12,7 +12,7 @@ from torch import nn
 
 from stridesurgery._analysis import Report, inspect
 from stridesurgery._cost import cost, describe
-from stridesurgery._hw import Pair
+from stridesurgery._hw import HW
 from stridesurgery._rewrite import eliminate, requested
 from stridesurgery._trace import copy_to_meta
 from stridesurgery.plot.marks import AS_IS, GREY, STYLE, Mark, marks
@@ -29,7 +29,7 @@ class Line:
 
 
 def profile(
-    model: nn.Module, surgeries: str | Surgery | Iterable[str | Surgery] = (), input_size: int | Pair | None = None
+    model: nn.Module, surgeries: str | Surgery | Iterable[str | Surgery] = (), input_size: int | HW[int] | None = None
 ) -> Figure:
     """Draw how large a network's maps are over its depth, and where it computes, before and after surgeries.
 
