@@ -11,9 +11,60 @@ Shape = tuple[int, ...]
 Key = tuple[str, str, str, int]  # (module path, kind of node, target, how many such before): stable across recordings
 
 
+class NodeInfo:
+    """Facts about one node, by name and type; kept as plain values in its `meta`, which torch copies and pickles."""
+
+    __slots__ = ("_meta",)
+    key: Key  #: the same in every recording of a model
+    path: str  #: of the module whose code makes the call
+    shape: Shape | None  #: of a tensor
+    parts: int | None  #: how many values it holds, if it is a container
+    ends: tuple[str, ...]  #: the modules that return the value
+    memory: Any  #: a label: values of one label share memory
+    writes: tuple[Any, ...]  #: the labels of the memory that the call writes into
+    phases: tuple[tuple[int, int], ...]  #: of a dilated network: the phases that the value is in
+    mixes: tuple[str, ...]  #: torch's operators by which the call mixes images
+    hooked: tuple[str, ...]  #: torch's operators by which hooks of the module look beyond a number
+
+    def __init__(self, meta: dict[str, Any]) -> None:
+        object.__setattr__(self, "_meta", meta)
+
+    def __getattr__(self, name: str) -> Any:
+        return self._meta[name] if name in self._meta else _UNKNOWN[name]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._meta[name] = value
+
+    def set(self, **facts: Any) -> None:
+        """Set several facts."""
+        self._meta.update(facts)
+
+    def take(self, node: fx.Node, **facts: Any) -> None:
+        """Take over another node's facts, some of them changed."""
+        self._meta.update(node.meta, **facts)
+
+
+_UNKNOWN: dict[str, Any] = {
+    "path": "",
+    "shape": None,
+    "parts": None,
+    "ends": (),
+    "memory": None,
+    "writes": (),
+    "phases": (),
+    "mixes": (),
+    "hooked": (),
+}
+
+
+def info(node: fx.Node) -> NodeInfo:
+    """Return what is known of a node."""
+    return NodeInfo(node.meta)
+
+
 def shape_of(node: Any) -> Shape | None:
     """Return the shape of a node's tensor value, or None where it has none."""
-    return node.meta.get("shape") if isinstance(node, fx.Node) else None
+    return info(node).shape if isinstance(node, fx.Node) else None
 
 
 def called(node: fx.Node) -> str:
@@ -57,7 +108,7 @@ def tensors_in(args: Iterable[Any]) -> list[fx.Node]:
     found: list[fx.Node] = []
 
     def visit(value: Any) -> None:
-        if isinstance(value, fx.Node) and (shape_of(value) is not None or "parts" in value.meta):
+        if isinstance(value, fx.Node) and (shape_of(value) is not None or info(value).parts is not None):
             found.append(value)
 
     fx.node.map_aggregate(tuple(args), visit)

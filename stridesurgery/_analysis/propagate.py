@@ -16,7 +16,7 @@ from stridesurgery._analysis.geometry import PIXELS, Geometry
 from stridesurgery._analysis.grid import GridInfo, SpatialOp
 from stridesurgery._analysis.merge import merge
 from stridesurgery._hw import HW
-from stridesurgery._node import called, shape_of, tensors_in
+from stridesurgery._node import called, info, shape_of, tensors_in
 from stridesurgery._trace import Recording
 from stridesurgery.ops import (
     FUNCTIONS,
@@ -49,7 +49,7 @@ def propagate(recording: Recording) -> tuple[tuple[SpatialOp, ...], dict[fx.Node
             grid_of[node] = GridInfo((one, one), recording.size, (PIXELS, PIXELS), recording.size)
             continue
         sources = [s for s in tensors_in([node.args, node.kwargs]) if s in grid_of]
-        if not sources or (shape_of(node) is None and "parts" not in node.meta):
+        if not sources or (shape_of(node) is None and info(node).parts is None):
             continue
         if node.target in REARRANGING:
             grid_of[node] = _rearranged(node, grid_of[sources[0]])
@@ -76,7 +76,7 @@ def _rearranged(node: fx.Node, before: GridInfo) -> GridInfo:
     arguments: Any = node.args
     shape = shape_of(node) or ()
     if node.target in (first_phase, repeat_phases):
-        phases = node.meta["phases"]
+        phases = info(node).phases
         none = ((0.0, 0.0),) * len(phases)  # copies of one map look where that map looks
         return replace(before, phases=phases, phase_offsets=(*before.phase_offsets, *none)[: len(phases)])
     if node.target is batch_to_space:
@@ -249,7 +249,7 @@ def _first_with_grid(source: fx.Node, grid: HW[int], grid_of: dict[fx.Node, Grid
 def _name(node: fx.Node) -> str:
     if node.op == "call_module":
         return str(node.target)
-    path = node.meta.get("path", "")
+    path = info(node).path
     return f"{path}.{node.name}" if path else node.name
 
 

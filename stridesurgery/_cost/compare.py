@@ -13,6 +13,7 @@ from stridesurgery._cost.latency import Timing, in_turn, inference, training_ste
 from stridesurgery._cost.metrics import METRICS
 from stridesurgery._features import Tap, TapName, feature_of, find_taps
 from stridesurgery._hw import HW, hw_short, hw_text
+from stridesurgery._node import info
 from stridesurgery._rewrite import eliminate, requested
 from stridesurgery._tables import gmac, mib, ratio, table
 from stridesurgery._trace import copy_to_meta, one_image
@@ -176,10 +177,10 @@ def describe(surgery: Surgery) -> str:
 
 
 def _row(name: str, surgery: Surgery | None, analysis: Analysis, taps: Sequence[Tap]) -> Row:
-    now = {node.meta["key"]: node for node in analysis.grid_of}
+    now = {info(node).key: node for node in analysis.grid_of}
     maps, grids = [], []
     for tap in taps:
-        place = analysis.grid_of[now[tap.node.meta["key"]]]
+        place = analysis.grid_of[now[info(tap.node).key]]
         maps.append(feature_of(replace(tap, place=place)))
         assert place.grid is not None
         grids.append(place.reassembled_grid(place.grid))

@@ -11,7 +11,7 @@ from stridesurgery._analysis import Analysis, analyse
 from stridesurgery._cost.memory import MemoryEvent, peak
 from stridesurgery._cost.meter import Inference, Meter, NodeCost
 from stridesurgery._hw import HW, hw_short
-from stridesurgery._node import shape_of
+from stridesurgery._node import info, shape_of
 from stridesurgery._tables import gmac, mib
 from stridesurgery._trace import Recording, one_image
 from stridesurgery.errors import TraceError
@@ -165,7 +165,7 @@ def _parts(analysis: Analysis, spent: Mapping[Any, NodeCost]) -> Iterator[Part]:
     layer = None
     for node in analysis.recording.graph.nodes:
         layer = number.get(node, layer)
-        call = spent.get(node.meta["key"])
+        call = spent.get(info(node).key)
         if call is not None and (call.macs or call.made):
             yield Part(name_of(node), layer, _reduction(analysis, node), call.macs, call.made)
 
@@ -174,7 +174,7 @@ def name_of(node: fx.Node) -> str:
     """Name a call: its module path; of a function the path of the calling module and the node's own name."""
     if node.op == "call_module":
         return str(node.target)
-    path = node.meta["path"]
+    path = info(node).path
     return f"{path}.{node.name}" if path else node.name
 
 

@@ -16,7 +16,7 @@ from stridesurgery._analysis import Analysis, SpatialOp, analyse
 from stridesurgery._cost.cost import count, run_once
 from stridesurgery._cost.memory import MemoryEvent
 from stridesurgery._cost.meter import Meter, NodeCost
-from stridesurgery._node import Key
+from stridesurgery._node import Key, info
 from stridesurgery._rewrite import Plan, dilated_graph, operate
 from stridesurgery._trace import one_image
 from stridesurgery.errors import SurgeryError
@@ -55,7 +55,7 @@ class Forecast:
         Raises:
             OperatorError: an operator cannot take part in a dilation.
         """
-        changed = {c.site.node.meta["key"]: self._becomes(c.site, c.operator) for c in plan.changes}
+        changed = {info(c.site.node).key: self._becomes(c.site, c.operator) for c in plan.changes}
         if plan.surgery.dilate:
             graph = dilated_graph(self.analysis, plan)
             modules = {key: run for key, run in changed.items() if key[1] == "call_module"}  # functions are replaced
@@ -158,7 +158,7 @@ def deaths_in_a_graph(graph: fx.Graph) -> Deaths:
     maker: dict[Any, Allocation] = {}
     last: dict[Any, int] = {}
     for node in nodes:
-        label = node.meta.get("memory")
+        label = info(node).memory
         if label is None:
             continue
         if label not in maker:
@@ -168,13 +168,13 @@ def deaths_in_a_graph(graph: fx.Graph) -> Deaths:
     deaths: dict[Key, list[Allocation]] = defaultdict(list)
     for label, index in last.items():
         if nodes[index].op != "output":
-            deaths[nodes[index].meta["key"]].append(maker[label])
+            deaths[info(nodes[index]).key].append(maker[label])
     return deaths
 
 
 def _maker(node: fx.Node) -> Allocation:
     """Return the call that makes a value's memory: of a part of several it is the call that gives them all."""
     source = node.args[0] if node.args else None
-    if node.op == "call_function" and isinstance(source, fx.Node) and "parts" in source.meta:
-        return source.meta["key"], int(node.args[1])  # type: ignore[arg-type]
-    return node.meta["key"], 0
+    if node.op == "call_function" and isinstance(source, fx.Node) and info(source).parts is not None:
+        return info(source).key, int(node.args[1])  # type: ignore[arg-type]
+    return info(node).key, 0

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from stridesurgery._cost.memory import Memory, peak, taken
-from stridesurgery._node import Key, Shape
+from stridesurgery._node import Key, Shape, info
 
 FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
@@ -97,7 +97,7 @@ class Meter(fx.Interpreter):
         """Run one node, unless that has been done, and note what it spent."""
         if n.op in ("placeholder", "output"):
             return super().run_node(n)
-        key = n.meta["key"]
+        key = info(n).key
         changed = self._changed.get(key)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         case = (key, n.target, changed, _signature(args), _signature(kwargs))

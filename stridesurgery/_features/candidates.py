@@ -11,7 +11,7 @@ from typing import Any
 from torch import fx
 
 from stridesurgery._analysis import REARRANGING, Analysis, channel_axis
-from stridesurgery._node import shape_of, tensors_in
+from stridesurgery._node import info, shape_of, tensors_in
 from stridesurgery.ops import module_traits
 
 
@@ -85,13 +85,13 @@ def module_of(node: fx.Node) -> str:
     ends = ends_of(node) or ends_of(node, own=True)
     if ends:
         return min(ends, key=depth)
-    path = node.meta.get("path", "")
+    path = info(node).path
     return f"{path}.{node.name}" if path else node.name
 
 
 def ends_of(node: fx.Node, own: bool = False) -> list[str]:
     """Return the modules that return a value; `own`: the leaf that makes it as well."""
-    return [end for end in node.meta.get("ends", ()) if end and (own or end != node.target)]
+    return [end for end in info(node).ends if end and (own or end != node.target)]
 
 
 def depth(path: str) -> int:

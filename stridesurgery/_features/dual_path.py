@@ -13,7 +13,7 @@ from stridesurgery._features.extract import feature_of, finished, reassembled, s
 from stridesurgery._features.join import Joined, after, join, split_modules
 from stridesurgery._features.taps import Tap, TapName, find_taps
 from stridesurgery._hw import HW
-from stridesurgery._node import Key
+from stridesurgery._node import Key, info
 from stridesurgery._rewrite import Plan, check_alike, operate, plan, rearranged, requested
 from stridesurgery._trace import RewrittenModel, copied
 from stridesurgery.errors import GridError, RequestError
@@ -109,7 +109,7 @@ def dual_path(
     result = finished(fine, graphs[True], graphs[False], fine.only_at, FeatureInfo(tuple(map(_feature_of, groups))))
     if sampler == "slice" and any(window.tap for change in planned.changes for window in change.operator.windows):
         # a sliced map does not see what the original's removed pool sees
-        grid_of = {n.meta["key"]: place for n, place in analyse(result, analysis.recording.size).grid_of.items()}
+        grid_of = {info(n).key: place for n, place in analyse(result, analysis.recording.size).grid_of.items()}
         groups = [tuple(_as_sampled(out, joined[False], grid_of) for out in group) for group in groups]
         result.feature_info = FeatureInfo(tuple(map(_feature_of, groups)))
     return result
@@ -119,7 +119,7 @@ def _as_sampled(out: "_Output", joined: Joined, grid_of: Mapping[Key, GridInfo])
     """Give a large path's map the geometry that it has in the joined graph."""
     if out.path == "small":
         return out
-    return replace(out, tap=replace(out.tap, place=grid_of[joined.large[out.key].meta["key"]]))
+    return replace(out, tap=replace(out.tap, place=grid_of[info(joined.large[out.key]).key]))
 
 
 @dataclass(frozen=True)
@@ -151,13 +151,13 @@ def _by_path(taps: Taps | Mapping[str, Taps]) -> dict[str, Taps]:
 
 def _outputs(asked: dict[str, Taps], original: Analysis, fine: Analysis, planned: Plan, sampler: str) -> list[_Output]:
     """Return the maps that are asked for; without names, of the large path only those that are not the small path's."""
-    values = {n.meta["key"]: n for n in fine.recording.graph.nodes}
+    values = {info(n).key: n for n in fine.recording.graph.nodes}
     removed = [c.site.node for c in planned.changes if any(w.tap for w in c.operator.windows)]
     sliced = after(removed if sampler == "slice" else [])
     found = []
     for path in PATHS:
         for tap in find_taps(original, asked[path]):
-            key, shared = tap.node.meta["key"], planned.reduction(tap.place.reduction) == tap.place.reduction
+            key, shared = info(tap.node).key, planned.reduction(tap.place.reduction) == tap.place.reduction
             if path == "small":
                 found.append(_Output(path, _on_fine_grid(tap, values.get(key), fine), key))
             elif not shared or asked[path] is not None:
@@ -168,8 +168,8 @@ def _outputs(asked: dict[str, Taps], original: Analysis, fine: Analysis, planned
 def _phases(fine: RewrittenModel, small: Analysis, training: bool, outputs: Sequence[_Output]) -> Joined:
     """Of a dilated network the small path's maps are all phases together, the large path's the first alone."""
     graph = copied(fine.graphs[training])
-    nodes = {n.meta["key"]: n for n in graph.nodes}
-    grid_of = {n.meta["key"]: place for n, place in small.grid_of.items()}
+    nodes = {info(n).key: n for n in graph.nodes}
+    grid_of = {info(n).key: place for n, place in small.grid_of.items()}
     joined = Joined(graph, {}, {})
     for out in outputs:
         node, place = nodes.get(out.key), grid_of[out.key]
@@ -246,7 +246,7 @@ def _concatenated(output: fx.Node, maps: list[fx.Node], group: Sequence[_Output]
         return maps[0]
     with output.graph.inserting_before(output):
         made = output.graph.call_function(torch.cat, (maps, group[0].tap.channel_axis))
-    made.meta.update(maps[0].meta, key=("", made.op, "cat", _name(group)), shape=None, path="", ends=())
+    info(made).take(maps[0], key=("", made.op, "cat", _name(group)), shape=None, path="", ends=())
     return made
 
 

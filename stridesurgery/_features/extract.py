@@ -8,6 +8,7 @@ from torch import fx, nn
 from stridesurgery._analysis import Analysis, Feature, FeatureInfo, Source, analyse, geometry_of, reduction_of
 from stridesurgery._features.taps import Tap, TapName, find_taps
 from stridesurgery._hw import HW
+from stridesurgery._node import info
 from stridesurgery._rewrite import check_alike, check_one_path, reassembled_map
 from stridesurgery._trace import RewrittenModel, copied, copied_model, is_overwritten, lasting_memory, rewritten
 from stridesurgery.errors import GridError
@@ -45,7 +46,7 @@ def features(
     analysis = analyse(model, input_size)
     check_one_path(analysis, "choose its maps by the `taps` of dual_path")
     found = find_taps(analysis, taps)
-    check_alike(analysis.recording.graph, analysis.training.recording.graph, [tap.node.meta["key"] for tap in found])
+    check_alike(analysis.recording.graph, analysis.training.recording.graph, [info(tap.node).key for tap in found])
     graphs = [tapped(a, found) for a in (analysis.training, analysis)]
     fixed = analysis.recording.size if analysis.fixed_size else None
     return finished(copied_model(model), graphs[0], graphs[1], fixed, FeatureInfo(tuple(map(feature_of, found))))
@@ -59,7 +60,7 @@ def feature_of(tap: Tap) -> Feature:
 
 def source_of(tap: Tap, network: str) -> Source:
     """Return the `Source` of a map that is taken out."""
-    return Source(tap.name, network, tap.node.meta["key"], tap.channels, tap.channel_axis)
+    return Source(tap.name, network, info(tap.node).key, tap.channels, tap.channel_axis)
 
 
 def tapped(analysis: Analysis, taps: Sequence[Tap]) -> fx.Graph:
@@ -68,16 +69,16 @@ def tapped(analysis: Analysis, taps: Sequence[Tap]) -> fx.Graph:
     Raises:
         GridError: a map that is not in it.
     """
-    keys = {tap.name: tap.node.meta["key"] for tap in taps}
+    keys = {tap.name: info(tap.node).key for tap in taps}
     graph = copied(analysis.recording.graph)
-    by_key = {n.meta["key"]: n for n in graph.nodes}
+    by_key = {info(n).key: n for n in graph.nodes}
     missing = [name for name, key in keys.items() if key not in by_key]
     if missing:
         raise GridError(
             f"tap {missing[0]!r} is not found in train mode: the forward code differs between the modes there; tap "
             "a module by its path"
         )
-    values = {tap.name: reassembled(by_key[tap.node.meta["key"]], tap) for tap in taps}
+    values = {tap.name: reassembled(by_key[info(tap.node).key], tap) for tap in taps}
     return with_output(graph, values)
 
 
@@ -99,9 +100,7 @@ def with_output(graph: fx.Graph, values: Mapping[str, fx.Node]) -> fx.Graph:
         if is_overwritten(node):
             with graph.inserting_after(node):
                 given[name] = graph.call_method("clone", (node,))
-            given[name].meta.update(
-                node.meta, key=(*node.meta["key"][:2], "clone", name), memory=given[name].name, writes=()
-            )
+            info(given[name]).take(node, key=(*info(node).key[:2], "clone", name), memory=given[name].name, writes=())
     old.args = (given,)
     return graph
 
@@ -113,8 +112,8 @@ def drop_unused(graph: fx.Graph, needed: set[fx.Node]) -> None:
     """
     lasting = lasting_memory(graph)
     kept = _ancestors(graph, needed, set())
-    modules = {n.meta.get("path") for n in kept if n.op != "placeholder"}
-    statistics = {n for n in graph.nodes if set(n.meta.get("writes", ())) & lasting and n.meta.get("path") in modules}
+    modules = {info(n).path for n in kept if n.op != "placeholder"}
+    statistics = {n for n in graph.nodes if set(info(n).writes) & lasting and info(n).path in modules}
     kept = _ancestors(graph, needed, statistics)
     for node in reversed(list(graph.nodes)):
         if node not in kept:
@@ -125,10 +124,10 @@ def _ancestors(graph: fx.Graph, needed: set[fx.Node], effects: set[fx.Node]) -> 
     """All nodes that values and effects depend on, writes into the memory that they read included."""
     wanted, kept, read = needed | effects, set[fx.Node](), set[object]()
     for node in reversed(graph.nodes):
-        if node.op in ("output", "placeholder") or node in wanted or not read.isdisjoint(node.meta.get("writes", ())):
+        if node.op in ("output", "placeholder") or node in wanted or not read.isdisjoint(info(node).writes):
             kept.add(node)
             wanted.update(node.all_input_nodes)
-            read.update(source.meta.get("memory") for source in node.all_input_nodes)
+            read.update(info(source).memory for source in node.all_input_nodes)
     return kept
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import fx, nn
 
+from stridesurgery._node import info
 from stridesurgery.errors import OperatorError
 from stridesurgery.ops import module_traits
 
@@ -43,7 +44,7 @@ def _freeze_call(node: fx.Node) -> None:
     if given.get("running_mean") is not None:
         node.args = (given.pop("input"),)
         node.kwargs = given | {"training": False}
-        node.meta["writes"] = ()
+        info(node).writes = ()
 
 
 def _freeze_module(node: fx.Node, module: Any) -> fx.Node:
@@ -64,6 +65,6 @@ def _freeze_module(node: fx.Node, module: Any) -> fx.Node:
 
 
 def _with_meta(new: fx.Node, old: fx.Node) -> fx.Node:
-    path, op, target, count = old.meta["key"]
-    new.meta.update(old.meta, key=(path, new.op, f"{target}:{new.name}", count), ends=())
+    path, op, target, count = info(old).key
+    info(new).take(old, key=(path, new.op, f"{target}:{new.name}", count), ends=())
     return new

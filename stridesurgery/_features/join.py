@@ -9,7 +9,7 @@ from torch import fx, nn
 
 from stridesurgery._analysis import Analysis
 from stridesurgery._features.freeze_norms import frozen_norm
-from stridesurgery._node import Key, shape_of
+from stridesurgery._node import Key, info, shape_of
 from stridesurgery._rewrite import Change, Plan, changes_of
 from stridesurgery._trace import RewrittenModel, copied, is_overwritten, lasting_memory
 from stridesurgery.errors import GridError, OperatorError
@@ -54,10 +54,10 @@ def split_modules(fine: RewrittenModel, original: nn.Module, planned: Plan) -> N
             )
         fine.get_submodule(parent).add_module(f"{name}_fine", module)
         setattr(fine.get_submodule(parent), name, copy.deepcopy(original.get_submodule(target)))
-        keys = {c.site.node.meta["key"] for c in planned.changes}
+        keys = {info(c.site.node).key for c in planned.changes}
         for graph in {id(g): g for g in fine.graphs.values()}.values():
             for node in graph.nodes:
-                if node.target == target and node.meta["key"] in keys:
+                if node.target == target and info(node).key in keys:
                     node.target = f"{target}_fine"
 
 
@@ -66,15 +66,15 @@ class _Join:
         self.fine, self.original, self.sampler = fine, original, sampler
         self.frozen = large_norm == "frozen" and original.recording.training
         self.graph = copied(fine.graphs[original.recording.training])
-        self.small: dict[Key, fx.Node] = {n.meta["key"]: n for n in self.graph.nodes}
+        self.small: dict[Key, fx.Node] = {info(n).key: n for n in self.graph.nodes}
         self.changes = {c.site.node: c for c in changes_of(original.spatial_ops, planned)}
-        self.operated = after([self.small.get(n.meta["key"]) for n in self.changes])  # of the small path alone
+        self.operated = after([self.small.get(info(n).key) for n in self.changes])  # of the small path alone
         self.beyond: set[fx.Node] = set()  # nodes of the original's graph after the first eliminated operators
         self.large: dict[Key, fx.Node] = {}
         self.lasting = lasting_memory(self.graph)
         self.memory: dict[Any, Any] = {}  # by label in the original's graph, where it is shared
         self.samples: set[fx.Node] = set()  # of maps that the small path has made
-        self.by_key = {n.meta["key"]: n for n in original.recording.graph.nodes}
+        self.by_key = {info(n).key: n for n in original.recording.graph.nodes}
         self.end = next(n for n in self.graph.nodes if n.op == "output")
 
     def join(self) -> Joined:
@@ -88,32 +88,32 @@ class _Join:
             if change is not None:
                 made = self._operator(node, change, later)
             elif self._is_shared_still(node):
-                source = self.large[node.all_input_nodes[0].meta["key"]]
-                fine = self.small[node.meta["key"]]
+                source = self.large[info(node.all_input_nodes[0]).key]
+                fine = self.small[info(node).key]
                 made = self._sampled(fine, node, source.args[1:], before=fine.next)
             else:
                 made = self._copy(node) if later else self._shared(node)
-            self.large[node.meta["key"]] = made
-            if made is self.small.get(node.meta["key"]):  # shared: one memory for both paths
-                self.memory[node.meta.get("memory")] = made.meta.get("memory")
+            self.large[info(node).key] = made
+            if made is self.small.get(info(node).key):  # shared: one memory for both paths
+                self.memory[info(node).memory] = info(made).memory
         self.graph.erase_node(self.end)
-        self.graph.output(None).meta.update(self.end.meta)
+        info(self.graph.output(None)).take(self.end)
         return Joined(self.graph, self.small, self.large)
 
     def _shared(self, node: fx.Node) -> fx.Node:
         """Return the node of the operated graph that computes the same, before anything has changed."""
-        found = self.small.get(node.meta["key"])
-        wanted = [self.large[n.meta["key"]] for n in node.all_input_nodes]
+        found = self.small.get(info(node).key)
+        wanted = [self.large[info(n).key] for n in node.all_input_nodes]
         if found is None or found.all_input_nodes != wanted or shape_of(found) != shape_of(node):
             raise GridError(
-                f"the operated model computes {node.meta['path'] or node.name} in another way than the original does, "
+                f"the operated model computes {info(node).path or node.name} in another way than the original does, "
                 "although nothing before it has changed: the two paths cannot share it"
             )
         return found
 
     def _operator(self, node: fx.Node, change: Change, later: bool) -> fx.Node:
         """Add what the large path runs at an eliminated operator."""
-        fine = self.small.get(node.meta["key"])
+        fine = self.small.get(info(node).key)
         if fine is None:
             raise GridError(f"{change.site.name} is not found in the operated model; the two paths cannot part there")
         removed = any(window.tap for window in change.operator.windows)
@@ -137,21 +137,21 @@ class _Join:
         self._describe(made, node)
         if self.frozen and node not in self.changes:
             made = frozen_norm(self.fine, made)
-            if self.lasting.intersection(made.meta["writes"]):
+            if self.lasting.intersection(info(made).writes):
                 raise OperatorError(
-                    f"{node.meta['path'] or node.name} writes into a buffer ({node.target}), which the large path "
+                    f"{info(node).path or node.name} writes into a buffer ({node.target}), which the large path "
                     "cannot leave alone; use large_norm='shared'"
                 )
         return made
 
     def _input(self, node: fx.Node, source: fx.Node) -> fx.Node:
         """Return the large path's value of an input."""
-        value = self.large[source.meta["key"]]
-        shared = value is self.small.get(source.meta["key"])
+        value = self.large[info(source).key]
+        shared = value is self.small.get(info(source).key)
         if shared and node not in self.changes and value.op != "get_attr":  # statistics: both paths update them
             if shape_of(value) is not None and is_overwritten(value, self.operated):
                 raise OperatorError(
-                    f"{node.meta['path'] or node.name} reads a value from before the first eliminated layer that is "
+                    f"{info(node).path or node.name} reads a value from before the first eliminated layer that is "
                     "overwritten in place; build the model with inplace=False"
                 )
         return value
@@ -161,10 +161,10 @@ class _Join:
         sources = node.all_input_nodes
         if len(sources) != 1 or sources[0] not in self.beyond or len(sources[0].users) != 1:
             return False
-        value, fine = self.large[sources[0].meta["key"]], self.small.get(node.meta["key"])
-        if value not in self.samples or fine is None or fine.all_input_nodes != [self.small[sources[0].meta["key"]]]:
+        value, fine = self.large[info(sources[0]).key], self.small.get(info(node).key)
+        if value not in self.samples or fine is None or fine.all_input_nodes != [self.small[info(sources[0]).key]]:
             return False
-        if node.meta.get("hooked"):  # they may look at other cells
+        if info(node).hooked:  # they may look at other cells
             return False
         if node.op != "call_module":
             return function_traits(node).per_cell
@@ -176,8 +176,8 @@ class _Join:
         with self.graph.inserting_before(before or self.end):
             made = self.graph.call_function(sample, (fine, *step))
         self._describe(made, node)
-        made.meta.update(memory=made.name, writes=())
-        self.memory[node.meta.get("memory")] = made.name  # what is the large path's value of that memory from here on
+        info(made).set(memory=made.name, writes=())
+        self.memory[info(node).memory] = made.name  # what is the large path's value of that memory from here on
         if before is not None:
             self.samples.add(made)
         return made
@@ -189,28 +189,28 @@ class _Join:
                 None if getattr(conv, name) is None else self.graph.get_attr(f"{node.target}.{name}")
                 for name in ("weight", "bias")
             )
-            source = self.large[node.all_input_nodes[0].meta["key"]]
+            source = self.large[info(node.all_input_nodes[0]).key]
             args = (source, weight, bias, change.site.operator.windows, conv.groups)
             made = self.graph.call_function(conv2d, args)
         for part in (weight, bias):
             if part is not None:
                 self._describe(part, node)
-                part.meta.update(shape=tuple(getattr(conv, str(part.target).rpartition(".")[2]).shape))
+                info(part).set(shape=tuple(getattr(conv, str(part.target).rpartition(".")[2]).shape))
         self._describe(made, node)
-        made.meta.update(memory=made.name, writes=())
-        self.memory[node.meta.get("memory")] = made.name
+        info(made).set(memory=made.name, writes=())
+        self.memory[info(node).memory] = made.name
         return made
 
     def _describe(self, made: fx.Node, of: fx.Node) -> None:
         """Tell a node's metadata: that of the original's, under a key of the large path."""
-        original = self.by_key[of.meta["key"]]
-        path, op, target, count = of.meta["key"]
-        made.meta = dict(original.meta)
-        made.meta.update(
+        original = self.by_key[info(of).key]
+        path, op, target, count = info(of).key
+        info(made).take(
+            original,
             key=(f"large:{path}", made.op, f"{target}:{made.name}", count),
             ends=(),
-            memory=self._memory(original.meta.get("memory")),
-            writes=tuple(map(self._memory, original.meta.get("writes", ()))),
+            memory=self._memory(info(original).memory),
+            writes=tuple(map(self._memory, info(original).writes)),
         )
 
     def _memory(self, label: Any) -> Any:

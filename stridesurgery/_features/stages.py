@@ -7,7 +7,7 @@ from torch import fx, nn
 
 from stridesurgery._features.candidates import Values, ends_of, outermost, straight_back
 from stridesurgery._hw import HW
-from stridesurgery._node import returned
+from stridesurgery._node import info, returned
 
 
 def stage_ends(values: Values) -> list[fx.Node]:
@@ -66,7 +66,7 @@ def _given_to_the_next(values: Values, last: fx.Node, closed: Sequence[fx.Node])
     The map that is meant is what the module before it has returned; of modules within each other, the innermost that
     has one before it.
     """
-    for path in _around(str(last.meta["path"])):
+    for path in _around(str(info(last).path)):
         given = next((n for n in reversed(closed) if not _is_inside(n, path)), None)
         row = path.rpartition(".")[0]
         if given is None or row not in [end.rpartition(".")[0] for end in ends_of(given, own=True)]:
@@ -93,7 +93,7 @@ def _around(path: str) -> list[str]:
 
 
 def _is_inside(node: fx.Node, path: str) -> bool:
-    return f"{node.meta['path']}.".startswith(f"{path}.")
+    return f"{info(node).path}.".startswith(f"{path}.")
 
 
 def _begins_the_next(values: Values, last: fx.Node, path: str) -> bool:

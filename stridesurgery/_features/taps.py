@@ -11,7 +11,7 @@ from torch import fx
 from stridesurgery._analysis import Analysis, GridInfo, channel_axis
 from stridesurgery._features.candidates import Values, module_of, outermost, straight_back
 from stridesurgery._features.stages import stage_ends
-from stridesurgery._node import BATCH, shape_of
+from stridesurgery._node import BATCH, info, shape_of
 from stridesurgery.errors import RequestError
 
 TapName = int | str
@@ -88,9 +88,9 @@ def _by_layer(values: Values, number: int) -> fx.Node:
 
 def _block_around(values: Values, node: fx.Node) -> str:
     """Return the way out: the nearest module around a node whose map can be taken."""
-    path = str(node.meta.get("path", ""))
+    path = str(info(node).path)
     while path:
-        ends = [n for n in values.maps if path in n.meta.get("ends", ()) and n in values.closed]
+        ends = [n for n in values.maps if path in info(n).ends and n in values.closed]
         if len(ends) == 1:
             return f"Tap the block instead: {path!r}"
         path = path.rpartition(".")[0]
@@ -100,7 +100,7 @@ def _block_around(values: Values, node: fx.Node) -> str:
 def _by_path(values: Values, path: str) -> fx.Node:
     ends: dict[str, list[fx.Node]] = {}
     for node in values.analysis.recording.graph.nodes:
-        for end in node.meta.get("ends", ()):
+        for end in info(node).ends:
             ends.setdefault(end, []).append(node)
     found = ends.get(path, [])
     module, _, number = path.rpartition("#")
@@ -116,7 +116,7 @@ def _by_path(values: Values, path: str) -> fx.Node:
             f"{path!r} runs {len(found)} times in one pass; tap one of the calls, {path + '#0'!r} to "
             f"{f'{path}#{len(found) - 1}'!r}, or a module around one"
         )
-    made = [n for n in values.maps if n.name == path or (not n.meta.get("ends") and module_of(n) == path)]
+    made = [n for n in values.maps if n.name == path or (not info(n).ends and module_of(n) == path)]
     if made:
         return made[0]
     parts = sorted(end for end in ends if end.startswith(f"{path}["))
@@ -147,5 +147,5 @@ def _one_of_each_reduction(values: Values) -> tuple[Tap, ...]:
 
 def _call_name(values: Values, tap: Tap) -> str:
     """Name a module that is called at several reductions by the number of its call."""
-    calls = [n for n in values.analysis.recording.graph.nodes if tap.module in n.meta.get("ends", ())]
+    calls = [n for n in values.analysis.recording.graph.nodes if tap.module in info(n).ends]
     return f"{tap.module}#{calls.index(tap.node)}" if tap.node in calls else tap.node.name

@@ -12,7 +12,7 @@ from typing import Any
 from torch import fx
 
 from stridesurgery._analysis import Analysis
-from stridesurgery._node import BATCH, Key, Shape, called, origins, returned, shape_of, tensors_in
+from stridesurgery._node import BATCH, Key, Shape, called, info, origins, returned, shape_of, tensors_in
 from stridesurgery._trace import Recording
 from stridesurgery.errors import GridError
 from stridesurgery.ops import function_traits, module_traits
@@ -45,12 +45,12 @@ def check_reads(original: Analysis, operated: Recording) -> None:
         GridError: naming the place.
     """
     now = operated.shapes
-    parts = {n.meta["key"]: n.meta["parts"] for n in original.recording.graph.nodes if "parts" in n.meta}
+    parts = {info(n).key: info(n).parts for n in original.recording.graph.nodes if info(n).parts is not None}
     for node in operated.graph.nodes:
-        if node.meta.get("parts", 0) != parts.get(node.meta["key"], node.meta.get("parts", 0)):
+        if info(node).parts != parts.get(info(node).key, info(node).parts):
             raise GridError(
-                f"{node.meta['path'] or node.name} splits a map into pieces of a fixed size, of which there would be "
-                f"{node.meta['parts']} instead of {parts[node.meta['key']]}. Choose a transition after this place"
+                f"{info(node).path or node.name} splits a map into pieces of a fixed size, of which there would be "
+                f"{info(node).parts} instead of {parts[info(node).key]}. Choose a transition after this place"
             )
     for site in original.spatial_ops:
         if site.operator.kind == "global" and _changed(site.node, now):
@@ -62,12 +62,12 @@ def check_reads(original: Analysis, operated: Recording) -> None:
         name = called(node)
         if function_traits(node).reads_part and node.args and _reads_part(node, now):
             raise GridError(
-                f"the value at {node.meta['path'] or node.name} leaves the grid: {name} reads a fixed part of a map "
+                f"the value at {info(node).path or node.name} leaves the grid: {name} reads a fixed part of a map "
                 "that would grow. Choose a transition after this place"
             )
     for result in tensors_in(node.args for node in returned(original.recording.graph)):
         before = shape_of(result) or ()
-        after = now.get(result.meta["key"], before)
+        after = now.get(info(result).key, before)
         if before[:1] == (BATCH,) != after[:1]:
             raise GridError(
                 f"the output {result.name} would hold {after[0] / BATCH:g} results an image: the model folds "
@@ -77,9 +77,9 @@ def check_reads(original: Analysis, operated: Recording) -> None:
 
 def _reads_part(node: fx.Node, now: dict[Key, Shape]) -> bool:
     source, before = node.args[0], shape_of(node)
-    if not isinstance(source, fx.Node) or before is None or origins(source) or source.meta["key"] not in now:
+    if not isinstance(source, fx.Node) or before is None or origins(source) or info(source).key not in now:
         return False
-    was, grown = shape_of(source) or (), now[source.meta["key"]]
+    was, grown = shape_of(source) or (), now[info(source).key]
     axes = [i for i, (a, b) in enumerate(zip(grown, was, strict=False)) if a != b]
     if not axes:
         return False
@@ -106,7 +106,7 @@ def _is_first_tokens(item: Any) -> bool:
 
 def _changed(node: fx.Node, now: dict[Key, Shape]) -> bool:
     shape = shape_of(node)
-    return shape is not None and now.get(node.meta["key"], shape) != shape
+    return shape is not None and now.get(info(node).key, shape) != shape
 
 
 def _check_windows(original: Recording, now: dict[Key, Shape]) -> None:
@@ -120,7 +120,7 @@ def _check_windows(original: Recording, now: dict[Key, Shape]) -> None:
         shape = shape_of(node) or ()
         while shape and shape[0] == 1:
             shape = shape[1:]
-        if node.op == "get_attr" and len(shape) > 2 and shape[0] in windows[node.meta["path"]]:
+        if node.op == "get_attr" and len(shape) > 2 and shape[0] in windows[info(node).path]:
             raise GridError(
                 f"{node.target} fixes the size of the maps: it holds one entry for each of {shape[0]} windows, of "
                 "which there would be more. Build the model for any size (timm: strict_img_size=False) and try again"
@@ -137,7 +137,7 @@ def _check_lookup(original: Recording, node: fx.Node, now: dict[Key, Shape]) -> 
         names = origins(table)
     if names and any(_changed(i, now) for i in tensors_in(index)):
         raise GridError(
-            f"the size of the maps is fixed by {', '.join(names)}: {node.meta['path'] or node.name} looks it up at "
+            f"the size of the maps is fixed by {', '.join(names)}: {info(node).path or node.name} looks it up at "
             "positions of the maps, of which there would be more. Choose a transition after this place"
         )
 
@@ -147,7 +147,7 @@ def _check_broadcast(node: fx.Node, now: dict[Key, Shape]) -> None:
     operands: list[Any] = [a for a in node.args if isinstance(a, fx.Node) and shape_of(a) is not None]
     for table, value in ((a, b) for a in operands for b in operands if a is not b):
         lengths, before = shape_of(table) or (), shape_of(value) or ()
-        after = now.get(value.meta["key"], before)
+        after = now.get(info(value).key, before)
         if sum(n > 1 for n in lengths) < 2 or len(after) != len(before) or len(lengths) > len(before):
             continue  # per channel at most: the same for every cell
         grown = (
@@ -155,6 +155,6 @@ def _check_broadcast(node: fx.Node, now: dict[Key, Shape]) -> None:
         )
         if any(grown) and (names := origins(table)):
             raise GridError(
-                f"the size of the maps is fixed by {', '.join(names)}: {node.meta['path'] or node.name} would repeat "
+                f"the size of the maps is fixed by {', '.join(names)}: {info(node).path or node.name} would repeat "
                 "it over the cells that are new. Choose a transition after this place"
             )

@@ -7,7 +7,7 @@ from typing import Any
 from torch import fx
 
 from stridesurgery._analysis import Analysis
-from stridesurgery._node import Key
+from stridesurgery._node import Key, info
 from stridesurgery._rewrite.plan import Draft, Plan
 from stridesurgery.errors import GridError, OperatorError
 
@@ -35,7 +35,7 @@ def check_alike(evaluation: fx.Graph, training: fx.Graph, keys: Iterable[Key]) -
     Raises:
         GridError: naming the place where they do not.
     """
-    counts = [Counter(n.meta["key"][:3] for n in graph.nodes) for graph in (evaluation, training)]
+    counts = [Counter(info(n).key[:3] for n in graph.nodes) for graph in (evaluation, training)]
     for path, op, target, _ in keys:
         family = (path, op, target)
         if op != "call_module" and counts[0][family] != counts[1][family]:

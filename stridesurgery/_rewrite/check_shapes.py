@@ -14,7 +14,7 @@ from torch import nn
 
 from stridesurgery._analysis import Analysis, SpatialOp, beyond, spatial_ops
 from stridesurgery._hw import HW
-from stridesurgery._node import BATCH, Key, Shape, shape_of
+from stridesurgery._node import BATCH, Key, Shape, info, shape_of
 from stridesurgery._rewrite.check_constants import check_constants, check_reads
 from stridesurgery._rewrite.plan import Plan
 from stridesurgery._trace import Recording, record
@@ -61,7 +61,7 @@ def check_grid(original: Analysis, operated: Recording, plan: Plan) -> GridCheck
 def _check_restored(plan: Plan, now: dict[Key, Shape]) -> None:
     """Check that a layer that takes eliminated strides on gives the map that it gave."""
     for change in plan.changes:
-        site, key = change.site, change.site.node.meta["key"]
+        site, key = change.site, info(change.site.node).key
         grown = [
             new.stride // old.stride for new, old in zip(change.operator.windows, site.operator.windows, strict=True)
         ]
@@ -90,8 +90,8 @@ def _check_same_path(base: dict[Key, Shape], now: dict[Key, Shape]) -> None:
 
 def _check_reductions(original: Analysis, operated: Recording, plan: Plan) -> None:
     """Every layer must lead from f(r) to f(r') where it led from r to r', and no new stride may have come up."""
-    found = {site.node.meta["key"]: site for site in spatial_ops(operated)}
-    planned = {site.node.meta["key"]: site for site in original.spatial_ops}
+    found = {info(site.node).key: site for site in spatial_ops(operated)}
+    planned = {info(site.node).key: site for site in original.spatial_ops}
     for key, site in found.items():
         was = planned.get(key)
         if site.before.pooled or site.local or (was is None and not site.is_strided):
@@ -128,7 +128,7 @@ def _reference(original: Analysis, plan: Plan, factor: HW[int], now: dict[Key, S
     if site is None:
         return None
     size = (recording.size[0] * factor[0], recording.size[1] * factor[1])
-    key = site.node.meta["key"]
+    key = info(site.node).key
     for _ in range(3):
         if min(size) < 1:
             return None  # the map has fewer cells than the original's at any size
@@ -201,7 +201,7 @@ def _check_site(
     """Check one layer's output exactly; returns whether it is exactly k times larger."""
     if _is_multiple(site, plan, now):
         return True
-    key, factor = site.node.meta["key"], _factor_of(site, plan)
+    key, factor = info(site.node).key, _factor_of(site, plan)
     reference, cells = references.get(factor), _cells(now[key], site)
     if reference is not None and now[key][0] != BATCH and reference.get(key) == now[key]:
         return True  # the larger map is cut into windows, where the smaller one was a single window
@@ -216,7 +216,7 @@ def _check_site(
 
 def _is_multiple(site: SpatialOp, plan: Plan, now: dict[Key, Shape]) -> bool:
     """Return True if a layer's output is exactly k times larger (k = 1 before the transition)."""
-    key = site.node.meta["key"]
+    key = info(site.node).key
     if key not in now or site.local or site.after.pooled or site.operator.kind in ("pad", "unknown_pad"):
         return True  # without a grid of its own; checked as a value
     rows, columns = _factor_of(site, plan)
@@ -250,9 +250,9 @@ def check_phases(original: Analysis, dilated: Recording, planned: Plan) -> int:
     Raises:
         GridError: naming the first that differs.
     """
-    now = {n.meta["key"]: n for n in dilated.graph.nodes}
-    before = {n.meta["key"]: n for n in original.recording.graph.nodes}
-    changed = {c.site.node.meta["key"] for c in planned.changes}
+    now = {info(n).key: n for n in dilated.graph.nodes}
+    before = {info(n).key: n for n in original.recording.graph.nodes}
+    changed = {info(c.site.node).key for c in planned.changes}
     count = 0
     for key, node in before.items():
         was, new = shape_of(node), shape_of(now.get(key))
@@ -264,7 +264,7 @@ def check_phases(original: Analysis, dilated: Recording, planned: Plan) -> int:
         factors = [math.prod(int(c.by[0] * c.by[1]) for c in transitions[:n]) for n in range(1, len(transitions) + 1)]
         allowed = [was, *(shape for k in (factors if place is None else factors[-1:]) for shape in _batched(was, k))]
         if new not in allowed:
-            where = node.meta["path"] or node.name
+            where = info(node).path or node.name
             raise GridError(
                 f"the value at {where} would become {new} where {' or '.join(map(str, allowed))} was expected: the "
                 "model mixes the images of a batch. Choose a transition after this place"

@@ -16,7 +16,7 @@ from torch import fx
 
 from stridesurgery._analysis import REARRANGING, Analysis, GridInfo, SpatialOp, beyond, channel_axis
 from stridesurgery._hw import HW
-from stridesurgery._node import BATCH, Key, returned, shape_of, tensors_in
+from stridesurgery._node import BATCH, Key, info, returned, shape_of, tensors_in
 from stridesurgery._rewrite.check_shapes import batch_axes
 from stridesurgery._rewrite.plan import Plan, changes_of
 from stridesurgery._trace import Recording, copied, record
@@ -49,9 +49,9 @@ def dilated_graph(original: Analysis, planned: Plan) -> fx.Graph:
 
 class _Dilated:
     def __init__(self, original: Analysis, planned: Plan) -> None:
-        self.grid_of = {n.meta["key"]: place for n, place in original.grid_of.items()}
-        self.spatial_ops = {site.node.meta["key"]: site for site in original.spatial_ops}
-        self.changes = {c.site.node.meta["key"]: c for c in changes_of(original.spatial_ops, planned)}
+        self.grid_of = {info(n).key: place for n, place in original.grid_of.items()}
+        self.spatial_ops = {info(site.node).key: site for site in original.spatial_ops}
+        self.changes = {info(c.site.node).key: c for c in changes_of(original.spatial_ops, planned)}
         self.transitions = planned.transitions
         self.model, self.training = original.recording.model, original.recording.training
         self.size = original.recording.size
@@ -61,17 +61,17 @@ class _Dilated:
         for node in list(self.graph.nodes):
             if node in leaving:
                 self._finish(node)
-            elif node.meta["key"] in self.grid_of and node.op != "placeholder":
+            elif info(node).key in self.grid_of and node.op != "placeholder":
                 self._check_images(node, node)
                 self._align(node)
-            elif node.target is operator.setitem and node.args[0].meta["key"] in self.grid_of:
+            elif node.target is operator.setitem and info(node.args[0]).key in self.grid_of:
                 self._check_images(node, node.args[0])  # it gives no value of its own
 
     def _find_lengths(self) -> dict[fx.Node, bool]:
         """Return the graph's numbers; True for those that are computed from the length of a batch."""
         found: dict[fx.Node, bool] = {}
         for node in self.graph.nodes:
-            if shape_of(node) is not None or "parts" in node.meta:
+            if shape_of(node) is not None or info(node).parts is not None:
                 continue
             source, axis = (*node.args, None, None)[:2]
             is_length = node.op == "call_method" and node.target == "size" and isinstance(source, fx.Node)
@@ -82,7 +82,7 @@ class _Dilated:
 
     def phases(self, node: fx.Node) -> Phases:
         """Return the phases that a node's value is in: a function of its reduction, so that what joins agrees."""
-        place = self.grid_of[node.meta["key"]]
+        place = self.grid_of[info(node).key]
         return tuple((int(c.by[0]), int(c.by[1])) for c in self.transitions if beyond(place.reduction, c.before))
 
     def batch_axis(self, node: fx.Node) -> int:
@@ -103,7 +103,7 @@ class _Dilated:
         """Return the axes of a value that the images of the batch lie along, alone or with something else."""
         axes = batch_axes(shape_of(node) or ())
         if len(axes) > 1 and node is not None:  # another length is a multiple by chance
-            other = self.long.shapes.get(node.meta["key"])  # not known of phases, which come first
+            other = self.long.shapes.get(info(node).key)  # not known of phases, which come first
             axes = [0] if other is None else [i for i in axes if other[i] % LONG_BATCH == 0]
         return axes
 
@@ -124,13 +124,13 @@ class _Dilated:
 
     def _mixing(self, node: fx.Node) -> tuple[str, ...]:
         """Return the operators by which a node mixes images, or what else it reads tells one from another."""
-        unmapped = [n for n in node.all_input_nodes if n.meta["key"] not in self.grid_of]
-        found = self._operators.get(node.meta["key"], ("others, for a longer batch",))
+        unmapped = [n for n in node.all_input_nodes if info(n).key not in self.grid_of]
+        found = self._operators.get(info(node).key, ("others, for a longer batch",))
         return found + tuple(name for source in unmapped for name in self._mixing(source))
 
     @cached_property
     def _operators(self) -> dict[Key, tuple[str, ...]]:
-        return {n.meta["key"]: n.meta.get("mixes", ()) for n in self.long.graph.nodes}
+        return {info(n).key: info(n).mixes for n in self.long.graph.nodes}
 
     def _check_images(self, node: fx.Node, value: fx.Node) -> None:
         """Refuse an operator on a value in phases that would take those for images.
@@ -151,8 +151,8 @@ class _Dilated:
 
     def _align(self, node: fx.Node) -> None:
         """Give a node its inputs in its own phases; an eliminated operator makes the phases itself."""
-        own, key = self.phases(node), node.meta["key"]
-        sources = [s for s in tensors_in([node.args, node.kwargs]) if s.meta["key"] in self.grid_of]
+        own, key = self.phases(node), info(node).key
+        sources = [s for s in tensors_in([node.args, node.kwargs]) if info(s).key in self.grid_of]
         site = self.spatial_ops.get(key)
         wanted = own
         if key in self.changes and site is not None:
@@ -173,13 +173,13 @@ class _Dilated:
         with self.graph.inserting_before(node):
             value = self.graph.call_function(function, (source, count, *([axis] if axis else [])))
         _describe(value, source, "aligned", node.name)
-        value.meta["phases"] = wanted
+        info(value).phases = wanted
         node.replace_input_with(source, value)
 
     def _lengthen(self, node: fx.Node, length: fx.Node, wanted: Phases) -> None:
         """Give a node the length of a batch in its own phases."""
         source, axis = length.args
-        if not isinstance(source, fx.Node) or source.meta["key"] not in self.grid_of:
+        if not isinstance(source, fx.Node) or info(source).key not in self.grid_of:
             return
         have, want = _count(self.phases(source)), _count(wanted)
         if have == want or axis != self.batch_axis(source):
@@ -198,7 +198,7 @@ class _Dilated:
             )
         if node.op == "call_function":
             rule = FUNCTIONS[node.target]  # type: ignore[index]
-            change = self.changes[node.meta["key"]]
+            change = self.changes[info(node).key]
             node.target, node.args, node.kwargs = rule.refine(arguments(node, rule), change.operator)
         users, value, last = list(node.users), node, site.operator.last
         for by in added:
@@ -206,16 +206,16 @@ class _Dilated:
                 opened = self.graph.call_function(space_to_batch, (value, by, last) if last != -1 else (value, by))
             _describe(opened, node, "space_to_batch", len(opened.graph.nodes))
             value = opened
-        value.meta.update(node.meta, key=value.meta["key"], ends=(), writes=())  # what follows works on its memory
-        node.meta["memory"] = f"{node.name} before phases"
-        self.grid_of[value.meta["key"]] = self.grid_of[node.meta["key"]]
+        info(value).take(node, key=info(value).key, ends=(), writes=())  # what follows works on its memory
+        info(node).memory = f"{node.name} before phases"
+        self.grid_of[info(value).key] = self.grid_of[info(node).key]
         for user in users:
             user.replace_input_with(node, value)
 
     def _finish(self, output: fx.Node) -> None:
         """Return whole maps, and of everything else the first phase."""
         for source in tensors_in(output.args):
-            place = self.grid_of.get(source.meta["key"])
+            place = self.grid_of.get(info(source).key)
             if place is None or not (phases := self.phases(source)):
                 continue
             axis = channel_axis(source, place)
@@ -228,7 +228,7 @@ class _Dilated:
 
 
 def _place(node: fx.Node) -> str:
-    return str(node.target if node.op == "call_module" else node.meta["path"] or node.name)
+    return str(node.target if node.op == "call_module" else info(node).path or node.name)
 
 
 def _check_no_map(node: fx.Node, place: GridInfo) -> None:
@@ -270,7 +270,7 @@ def rearranged(node: fx.Node, function: Callable[..., Any], *args: Any, before: 
     with node.graph.inserting_after(node) if before is None else node.graph.inserting_before(before):
         value = node.graph.call_function(function, (node, *args))
     _describe(value, node, function.__name__, value.name)
-    value.meta["phases"] = ()
+    info(value).phases = ()
     return value
 
 
@@ -287,7 +287,7 @@ def _count_along(phases: Phases, axis: int) -> int:
 
 def _describe(made: fx.Node, of: fx.Node, what: str, number: Any) -> None:
     """Copy node info to an inserted node."""
-    path, _, target, count = of.meta["key"]
-    made.meta.update(of.meta, key=(path, made.op, f"{what}:{target}:{number}", count), ends=(), writes=())
+    path, _, target, count = info(of).key
+    info(made).take(of, key=(path, made.op, f"{what}:{target}:{number}", count), ends=(), writes=())
     if made.target is not first_phase:  # which is a view
-        made.meta["memory"] = f"{what} {number}"
+        info(made).memory = f"{what} {number}"

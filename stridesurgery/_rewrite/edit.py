@@ -6,6 +6,7 @@ from dataclasses import replace
 from torch import fx, nn
 
 from stridesurgery._analysis import Analysis, FeatureInfo
+from stridesurgery._node import info
 from stridesurgery._rewrite.check_modes import check_alike, check_output_kind
 from stridesurgery._rewrite.dilate import dilated_graph
 from stridesurgery._rewrite.plan import Change, Draft, Plan, changes_of
@@ -58,7 +59,7 @@ def _as_graph(meta_model: nn.Module, planned: Plan, analysis: Analysis) -> Draft
     modes = {False: analysis, True: analysis.training}
     for mode in modes.values():
         check_output_kind(mode.recording.graph)
-    keys = [c.site.node.meta["key"] for c in planned.changes]
+    keys = [info(c.site.node).key for c in planned.changes]
     check_alike(analysis.recording.graph, analysis.training.recording.graph, keys)
     size = analysis.recording.size
     changes = {mode: _known_changes(a, analysis, planned) for mode, a in modes.items()}
@@ -103,8 +104,8 @@ def _edited(model: nn.Module, planned: Plan, modes: Sequence[Analysis]) -> nn.Mo
 
 def _known_changes(analysis: Analysis, evaluation: Analysis, planned: Plan) -> tuple[Change, ...]:
     """Return the changes in one mode; operators that run in train mode only (auxiliary heads) stay as they are."""
-    known = {site.node.meta["key"] for site in evaluation.spatial_ops}
-    return changes_of(tuple(s for s in analysis.spatial_ops if s.node.meta["key"] in known), planned)
+    known = {info(site.node).key for site in evaluation.spatial_ops}
+    return changes_of(tuple(s for s in analysis.spatial_ops if info(s.node).key in known), planned)
 
 
 def _module_changes(modes: Sequence[Analysis], changes: Sequence[Sequence[Change]]) -> dict[str, Operator]:
@@ -131,10 +132,10 @@ def _module_changes(modes: Sequence[Analysis], changes: Sequence[Sequence[Change
 
 def _rewrite(graph: fx.Graph, changes: Sequence[Change]) -> fx.Graph:
     """Replace the changed functions in a copy of a graph; modules are edited elsewhere."""
-    by_key = {change.site.node.meta["key"]: change for change in changes}
+    by_key = {info(change.site.node).key: change for change in changes}
     result = copied(graph)
     for node in result.nodes:
-        change = by_key.get(node.meta["key"])
+        change = by_key.get(info(node).key)
         if change is not None and node.op == "call_function":
             rule = FUNCTIONS[node.target]
             node.target, node.args, node.kwargs = rule.refine(arguments(node, rule), change.operator)

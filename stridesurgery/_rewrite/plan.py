@@ -9,6 +9,7 @@ from torch import nn
 
 from stridesurgery._analysis import Analysis, SpatialOp
 from stridesurgery._hw import HW, hw_text
+from stridesurgery._node import info
 from stridesurgery._rewrite.request import layer_number, listed
 from stridesurgery._trace import Recording
 from stridesurgery.errors import OperatorError, RequestError
@@ -138,7 +139,7 @@ def _change(site: SpatialOp, plan: Plan) -> Change | None:
         return Change(site, replace(operator, scale=(1 / now[0], 1 / now[1])))
     if operator.refusal:
         raise _refusal(site, operator.refusal)
-    if beyond := site.node.meta.get("hooked"):
+    if beyond := info(site.node).hooked:
         raise _refusal(site, f"its forward hooks do more than change each number ({', '.join(beyond)})")
     by = [a / b for a, b in zip(was, now, strict=True)]
     if min(by) < 1:

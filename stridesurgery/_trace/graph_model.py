@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.fx.node import _get_qualified_name, map_aggregate
 
+from stridesurgery._node import info
 from stridesurgery._trace.meta_copy import duplicate
 from stridesurgery.errors import GridError
 
@@ -120,7 +121,7 @@ def copied(graph: fx.Graph) -> fx.Graph:
     copy_, memo = fx.Graph(), dict[fx.Node, fx.Node]()
     result = copy_.graph_copy(graph, memo, return_output_node=True)
     assert isinstance(result, tuple)
-    copy_.output(result[0]).meta.update(result[1].meta)
+    info(copy_.output(result[0])).take(result[1])
     return copy_
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from stridesurgery._node import BATCH, origins
+from stridesurgery._node import BATCH, info, origins
 from stridesurgery._trace.graph_model import RewrittenModel, copied
 from stridesurgery._trace.meta_copy import input_channels, number_format
 from stridesurgery._trace.recorder import Recorder
@@ -63,7 +63,7 @@ def record(
 def image_for(meta_model: nn.Module, size: tuple[int, int], batch: int) -> torch.Tensor:
     """Return a weightless (batch, C, h, w) image as the model takes it."""
     if isinstance(meta_model, RewrittenModel):  # its graph has been recorded
-        channels = _image_node(meta_model.graph).meta["shape"][1]
+        channels = (info(_image_node(meta_model.graph)).shape or ())[1]
     else:
         channels = input_channels(meta_model)[0]
     return torch.empty(batch, channels, *size, device="meta", dtype=number_format(meta_model))
@@ -71,7 +71,7 @@ def image_for(meta_model: nn.Module, size: tuple[int, int], batch: int) -> torch
 
 def one_image(recording: Recording) -> torch.Tensor:
     """Return a weightless (1, C, h, w) image as the recorded model took it."""
-    shape = _image_node(recording.graph).meta["shape"]
+    shape = info(_image_node(recording.graph)).shape or ()
     return torch.empty(1, *shape[1:], device="meta", dtype=number_format(recording.model))
 
 
@@ -94,19 +94,19 @@ class _Replay(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one node and note its shape."""
-        n.meta["shape"] = None
+        info(n).shape = None
         try:
             value = super().run_node(n)
         except Exception as problem:
             names = dict.fromkeys(name for source in n.all_input_nodes for name in origins(source))
             what = str(problem).partition("\n")[0]
-            raise TraceError(f"{n.meta['path'] or n.name} raised {what}", fixed=tuple(names)) from problem
+            raise TraceError(f"{info(n).path or n.name} raised {what}", fixed=tuple(names)) from problem
         if isinstance(value, torch.Tensor) and n.op != "output":
-            n.meta["shape"] = tuple(value.shape)
+            info(n).shape = tuple(value.shape)
         if isinstance(value, (tuple, list)):
-            n.meta["parts"] = len(value)
+            info(n).parts = len(value)
         if self.watch is not None:
-            n.meta["mixes"] = self.watch.take()
+            info(n).mixes = self.watch.take()
         return value
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
-from stridesurgery._node import tensors_among
+from stridesurgery._node import info, tensors_among
 from stridesurgery._trace.hooks import Hooks
 from stridesurgery._trace.recording import give_keys, tensors_returned
 from stridesurgery._trace.values import Values
@@ -74,7 +74,7 @@ class Recorder(Values, TorchFunctionMode):
         state = random.getstate()  # a forward pass may draw random numbers
         try:
             node = self.graph.placeholder("x")
-            node.meta.update(shape=tuple(image.shape), path="")
+            info(node).set(shape=tuple(image.shape), path="")
             self._tag(image, node)
             self._image, self._images = node, image.shape[0]
             with torch.no_grad(), torch.device("meta"), self.watch or nullcontext(), self:
@@ -86,7 +86,7 @@ class Recorder(Values, TorchFunctionMode):
                 self._paused -= 1
             if not tensors_returned(result):
                 raise TraceError(f"it returns {_shortly(result)}, in which there is no tensor")
-            self.graph.output(self._argument(self._contained(result))).meta.update(shape=None, path="")
+            info(self.graph.output(self._argument(self._contained(result)))).set(shape=None, path="")
             self._erase_repeated()
             give_keys(self.graph)
         finally:
@@ -165,14 +165,14 @@ class Recorder(Values, TorchFunctionMode):
             finally:
                 self._paused -= 1
             node = self.emit("call_module", path, given, named)
-            node.meta["writes"] = writes
+            info(node).writes = writes
             result = self._tag(result, node)
             if memory is not None:
-                node.meta["memory"] = memory
+                info(node).memory = memory
                 if result.untyped_storage()._cdata != memory:
                     self._shared_memory[result.untyped_storage()._cdata] = memory
             if hooks is not None:
-                node.meta["hooked"] = beyond.take()
+                info(node).hooked = beyond.take()
                 result = self._after_leaf(path, module, node, result, partial(hooks.after, module, args, kwargs))
             return self._note_end(path, result)
 
@@ -188,7 +188,7 @@ class Recorder(Values, TorchFunctionMode):
             changed = hooks(result)
         if changed is result and not self._written(versions):
             return result
-        node.meta["hooked"] += beyond.take()
+        info(node).hooked += beyond.take()
         for old, new in zip(tensors_among(result), tensors_among(changed), strict=False):
             if old.shape != new.shape:
                 raise TraceError(
@@ -198,7 +198,7 @@ class Recorder(Values, TorchFunctionMode):
         inside = [n for n in self.graph.nodes if n not in before and n is not self._device]
         self._repeated += [(path, n) for n in inside]
         if self.watch is not None:
-            node.meta["mixes"] += tuple(name for n in inside for name in n.meta["mixes"]) + self.watch.take()
+            info(node).mixes += tuple(name for n in inside for name in info(n).mixes) + self.watch.take()
         return self._tag(changed, node)
 
     def _erase_repeated(self) -> None:
@@ -218,7 +218,7 @@ class Recorder(Values, TorchFunctionMode):
         if isinstance(value, Tensor):
             node = self._nodes.get(id(value))
             if path and node is not None:
-                node.meta["ends"] = (*node.meta.get("ends", ()), path)
+                info(node).ends = (*info(node).ends, path)
         elif isinstance(value, (tuple, list, dict)):
             for i, part in value.items() if isinstance(value, dict) else enumerate(value):
                 self._note_end(f"{path}[{i}]", part)
@@ -250,12 +250,12 @@ class Recorder(Values, TorchFunctionMode):
         finally:
             self._paused -= 1
         if name == "__setitem__":
-            self.emit("call_function", operator.setitem, args, kwargs).meta["writes"] = writes
+            info(self.emit("call_function", operator.setitem, args, kwargs)).writes = writes
             return result
         if not _holds_value(result):
             return result
         node = self._call(func, name, args, kwargs)
-        node.meta["writes"] = writes
+        info(node).writes = writes
         return self._tag(result, node)
 
     def _call(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> fx.Node:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from stridesurgery._node import Key, Shape, called, shape_of
+from stridesurgery._node import Key, Shape, called, info, shape_of
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Recording:
     def shapes(self) -> dict[Key, Shape]:
         """The shape of every tensor that is computed (without parameters), by key of the node."""
         values = (n for n in self.graph.nodes if n.op not in ("get_attr", "output"))
-        return {n.meta["key"]: shape for n in values if (shape := shape_of(n)) is not None}
+        return {info(n).key: shape for n in values if (shape := shape_of(n)) is not None}
 
     @cached_property
     def modules(self) -> dict[str, nn.Module]:
@@ -77,9 +77,9 @@ def is_overwritten(node: fx.Node, by: Container[fx.Node] | None = None) -> bool:
 
     If `by` is given, only these nodes count.
     """
-    memory, later = node.meta.get("memory"), False
+    memory, later = info(node).memory, False
     for other in node.graph.nodes:
-        if later and memory in other.meta.get("writes", ()) and (by is None or other in by):
+        if later and memory in info(other).writes and (by is None or other in by):
             return True
         later = later or other is node
     return False
@@ -90,13 +90,13 @@ def lasting_memory(graph: fx.Graph) -> set[object]:
 
     Values that are written into it outlive a forward pass.
     """
-    return {n.meta.get("memory") for n in graph.nodes if n.op == "get_attr"}
+    return {info(n).memory for n in graph.nodes if n.op == "get_attr"}
 
 
 def give_keys(graph: fx.Graph) -> None:
     counts: dict[tuple[str, str, str], int] = defaultdict(int)
     for node in graph.nodes:
         target = called(node)
-        place = (str(node.meta["path"]), node.op, target)
-        node.meta["key"] = (*place, counts[place])
+        place = (str(info(node).path), node.op, target)
+        info(node).key = (*place, counts[place])
         counts[place] += 1

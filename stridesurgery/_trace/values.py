@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from stridesurgery._node import origins, tensors_among
+from stridesurgery._node import info, origins, tensors_among
 from stridesurgery._trace.symbolic_ints import SymbolicInt, SymbolicNumber, with_origin
 from stridesurgery.errors import TraceError
 from stridesurgery.ops import AcrossBatch
@@ -46,7 +46,7 @@ class Values:
             place = self.scope[-1][0] if self.scope else ""
             self.missed[f"{place or 'the forward code'} sets torch.autocast"] = None
         node = self.graph.create_node(op, target, args, kwargs)
-        node.meta.update(shape=None, path=self.scope[-1][0] if self.scope else "", writes=(), mixes=mixes)
+        info(node).set(shape=None, path=self.scope[-1][0] if self.scope else "", writes=(), mixes=mixes)
         return node
 
     def _versions(self, *values: Any) -> list[tuple[Tensor, int]]:
@@ -84,14 +84,14 @@ class Values:
         """Note that `node` computes `value`."""
         if isinstance(value, Tensor):
             self._paused += 1
-            node.meta["shape"] = tuple(value.shape)
-            node.meta["memory"] = self._memory(value)
+            info(node).shape = tuple(value.shape)
+            info(node).memory = self._memory(value)
             self._paused -= 1
             self._nodes[id(value)] = node
             self._alive.append(value)
             return value
         if isinstance(value, (tuple, list, dict)):
-            node.meta["parts"] = len(value)
+            info(node).parts = len(value)
         if isinstance(value, (tuple, list)):
             items = []
             for i, item in enumerate(value):
@@ -173,7 +173,7 @@ class Values:
         if self._device is None:
             with self.graph.inserting_after(self._image):
                 self._device = self.graph.call_function(getattr, (self._image, "device"))
-            self._device.meta.update(shape=None, path="")
+            info(self._device).set(shape=None, path="")
         return self._device
 
 

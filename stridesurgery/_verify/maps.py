@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from stridesurgery._analysis import Feature, Source, analyse
 from stridesurgery._features import Tap, tapped
 from stridesurgery._hw import HW
-from stridesurgery._node import Key
+from stridesurgery._node import Key, info
 from stridesurgery._rewrite import refreshed
 from stridesurgery._trace import RewrittenModel, copied_model, rewritten
 from stridesurgery._verify.operators import difference
@@ -87,7 +87,7 @@ def _split(value: Tensor, feature: Feature) -> Sequence[Tensor]:
 def _maps(network: nn.Module, sources: Sequence[Source], image: Tensor) -> dict[Key, _Map]:
     """Compute the maps of a network at those sources that it contains."""
     analysis = analyse(network, (image.shape[2], image.shape[3]))
-    nodes = {node.meta["key"]: node for node in analysis.grid_of}
+    nodes = {info(node).key: node for node in analysis.grid_of}
     taps = {
         s.key: Tap(str(s.key), "", nodes[s.key], analysis.grid_of[nodes[s.key]], s.channels, s.channel_axis)
         for s in sources

@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 
 from stridesurgery._analysis import SpatialOp
 from stridesurgery._hw import hw_text
-from stridesurgery._node import shape_of
+from stridesurgery._node import info, shape_of
 from stridesurgery._rewrite import Change
 from stridesurgery._trace import RewrittenModel, copied_model
 from stridesurgery.errors import GridError, SurgeryError
@@ -183,4 +183,4 @@ def _operated_node(site: SpatialOp, operated: nn.Module) -> fx.Node | None:
     """
     if not isinstance(operated, RewrittenModel):
         return site.node
-    return next((n for n in operated.graphs[False].nodes if n.meta["key"] == site.node.meta["key"]), None)
+    return next((n for n in operated.graphs[False].nodes if info(n).key == info(site.node).key), None)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import stridesurgery as ss
+from stridesurgery._node import info
 from stridesurgery._trace import copied
 from tests.models import awake, create
 from tests.watch import snapshot, unchanged
@@ -193,7 +194,7 @@ def second_phase(node: fx.Node) -> None:
     """Take the last images of the batch instead of the first."""
     with node.graph.inserting_before(node):
         flipped = node.graph.call_function(torch.flip, (node.args[0], [0]))
-    flipped.meta.update(node.meta)
+    info(flipped).take(node)
     node.args = (flipped, *node.args[1:])
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import stridesurgery as ss
+from stridesurgery._node import info
 from tests.models import awake, create
 from tests.watch import snapshot, unchanged
 
@@ -84,7 +85,7 @@ def test_other_networks_are_refused() -> None:
 
 
 def is_large(node: torch.fx.Node) -> bool:
-    return str(node.meta["key"][0]).startswith("large:")
+    return str(info(node).key[0]).startswith("large:")
 
 
 def of_large(name: str) -> Callable[[torch.fx.Node], bool]:

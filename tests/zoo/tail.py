@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from stridesurgery._analysis import SpatialOp, analyse
+from stridesurgery._node import info
 from stridesurgery._rewrite import Plan, plan
 from stridesurgery._trace import RewrittenModel, copy_to_meta
 from stridesurgery._trace.record import trace
@@ -41,7 +42,7 @@ def tail_errors(original: nn.Module, operated: nn.Module, image: Tensor, larger:
     ]
     in_code = any(site.node.op != "call_module" for site in crossing)
     run = _run_graph if in_code else _run_modules
-    places = [site.node.meta["key"] if in_code else str(site.node.target) for site in crossing]
+    places = [info(site.node).key if in_code else str(site.node.target) for site in crossing]
     fine: dict[Any, list[Tensor]] = {place: [] for place in places}
 
     def keep(place: Any, y: Tensor) -> None:
@@ -116,7 +117,7 @@ def _run_graph(model: nn.Module, image: Tensor, act: Act) -> Result:
         def run_node(self, n: fx.Node) -> Any:
             value = super().run_node(n)
             if isinstance(value, Tensor) and n.op not in ("placeholder", "get_attr", "output"):
-                other = act(n.meta["key"], value)
+                other = act(info(n).key, value)
                 value = value if other is None else other
                 last[0] = _later(last[0], value)
             return value
