@@ -17,6 +17,8 @@ from stridesurgery._rewrite.plan import Draft, Plan
 from stridesurgery._trace import RewrittenModel, one_image
 from stridesurgery.errors import GridError
 
+_OUTPUT_STRIDES = ("output_stride", "_output_stride")  # the latter behind a property (segmentation_models_pytorch)
+
 
 def records_of(model: nn.Module) -> dict[str, Any]:
     """Every reduction and patch size that a model keeps on record, by where it stands."""
@@ -26,8 +28,9 @@ def records_of(model: nn.Module) -> dict[str, Any]:
         for i, entry in enumerate(_entries(getattr(module, "feature_info", None))):
             if isinstance(entry, dict) and "reduction" in entry:
                 found[f"{prefix}feature_info[{i}]['reduction']"] = entry["reduction"]
-        if isinstance(stride := vars(module).get("output_stride"), int):
-            found[f"{prefix}output_stride"] = stride
+        for name in _OUTPUT_STRIDES:
+            if isinstance(stride := vars(module).get(name), int):
+                found[prefix + name] = stride
         for name, holder in _with_patch_size(module):
             found[f"{prefix}{name}"] = holder.patch_size
     return found
@@ -46,9 +49,10 @@ def update_records(model: nn.Module, planned: Plan) -> None:
             if isinstance(entry, dict) and "reduction" in entry and id(entry) not in seen:
                 seen.add(id(entry))
                 entry["reduction"] = _new_reduction(entry["reduction"], planned)
-        stride = vars(module).get("output_stride")
-        if isinstance(stride, int) and not isinstance(stride, bool):
-            module.output_stride = _new_reduction(stride, planned)
+        for name in _OUTPUT_STRIDES:
+            stride = vars(module).get(name)
+            if isinstance(stride, int) and not isinstance(stride, bool):
+                setattr(module, name, _new_reduction(stride, planned))
 
 
 def described(model: nn.Module) -> dict[str, Any]:

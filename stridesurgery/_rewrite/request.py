@@ -132,10 +132,7 @@ def layer_number(analysis: Analysis, item: int | str) -> int:
     """
     count = len(analysis.layers)
     if isinstance(item, str):
-        named = [i for i, site in enumerate(analysis.layers) if site.name == item]
-        if not named:
-            raise RequestError(f"no layer is named {item!r}. {_strided(analysis)}")
-        item = named[0]
+        item = _named(analysis, item)
     if isinstance(item, bool) or not isinstance(item, SupportsIndex):
         raise RequestError(f"a layer is a number or a module name, got {item!r}")
     item = index(item)
@@ -146,6 +143,23 @@ def layer_number(analysis: Analysis, item: int | str) -> int:
         why = "works on a pooled map of fixed size" if site.before.pooled else "has stride 1"
         raise RequestError(f"layer {item} ({site.name}) {why}. {_strided(analysis)}")
     return item
+
+
+def _named(analysis: Analysis, name: str) -> int:
+    """Return the layer of a name, or the one strided layer inside the module of that name.
+
+    Raises:
+        RequestError: there is none, or several are inside.
+    """
+    exact = [i for i, layer in enumerate(analysis.layers) if layer.name == name]
+    inside = [i for i, layer in enumerate(analysis.layers) if layer.name.startswith(f"{name}.") and layer.is_strided]
+    found = exact[:1] or inside
+    if len(found) == 1:
+        return found[0]
+    if inside:
+        each = ", ".join(f"{i} ({analysis.layers[i].name})" for i in inside)
+        raise RequestError(f"{name!r} has several strided layers: {each}. Name one of them")
+    raise RequestError(f"no layer is named {name!r}. {_strided(analysis)}")
 
 
 def _strided(analysis: Analysis) -> str:

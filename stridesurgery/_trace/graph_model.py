@@ -6,7 +6,7 @@ It has two graphs, one for training and one for evaluation.
 import builtins
 import importlib
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, fx, nn
 from torch.fx.node import _get_qualified_name, map_aggregate
@@ -33,18 +33,21 @@ class RewrittenModel(fx.GraphModule):
 
     It has all modules, parameters and attributes of that model. `.train()` and `.eval()` switch
     between its two graphs; `.graph` is the current one. It survives deepcopy and torch.save.
-    Methods of the original class (`forward_features`, ...) are gone.
+    Attributes and properties of its
+    class can be read as well. Methods of the class (`forward_features`, ...) are gone.
     """
 
-    graphs: dict[bool, fx.Graph]  # the key is True for train mode
-    feature_info: Any  # a `FeatureInfo` if it returns maps; else that of the original
-    only_at: tuple[int, int] | None  # the input size, if the graph holds sizes as constants
+    if TYPE_CHECKING:  # torch.jit.script takes annotations of a class for those of its attributes
+        graphs: dict[bool, fx.Graph]  # the key is True for train mode
+        feature_info: Any  # a `FeatureInfo` if it returns maps; else that of the original
+        only_at: tuple[int, int] | None  # the input size, if the graph holds sizes as constants
 
     def __init__(self, model: nn.Module, graphs: dict[bool, fx.Graph], only_at: tuple[int, int] | None = None) -> None:
         super().__init__(nn.Module(), fx.Graph(), type(model).__name__)
         # keep all attributes: fx would copy only what the graph names, in the graph's order
         self.__dict__.update({k: v for k, v in vars(model).items() if k not in _OWN})
         self.__dict__.update(graphs=graphs, only_at=only_at)
+        self.__dict__.setdefault("original_class", type(model))
         self._choose_graph()  # modules keep their modes, because a norm may be frozen
 
     def train(self, mode: bool = True) -> "RewrittenModel":
@@ -70,6 +73,18 @@ class RewrittenModel(fx.GraphModule):
             )
         return super().__call__(x, *args, **kwargs)
 
+    def __getattr__(self, name: str) -> Any:
+        """Find what the original's class says of itself: attributes and properties, no methods."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            value = getattr(vars(self).get("original_class"), name, None)
+            if isinstance(value, property) and value.fget is not None:
+                return value.fget(self)
+            if value is None or callable(value) or name.startswith("__"):
+                raise
+            return value
+
     def _owned(self) -> dict[str, Any]:
         return {k: v for k, v in vars(self).items() if k not in _OWN}
 
@@ -85,7 +100,10 @@ class RewrittenModel(fx.GraphModule):
 
     def __reduce__(self) -> tuple[Any, ...]:
         written = {mode: write_graph(graph) for mode, graph in self.graphs.items()}
-        return _rebuild, (self._owned(), written, self.only_at)
+        owned = self._owned()
+        if "<locals>" in owned["original_class"].__qualname__:  # which cannot be pickled
+            owned["original_class"] = nn.Module
+        return _rebuild, (owned, written, self.only_at)
 
 
 def _once(graphs: dict[bool, fx.Graph]) -> dict[bool, fx.Graph]:

@@ -84,6 +84,7 @@ class _Replay(fx.Interpreter):
 
     def __init__(self, model: nn.Module, graph: fx.Graph, watch: AcrossBatch | None) -> None:
         super().__init__(model, graph=graph)
+        self.extra_traceback = False  # our errors name the place in the model's words
         self.watch = watch
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:

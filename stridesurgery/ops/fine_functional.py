@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, fx
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from stridesurgery.ops.window import Window, Windows
@@ -32,6 +32,9 @@ def _one_node(function: Function) -> Function:
 
 def pad(x: Tensor, windows: Windows, *, mode: str = "constant", value: float = 0.0, last: int = -1) -> Tensor:
     """Pad (or crop) the axes (last - 1, last) of x as the windows need it; mode as in `F.pad`."""
+    if isinstance(x, fx.Proxy):  # of torch.fx's own tracer, which cannot follow sizes
+        options = {"mode": mode, "value": value, "last": last}
+        return x.tracer.create_proxy("call_function", pad, (x, windows), options)  # type: ignore[return-value]
     (top, bottom), (left, right) = (w.pads(x.shape[last - 1 + i]) for i, w in enumerate(windows))
     skip = (0,) * (2 * (-1 - last))
     pads = (*skip, left, right, top, bottom)

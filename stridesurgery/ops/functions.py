@@ -2,7 +2,7 @@
 
 import math
 import operator as py
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,7 +18,16 @@ Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 def _is_number(value: Any) -> bool:
-    return not isinstance(value, fx.Node) and (not isinstance(value, Sequence) or all(_is_number(v) for v in value))
+    return all(map(_is_number, value)) if isinstance(value, (list, tuple)) else not isinstance(value, fx.Node)
+
+
+def _is_size_of(value: Any, source: Any) -> bool:
+    """Return True if a kernel is the (h, w) of the map that it works on, read while the forward code runs."""
+    sizes, shape = pair(value), shape_of(source)
+    if shape is None or len(shape) != 4 or not all(isinstance(n, fx.Node) and n.target == "size" for n in sizes):
+        return False
+    read = [(shape_of(n.args[0]), n.args[1] % 4) for n in sizes]
+    return all(of is not None and axis == i and of[2:] == shape[2:] for i, (of, axis) in enumerate(read, 2))
 
 
 def _read_f_conv(a: dict[str, Any]) -> Operator | None:
@@ -49,6 +58,8 @@ def _read_f_pool(name: str, kind: str) -> Callable[[dict[str, Any]], Operator | 
         kernel, stride = a["kernel_size"], a.get("stride")
         stride = kernel if stride is None or stride == [] or stride == () else stride
         padding, dilation = a.get("padding", 0), a.get("dilation", 1)
+        if padding in (0, (0, 0)) and _is_size_of(kernel, a["input"]):
+            return Operator(name, "adaptive")  # global pooling, whatever its stride
         if not all(_is_number(v) for v in (kernel, stride, padding, dilation)):
             return Operator(name, "opaque", refusal="computes its kernel, stride or padding from the input")
         sides = windows(kernel, stride, padding, dilation, bool(a.get("ceil_mode", False)))

@@ -128,6 +128,10 @@ def is_leaf(module: nn.Module) -> bool:
     kind = type(module)
     if kind in MODULES or kind in _MODULES or kind is ParametrizationList:  # which may keep its gradients to itself
         return True
+    if isinstance(module, (nn.Linear, nn.LayerNorm)) and not any(
+        module.children()
+    ):  # a subclass adds nothing to a grid
+        return True
     if kind.__module__.startswith("torch.nn.modules"):
         return not isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict))
     return kind.__module__ in _WITHOUT_SPACE

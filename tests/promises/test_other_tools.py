@@ -1,0 +1,108 @@
+"""Operated models in the hands of other people's code: tracers, scripts, decoders, hooks; and forms that it writes."""
+
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+import stridesurgery as ss
+from tests.models import awake, create, image
+
+SIZE = 64
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "torchvision/squeezenet1_1", "edgenext_xx_small"])
+def test_torch_fx_traces_operators_at_a_fraction_of_their_stride(name: str) -> None:
+    fine = ss.eliminate(create(name), S=1, L=0 if "squeeze" not in name else None, input_size=SIZE)
+    last = get_graph_node_names(fine)[1][-1]
+    taken = create_feature_extractor(fine, [last])(image(SIZE))[last]
+    assert torch.equal(taken, fine(image(SIZE)))
+
+
+def test_torch_script_takes_a_graph_as_it_takes_another() -> None:
+    maps = ss.features(create("resnet18"), input_size=SIZE)
+    found = torch.jit.script(maps)(image(SIZE))
+    assert all(torch.equal(found[name], value) for name, value in maps(image(SIZE)).items())
+
+
+class Encoder(nn.Module):
+    """Says what a decoder must know by properties and by attributes of its class."""
+
+    levels = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 16, 3, 2, 1)
+        self._channels, self._output_stride = [3, 8, 16], 4
+
+    @property
+    def out_channels(self) -> list[int]:
+        return self._channels[: self.levels]
+
+    @property
+    def output_stride(self) -> int:
+        return min(self._output_stride, 2**self.levels)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        y = F.relu(self.a(x))
+        return [x, y, self.b(y)]
+
+
+@pytest.mark.parametrize("options", [{}, {"form": "graph"}, {"dilate": True}])
+def test_properties_of_the_class_can_be_read(options: dict[str, Any]) -> None:
+    fine = ss.eliminate(awake(Encoder()).eval(), L="b", input_size=SIZE, **options)
+    assert fine.out_channels == [3, 8, 16] and fine.levels == 3
+    assert fine.output_stride == 2
+    again = pickle.loads(pickle.dumps(fine))
+    assert again.out_channels == [3, 8, 16]
+    with pytest.raises(AttributeError):
+        fine.nothing  # noqa: B018
+
+
+def test_a_stale_stride_behind_a_property_is_found() -> None:
+    net = awake(Encoder()).eval()
+    fine = ss.eliminate(net, L="b", input_size=SIZE)
+    fine._output_stride = 4
+    with pytest.raises(ss.GridError, match="_output_stride is 4"):
+        ss.verify(net, fine)
+
+
+def test_subclasses_of_leaves_stay_modules_of_a_graph() -> None:
+    graph, seen = ss.eliminate(create("mobilenetv3_small_100"), "S1L0", form="graph", input_size=SIZE), []
+    graph.classifier.register_forward_hook(lambda module, args, result: seen.append(result.shape))
+    graph(image(SIZE))
+    assert seen == [(1, 1000)]
+    graph.classifier = nn.Identity()
+    assert graph(image(SIZE)).shape == (1, 1024)
+
+
+class Written(nn.Module):
+    """Paddings by name, and global pooling by the size of the map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.conv2d(self.b(F.relu(self.a(x))), self.b.weight, padding="same")
+        y = F.conv2d(y, self.b.weight, padding="valid") * torch.sigmoid(F.avg_pool2d(y, y.size()[2:]))
+        return self.head(F.avg_pool2d(y, (y.size(-2), y.shape[-1])).flatten(1))
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("options", [{}, {"form": "graph"}, {"dilate": True}])
+def test_paddings_by_name_and_pools_by_size(layer: int, options: dict[str, Any]) -> None:
+    net = awake(Written()).eval()
+    assert [found.name for found in ss.inspect(net, SIZE)] == ["a", "b", "conv2d", "conv2d_1"]
+    ss.verify(net, ss.eliminate(net, L=layer, input_size=SIZE, **options))
+
+
+def test_a_path_names_the_one_strided_layer_inside() -> None:
+    net = create("resnet18")
+    assert ss.eliminate(net, L="layer4.0.downsample", input_size=SIZE).surgery.name == "S1L18"
+    with pytest.raises(ss.RequestError, match=r"'layer4' has several strided layers: 16 \(layer4.0.conv1\), 18"):
+        ss.eliminate(net, L="layer4", input_size=SIZE)
