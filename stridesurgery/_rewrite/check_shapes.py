@@ -10,11 +10,11 @@ a crop or an interpolation to a fixed size all show up as a shape that is neithe
 import math
 from dataclasses import dataclass
 
-from torch import nn
+from torch import fx, nn
 
 from stridesurgery._analysis import Analysis, SpatialOp, beyond, spatial_ops
 from stridesurgery._hw import HW
-from stridesurgery._node import BATCH, Key, Shape, info, shape_of
+from stridesurgery._node import BATCH, Key, Shape, info, shape_of, tensors_in
 from stridesurgery._rewrite.check_constants import check_constants, check_reads
 from stridesurgery._rewrite.plan import Plan
 from stridesurgery._trace import Recording, record
@@ -46,7 +46,7 @@ def check_grid(original: Analysis, operated: Recording, plan: Plan) -> GridCheck
     complete = len(found) == len(factors) - 1
     _check_restored(plan, now)
     check_constants(original.recording, now, complete)
-    _check_same_path(base, now)
+    _check_same_path(original.recording, operated)
     check_reads(original, operated)
     _check_reductions(original, operated, plan)
     count = 0
@@ -74,10 +74,28 @@ def _check_restored(plan: Plan, now: dict[Key, Shape]) -> None:
             )
 
 
-def _check_same_path(base: dict[Key, Shape], now: dict[Key, Shape]) -> None:
-    """Refuse a model that answers larger maps with other pools, convolutions or interpolations (MobileNet v5)."""
+def _is_of_parameters(node: fx.Node) -> bool:
+    """Return True if a value is computed from parameters and buffers, of the image at most its size."""
+    todo, seen = [node], set[fx.Node]()
+    while todo:
+        current = todo.pop()
+        if current.op == "placeholder":
+            return False
+        if current not in seen:
+            seen.add(current)
+            todo.extend(tensors_in([current.args, current.kwargs]))
+    return True
+
+
+def _check_same_path(original: Recording, operated: Recording) -> None:
+    """Refuse a model that answers larger maps with other pools, convolutions or interpolations (MobileNet v5).
+
+    A table of positions may be interpolated (DINO v2): it is computed from a parameter alone.
+    """
+    tables = {info(n).key for r in (original, operated) for n in r.graph.nodes if _is_of_parameters(n)}
+    base, now = original.shapes.keys() - tables, operated.shapes.keys() - tables
     resizing = {getattr(f, "__name__", "") for f in FUNCTIONS} - {"getitem", "pad", "fold"}
-    for key in sorted(base.keys() ^ now.keys()):
+    for key in sorted(base ^ now):
         path, op, target, _ = key
         if (op == "call_function" and target in resizing) or op == "call_module":
             verb = "calls" if key in now else "no longer calls"

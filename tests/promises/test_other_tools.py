@@ -106,3 +106,16 @@ def test_a_path_names_the_one_strided_layer_inside() -> None:
     assert ss.eliminate(net, L="layer4.0.downsample", input_size=SIZE).surgery.name == "S1L18"
     with pytest.raises(ss.RequestError, match=r"'layer4' has several strided layers: 16 \(layer4.0.conv1\), 18"):
         ss.eliminate(net, L="layer4", input_size=SIZE)
+
+
+@pytest.mark.parametrize("options", [{}, {"form": "graph"}])
+def test_positions_that_are_interpolated_only_on_the_larger_grid(options: dict[str, Any]) -> None:
+    """At its own size the model reads its table as it is (DINO v2)."""
+    settings = {"patch_size": 14, "img_size": 56, "dynamic_img_size": True, "depth": 2}
+    net, by_hand = (create("vit_tiny_patch16_224", **settings) for _ in range(2))
+    by_hand.load_state_dict(net.state_dict())
+    by_hand.patch_embed.proj.stride = by_hand.patch_embed.patch_size = (7, 7)
+    by_hand.patch_embed.proj = nn.Sequential(nn.ZeroPad2d((0, 7, 0, 7)), by_hand.patch_embed.proj)
+    fine = ss.eliminate(net, "S1L0", stride=7, input_size=56, **options)
+    assert torch.allclose(fine(image(56)), by_hand(image(56)), atol=1e-5)
+    ss.verify(net, fine)
