@@ -22,28 +22,28 @@ def is_graph(planned: Plan) -> bool:
     return planned.surgery.form == "graph" or planned.surgery.dilate or in_code
 
 
-def _modes(analysis: Analysis, planned: Plan) -> list[Analysis]:
-    return [analysis, *([analysis.training] if is_graph(planned) else [])]
-
-
-def make_draft(meta_model: nn.Module, analysis: Analysis, planned: Plan) -> Draft:
+def make_draft(meta_model: nn.Module, analysis: Analysis, planned: Plan, *, as_recorded: bool = False) -> Draft:
     """Edit a copy without weights and record it.
+
+    With `as_recorded` the result runs the original's graph: paddings that the forward code computes from a stride stay.
 
     Raises:
         OperatorError: an operator cannot be changed as planned.
         TraceError: the edited model does not run.
     """
-    meta_model = _edited(meta_model, planned, _modes(analysis, planned))
-    if not is_graph(planned):
+    graph = as_recorded or is_graph(planned)
+    meta_model = _edited(meta_model, planned, [analysis, *([analysis.training] if graph else [])])
+    if not graph:
         return Draft(meta_model, {False: record(meta_model, analysis.recording.size)})
-    return _as_graph(meta_model, planned, analysis)
+    return _as_graph(meta_model, planned, analysis, as_recorded)
 
 
 def finish(model: nn.Module, analysis: Analysis, planned: Plan, draft: Draft) -> nn.Module:
     """Edit a model that has its weights as the draft was, and attach the recipe."""
     before = getattr(model, "surgery", None)
-    operated = _edited(model, planned, _modes(analysis, planned))
-    if is_graph(planned) and isinstance(draft.model, RewrittenModel):
+    graph = len(draft.recordings) > 1
+    operated = _edited(model, planned, [analysis, *([analysis.training] if graph else [])])
+    if graph and isinstance(draft.model, RewrittenModel):
         operated = rewritten(operated, draft.model.graphs[True], draft.model.graphs[False], draft.model.only_at)
     if isinstance(info := getattr(operated, "feature_info", None), FeatureInfo):
         operated.feature_info = refreshed(info, operated, analysis.recording.size)  # type: ignore[assignment]
@@ -51,7 +51,7 @@ def finish(model: nn.Module, analysis: Analysis, planned: Plan, draft: Draft) ->
     return operated
 
 
-def _as_graph(meta_model: nn.Module, planned: Plan, analysis: Analysis) -> Draft:
+def _as_graph(meta_model: nn.Module, planned: Plan, analysis: Analysis, as_recorded: bool) -> Draft:
     """Turn the edited model into a rewritten graph.
 
     Its graphs are those of the analysed modes, rewritten, or what the edited model records.
@@ -71,7 +71,7 @@ def _as_graph(meta_model: nn.Module, planned: Plan, analysis: Analysis) -> Draft
             )
         fixed = analysis.fixed_size
         graphs = {mode: dilated_graph(a, planned) for mode, a in modes.items()}
-    elif any(c.site.node.op == "call_function" for part in changes.values() for c in part):
+    elif as_recorded or any(c.site.node.op == "call_function" for part in changes.values() for c in part):
         fixed = analysis.fixed_size
         graphs = {mode: _rewrite(a.recording.graph, changes[mode]) for mode, a in modes.items()}
     else:  # the edited model's own graph, whose control flow has seen the larger maps

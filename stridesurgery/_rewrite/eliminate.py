@@ -14,7 +14,7 @@ from stridesurgery._rewrite.plan import Plan, plan
 from stridesurgery._rewrite.records import check_intermediates
 from stridesurgery._rewrite.request import requested
 from stridesurgery._trace import copied_model, copy_to_meta, record
-from stridesurgery.errors import GridError, RequestError, TraceError
+from stridesurgery.errors import GridError, RequestError, SurgeryError, TraceError
 from stridesurgery.surgery import Options, Surgery
 
 
@@ -49,7 +49,7 @@ def eliminate(
         restore_at: a later strided layer whose transition takes the eliminated strides on (a convolution its stride, a
             pool its stride and window), so that the maps after it keep their sizes.
         form: "module" returns a copy of the model with its modules edited (a rewritten graph where the stride is
-            written in the forward code); "graph" returns the rewritten `torch.fx.GraphModule` for any model.
+            written in the forward code, or the code computes its padding from it); "graph" returns the rewritten `torch.fx.GraphModule` for any model.
         input_size: pixels at which the maps are checked, one number or (h, w); by default the model's own.
         inplace: edit `model` itself and return it; it is untouched if this raises.
 
@@ -90,13 +90,32 @@ def operate(
     analysis = analysis or analyse(model, surgery.input_size)
     planned = plan(analysis, surgery)
     _check_result(model, planned, inplace)
-    try:
-        draft = make_draft(copy_to_meta(model), analysis, planned)
-    except TraceError as problem:
-        raise _impossible(planned, problem) from problem
-    for check in CHECKS:
-        check(analysis, planned, draft)
+    draft = _checked_draft(model, analysis, planned, inplace)
     return finish(model if inplace else copied_model(model), analysis, planned, draft)
+
+
+def _checked_draft(model: nn.Module, analysis: Analysis, planned: Plan, inplace: bool) -> Draft:
+    """Make a draft that passes all checks; if edited modules do not, try the original's graph, edited.
+
+    Forward code that computes its padding from a stride (TensorFlow's) needs that.
+    """
+    refusal: GridError | None = None
+    for as_recorded in (False, True) if not (inplace or is_graph(planned)) else (False,):
+        try:
+            draft = make_draft(copy_to_meta(model), analysis, planned, as_recorded=as_recorded)
+            for check in CHECKS:
+                check(analysis, planned, draft)
+            break
+        except (TraceError, GridError) as problem:
+            refusal = refusal or (_impossible(planned, problem) if isinstance(problem, TraceError) else problem)
+        except SurgeryError:
+            if refusal is None:
+                raise
+    else:
+        assert refusal is not None
+        raise refusal from refusal.__cause__
+    check_intermediates(analysis, planned, draft)
+    return draft
 
 
 def _check_result(model: nn.Module, planned: Plan, inplace: bool) -> None:
@@ -124,7 +143,7 @@ def check_values(analysis: Analysis, planned: Plan, draft: Draft) -> GridCheck:
     return check_grid(analysis, recording, planned)
 
 
-CHECKS: tuple[Callable[[Analysis, Plan, Draft], object], ...] = (check_same_maps, check_values, check_intermediates)
+CHECKS: tuple[Callable[[Analysis, Plan, Draft], object], ...] = (check_same_maps, check_values)
 
 
 def check_operated(analysis: Analysis, planned: Plan, meta_model: nn.Module) -> GridCheck:
@@ -145,4 +164,6 @@ def _impossible(planned: Plan, problem: TraceError) -> GridError:
         why = f"a size is fixed by {', '.join(problem.fixed)}"
     else:
         why = f"the model does not run on the {'phases as its batch' if planned.surgery.dilate else 'larger maps'}"
-    return GridError(f"{planned.surgery.name} is not possible: {why}. {problem}")
+    refusal = GridError(f"{planned.surgery.name} is not possible: {why}. {problem}")
+    refusal.__cause__ = problem
+    return refusal

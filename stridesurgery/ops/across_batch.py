@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-LONG_BATCH = 10_007  # a prime longer than other axes are: the images lie along an axis that is a multiple of it
+LONG_BATCH = 1009  # a prime that other axes are no multiples of: the images lie along one that is
 
 # besides those that torch itself calls pointwise
 _EACH_NUMBER = set(

@@ -18,7 +18,7 @@ import stridesurgery as ss
 from examples.detectors import Encoder, faster_rcnn, finer_faster_rcnn, finer_retinanet, finer_ssd, pyramid
 from examples.detectors.__main__ import CASES as TABLE
 from examples.detectors.__main__ import row
-from examples.detectors.anchors import ReductionStep, check_looks, middles, points, stands, stock_anchors
+from examples.detectors.anchors import Level, check_looks, middles, points, stands, stock_anchors
 from examples.detectors.backbones import map_sizes, read_info
 from examples.detectors.fpn import MapsByStep, fpn_levels
 from examples.detectors.measures import by_hand, placement
@@ -39,7 +39,7 @@ class Case:
     options: dict[str, Any]
     operate: Callable[..., nn.Module]
     surgery: str
-    levels: Callable[..., tuple[ReductionStep, ...]]
+    levels: Callable[..., tuple[Level, ...]]
     generator: str
     size: tuple[int, int]  # (h, w) pixels at which maps are compared
     runs_at: tuple[int, int] | None = None  # (w, h) pixels, of detectors with a fixed size
@@ -85,14 +85,14 @@ class Pair:
         self.stock = case.build(**case.options).eval()
         self.as_built = (repr(self.stock), {k: v.clone() for k, v in self.stock.state_dict().items()})
         self.finer = case.operate(self.stock, case.surgery)
-        self._levels: dict[nn.Module, tuple[ReductionStep, ...]] = {}
+        self._levels: dict[nn.Module, tuple[Level, ...]] = {}
         if case.runs_at is not None:
             self.finer.transform.fixed_size = case.runs_at
 
     def generator(self, model: nn.Module) -> nn.Module:
         return model.get_submodule(self.case.generator)
 
-    def levels(self, model: nn.Module) -> tuple[ReductionStep, ...]:
+    def levels(self, model: nn.Module) -> tuple[Level, ...]:
         if model not in self._levels:
             self._levels[model] = self.case.levels(model.get_submodule("backbone"), self.case.size)
         return self._levels[model]
@@ -292,10 +292,10 @@ def test_what_cannot_be_done_is_said(ssd: nn.Module) -> None:
         stands(ssd.anchor_generator, (300, 300), (), (), sizes="halve")
     with pytest.raises(ValueError, match="'looks' or 'carried'"):
         stands(ssd.anchor_generator, (300, 300), (), (), centres="middle")
-    hidden = ReductionStep("0", (8, 8), ss.MapGeometry((8, 8), (math.nan, math.nan), (math.inf, math.inf)))
+    hidden = Level("0", (8, 8), ss.MapGeometry((8, 8), (math.nan, math.nan), (math.inf, math.inf)))
     with pytest.raises(ValueError, match="map 0 hides where its cells look"):
         check_looks([hidden])
-    merged = ReductionStep("1", (8, 8), ss.MapGeometry((4, 4), (-14, -14), (527, 527)))  # HRNet's finest
+    merged = Level("1", (8, 8), ss.MapGeometry((4, 4), (-14, -14), (527, 527)))  # HRNet's finest
     with pytest.raises(ValueError, match="first cell of map 1 looks at pixel -14, outside the image"):
         check_looks([merged])
     with pytest.raises(ValueError, match="maps it always did"):

@@ -119,3 +119,31 @@ def test_positions_that_are_interpolated_only_on_the_larger_grid(options: dict[s
     fine = ss.eliminate(net, "S1L0", stride=7, input_size=56, **options)
     assert torch.allclose(fine(image(56)), by_hand(image(56)), atol=1e-5)
     ss.verify(net, fine)
+
+
+class Padded(nn.Module):
+    """Computes TensorFlow's padding from the stride of the layer, as transformers' MobileNet does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, 2), nn.Conv2d(8, 8, 3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv in (self.a, self.b):
+            pads = [
+                max(k - (n % s or s), 0) for n, k, s in zip(x.shape[2:], conv.kernel_size, conv.stride, strict=True)
+            ]
+            x = F.relu(conv(F.pad(x, [p for n in reversed(pads) for p in (n // 2, n - n // 2)])))
+        return x
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_strides_that_the_forward_code_reads_give_a_graph(layer: int) -> None:
+    net = awake(Padded()).eval()
+    fine = ss.eliminate(net, L=layer, input_size=SIZE)
+    assert isinstance(fine, torch.fx.GraphModule)
+    assert ss.verify(net, fine).exact
+    if layer == 1:  # the last one, so that the whole answer is the original's on its grid
+        assert torch.equal(fine(image(SIZE))[..., ::2, ::2], net(image(SIZE)))
+    with pytest.raises(ss.SurgeryError):
+        ss.eliminate(net, L=layer, input_size=SIZE, inplace=True)
