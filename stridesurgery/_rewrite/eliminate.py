@@ -49,7 +49,8 @@ def eliminate(
         restore_at: a later strided layer whose transition takes the eliminated strides on (a convolution its stride, a
             pool its stride and window), so that the maps after it keep their sizes.
         form: "module" returns a copy of the model with its modules edited (a rewritten graph where the stride is
-            written in the forward code, or the code computes its padding from it); "graph" returns the rewritten `torch.fx.GraphModule` for any model.
+            written in the forward code, or the code computes its padding from it); "graph" returns the rewritten
+            `torch.fx.GraphModule` for any model.
         input_size: pixels at which the maps are checked, one number or (h, w); by default the model's own.
         inplace: edit `model` itself and return it; it is untouched if this raises.
 

@@ -15,6 +15,7 @@ from tests.conftest import Case
 from tests.models import awake, create, image
 from tests.unusual import UNUSUAL
 from tests.watch import error
+from tests.zoo.tail import tail_errors
 
 FORMS: dict[str, dict[str, Any]] = {"module": {}, "graph": {"form": "graph"}, "dilate": {"dilate": True}}
 SIZE = 32
@@ -229,3 +230,12 @@ def test_records_and_answers_of_the_sample_follow(case: Case) -> None:
     wanted, found = (answer(model, case.image) for model in (net, fine))
     assert kinds(found) == kinds(wanted) and error(found, wanted) < float("inf")
     assert [m.training for m in fine.modules()] == [m.training for m in net.modules()]
+
+
+def test_the_answer_of_a_cut_is_that_of_the_originals_tail(case: Case) -> None:
+    """The original, its layers of the transition given the finer maps, is the outside witness of the whole answer."""
+    gates = case.name == "ghostnetv2_100"  # whose last strides are those of its gates: no map becomes finer
+    last = case.report.transitions[-2 if gates else -1]
+    fine = ss.eliminate(case.original, L=last.layers[0], input_size=case.size)
+    errors = tail_errors(case.original, fine, image(case.size, batch=2))
+    assert max(errors) <= 1e-3
