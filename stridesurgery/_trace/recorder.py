@@ -71,13 +71,17 @@ class Recorder(Values, TorchFunctionMode):
 
         The model's own `forward` is restored in any case.
         """
+        learned = [p for p in self.model.parameters() if p.requires_grad]
+        for parameter in learned:
+            parameter.requires_grad_(False)
         state = random.getstate()  # a forward pass may draw random numbers
         try:
             node = self.graph.placeholder("x")
             info(node).set(shape=tuple(image.shape), path="")
             self._tag(image, node)
             self._image, self._images = node, image.shape[0]
-            with torch.no_grad(), torch.device("meta"), self.watch or nullcontext(), self:
+            # gradients on, with nothing to learn: so no_grad blocks of the forward code are seen
+            with torch.enable_grad(), torch.device("meta"), self.watch or nullcontext(), self:
                 result = self.model(image)
             # these hooks run on what the rewritten model returns
             if (hooks := self._hooks.get(self.model)) is not None:
@@ -89,8 +93,12 @@ class Recorder(Values, TorchFunctionMode):
             info(self.graph.output(self._argument(self._contained(result)))).set(shape=None, path="")
             self._erase_repeated()
             give_keys(self.graph)
+            if self.without_grad:
+                self._note_lost_no_grad({id(p) for p in learned})
         finally:
             random.setstate(state)
+            for parameter in learned:
+                parameter.requires_grad_()
             for module, hooks in self._hooks.items():
                 hooks.put_back(module)
             for module, own in self._own_forwards.items():
@@ -201,6 +209,17 @@ class Recorder(Values, TorchFunctionMode):
             info(node).mixes += tuple(name for n in inside for name in info(n).mixes) + self.watch.take()
         return self._tag(changed, node)
 
+    def _note_lost_no_grad(self, learned: set[int]) -> None:
+        """Note calls under `torch.no_grad` through which parameters (by id) would learn in a graph."""
+        names = {name for name, p in self.model.named_parameters() if id(p) in learned}
+        holders = {name.rpartition(".")[0] for name in names}
+        reached: set[fx.Node] = set()
+        for node in self.graph.nodes:
+            if node.target in names | holders or reached.intersection(node.all_input_nodes):
+                reached.add(node)
+                if node in self.without_grad:
+                    self.missed[f"{info(node).path or 'the forward code'} computes under torch.no_grad"] = None
+
     def _erase_repeated(self) -> None:
         for path, node in reversed(self._repeated):
             if node.users:
@@ -236,6 +255,9 @@ class Recorder(Values, TorchFunctionMode):
         if name == "size":
             return self._size(*args, **kwargs)
         if name in _PLAIN or name in ("__set__", "_assert"):
+            return func(*args, **kwargs)
+        if name == "_set_grad_enabled":
+            self._grad_off = not args[0]
             return func(*args, **kwargs)
         self._paused += 1
         versions = self._versions(args, kwargs)

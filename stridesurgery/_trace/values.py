@@ -25,6 +25,8 @@ class Values:
         self.missed: dict[str, None] = {}  # actions that the graph lacks, in words
         self._image: fx.Node
         self._paused = 0
+        self._grad_off = False  # the forward code is inside a no_grad block
+        self.without_grad: set[fx.Node] = set()
         self._autocasts = _autocasts()
         self._nodes: dict[int, fx.Node] = {}
         self._alive: list[Any] = []  # ids stay unique only while their objects live
@@ -46,6 +48,8 @@ class Values:
             place = self.scope[-1][0] if self.scope else ""
             self.missed[f"{place or 'the forward code'} sets torch.autocast"] = None
         node = self.graph.create_node(op, target, args, kwargs)
+        if self._grad_off:
+            self.without_grad.add(node)
         info(node).set(shape=None, path=self.scope[-1][0] if self.scope else "", writes=(), mixes=mixes)
         return node
 

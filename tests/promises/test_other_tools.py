@@ -147,3 +147,27 @@ def test_strides_that_the_forward_code_reads_give_a_graph(layer: int) -> None:
         assert torch.equal(fine(image(SIZE))[..., ::2, ::2], net(image(SIZE)))
     with pytest.raises(ss.SurgeryError):
         ss.eliminate(net, L=layer, input_size=SIZE, inplace=True)
+
+
+class Frozen(nn.Module):
+    """Learns nothing in its first layer, as its forward code says."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.a, self.b, self.what = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1), what
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            x = self.a(x) if self.what == "weights" else x / 2
+        return self.b(self.a(x) if self.what != "weights" else x)
+
+
+@pytest.mark.parametrize("options", [{"form": "graph"}, {"dilate": True}])
+def test_weights_that_do_not_learn_go_into_no_graph(options: dict[str, Any]) -> None:
+    net = awake(Frozen("weights")).eval()
+    with pytest.raises(ss.OperatorError, match=r"a computes under torch\.no_grad|the forward code computes under"):
+        ss.eliminate(net, L="b", input_size=SIZE, **options)
+    fine = ss.eliminate(net, L="b", input_size=SIZE)
+    fine(image(SIZE)).sum().backward()
+    assert fine.a.weight.grad is None and fine.b.weight.grad is not None
+    assert ss.eliminate(awake(Frozen("image")).eval(), L="b", input_size=SIZE, **options) is not None
