@@ -13,8 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 from stridesurgery._node import info, tensors_among
 from stridesurgery._trace.hooks import Hooks
-from stridesurgery._trace.recording import give_keys, tensors_returned
-from stridesurgery._trace.values import Values
+from stridesurgery._trace.recording import give_keys, lost_no_grad, tensors_returned
+from stridesurgery._trace.values import Values, holds_value
 from stridesurgery.errors import TraceError
 from stridesurgery.ops import AcrossBatch, BeyondCells, known_result, known_sum, module_traits
 
@@ -94,7 +94,8 @@ class Recorder(Values, TorchFunctionMode):
             self._erase_repeated()
             give_keys(self.graph)
             if self.without_grad:
-                self._note_lost_no_grad({id(p) for p in learned})
+                lost = lost_no_grad(self.graph, self.model, self.without_grad, {id(p) for p in learned})
+                self.missed.update(dict.fromkeys(f"{place} computes under torch.no_grad" for place in lost))
         finally:
             random.setstate(state)
             for parameter in learned:
@@ -209,17 +210,6 @@ class Recorder(Values, TorchFunctionMode):
             info(node).mixes += tuple(name for n in inside for name in info(n).mixes) + self.watch.take()
         return self._tag(changed, node)
 
-    def _note_lost_no_grad(self, learned: set[int]) -> None:
-        """Note calls under `torch.no_grad` through which parameters (by id) would learn in a graph."""
-        names = {name for name, p in self.model.named_parameters() if id(p) in learned}
-        holders = {name.rpartition(".")[0] for name in names}
-        reached: set[fx.Node] = set()
-        for node in self.graph.nodes:
-            if node.target in names | holders or reached.intersection(node.all_input_nodes):
-                reached.add(node)
-                if node in self.without_grad:
-                    self.missed[f"{info(node).path or 'the forward code'} computes under torch.no_grad"] = None
-
     def _erase_repeated(self) -> None:
         for path, node in reversed(self._repeated):
             if node.users:
@@ -274,7 +264,7 @@ class Recorder(Values, TorchFunctionMode):
         if name == "__setitem__":
             info(self.emit("call_function", operator.setitem, args, kwargs)).writes = writes
             return result
-        if not _holds_value(result):
+        if not holds_value(result):
             return result
         node = self._call(func, name, args, kwargs)
         info(node).writes = writes
@@ -306,11 +296,3 @@ class Recorder(Values, TorchFunctionMode):
 def _shortly(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"a {type(value).__name__}"
-
-
-def _holds_value(result: Any) -> bool:
-    if isinstance(result, Tensor):
-        return True
-    if isinstance(result, (tuple, list)):
-        return any(_holds_value(r) for r in result)
-    return isinstance(result, int) and not isinstance(result, bool)

@@ -100,3 +100,19 @@ def give_keys(graph: fx.Graph) -> None:
         place = (str(info(node).path), node.op, target)
         info(node).key = (*place, counts[place])
         counts[place] += 1
+
+
+def lost_no_grad(
+    graph: fx.Graph, model: nn.Module, without_grad: Container[fx.Node], learned: Container[int]
+) -> list[str]:
+    """Return the places of calls under `torch.no_grad` through which parameters (by id) would learn in a graph."""
+    names = {name for name, parameter in model.named_parameters() if id(parameter) in learned}
+    holders = {name.rpartition(".")[0] for name in names}
+    reached: set[fx.Node] = set()
+    places = []
+    for node in graph.nodes:
+        if node.target in names | holders or reached.intersection(node.all_input_nodes):
+            reached.add(node)
+            if node in without_grad:
+                places.append(info(node).path or "the forward code")
+    return places

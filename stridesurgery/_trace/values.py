@@ -183,3 +183,11 @@ class Values:
 
 def _autocasts() -> tuple[bool, ...]:
     return tuple(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda"))
+
+
+def holds_value(result: Any) -> bool:
+    if isinstance(result, Tensor):
+        return True
+    if isinstance(result, (tuple, list)):
+        return any(holds_value(r) for r in result)
+    return isinstance(result, int) and not isinstance(result, bool)
