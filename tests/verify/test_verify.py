@@ -15,6 +15,7 @@ from tests.watch import snapshot, unchanged
 PATHS: list[tuple[str, dict[str, Any]]] = [
     ("mobilenetv1_100", {"S": "S1L0", "taps": (11, 13), "combine": "concat"}),
     ("resnet18d", {"S": 2, "sampler": "original"}),
+    ("resnetblur18", {"L": "layer4.0.aa", "sampler": "original"}),
     ("seresnet18", {"L": (0, 6), "dilate": True, "taps": {"small": ("act1", "layer3"), "large": "layer2"}}),
     ("tf_efficientnet_b0", {"S": 1, "axis": "w"}),
     ("convnextv2_atto", {"S": 1, "stride": 2}),
