@@ -1,4 +1,4 @@
-"""New running statistics for the norms of an operated network, from unlabelled images."""
+"""Estimate new running statistics of norms in an operated network, from unlabelled images."""
 
 import random
 from collections.abc import Iterable, Iterator
@@ -15,27 +15,31 @@ from stridesurgery.errors import ModelError, RequestError
 
 
 def recalibrate(model: nn.Module, batches: Iterable[Any], *, limit: int | None = 100, seed: int = 0) -> int:
-    """Estimate the running statistics of the batch norms anew, in place, by `torch.optim.swa_utils.update_bn`.
+    """Estimate the running statistics of the batch norms again, in place.
 
-    A network without a stride sees other statistics than it was trained on. Everything else stays as it was: weights,
-    other buffers, modes, momenta, the random states of torch and Python, and the statistics of norms that take no part:
-    those that the forward pass does not reach, and those that a module keeps in evaluation mode by its own `train`. If
-    anything raises, nothing has changed.
+    The work is done by `torch.optim.swa_utils.update_bn`. A network without a stride sees other
+    statistics than it was trained on.
+
+    Everything else stays as it was: weights, other buffers, modes, momenta, and the random states
+    of torch and Python. The statistics of norms that take no part stay too. These are norms that
+    the forward pass does not reach, and norms that a module keeps in evaluation mode by its own
+    `train`. If anything raises, nothing has changed.
 
     Args:
-        model: an operated (or any) network; what `dual_path` gives has one set of statistics for both paths, to which
-            both contribute in the order in which they run.
-        batches: image batches (N, C, H, W), prepared as for inference, or tuples that begin with one, as a DataLoader
-            gives. Each batch counts alike.
-        limit: how many batches to take at most; None: all.
-        seed: of whatever is random in the network in train mode (dropout).
+        model: an operated network, or any other. A network of `dual_path` has one set of statistics
+            for both paths. Both paths contribute to it, in the order in which they run.
+        batches: image batches (N, C, H, W), prepared as for inference, or tuples that begin with
+            one, as a DataLoader gives. Each batch has equal weight.
+        limit: largest number of batches to take; None: all.
+        seed: seed of the random parts of the network in train mode (dropout).
 
     Returns:
-        How many batches were taken.
+        The number of batches taken.
 
     Raises:
         ModelError: no batch norm with running statistics takes part.
-        RequestError: no batches, images that the network does not take, or statistics that are no numbers.
+        RequestError: there are no batches, the network does not accept the images, or the
+            statistics are not finite.
 
     Example:
         >>> import timm, torch, stridesurgery as ss
@@ -70,7 +74,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], *, limit: int | None =
 
 
 class _Taken:
-    """The batches, up to the limit, and how many were taken."""
+    """Iterate over the batches up to the limit, and count those taken."""
 
     def __init__(self, batches: Iterable[Any], limit: int | None) -> None:
         if not isinstance(batches, Iterable) or isinstance(batches, (str, bytes, Tensor)):
@@ -91,7 +95,10 @@ class _Taken:
 
 @contextmanager
 def _kept(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
-    """Keep everything but the statistics of norms that take part; keep those too if the block raises."""
+    """Restore everything but the statistics of norms that take part.
+
+    These are restored too if the block raises.
+    """
     modes = {module: module.training for module in model.modules()}
     buffers = {buffer: buffer.detach().clone() for buffer in model.buffers()}
     momenta = {m: m.momentum for m in model.modules() if isinstance(m, _BatchNorm)}
@@ -106,9 +113,10 @@ def _kept(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
             for buffer, before in buffers.items():
                 if buffer not in new:
                     buffer.copy_(before)
-        for module, mode in modes.items():  # from the outside in; a rewritten graph chooses its mode's graph
+        # outer modules first: a rewritten graph selects the graph of its mode
+        for module, mode in modes.items():
             module.train(mode)
-            module.training = mode  # also where train() is overridden to keep it
+            module.training = mode  # also if train() is overridden to keep it
         for norm, momentum in momenta.items():
             norm.momentum = momentum
 
@@ -127,7 +135,7 @@ def _check(model: nn.Module, norms: list[_BatchNorm]) -> None:
 
 @contextmanager
 def _own_random_numbers(seed: int) -> Iterator[None]:
-    """Seeded random numbers in here, and those that would have come afterwards."""
+    """Seed the random numbers of this block, and restore the random states after it."""
     state = random.getstate()
     with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""A surgery as a value: the strides to eliminate, and the options."""
+"""Surgery as a value: the strides to eliminate, and the options."""
 
 import json
 import re
@@ -13,14 +13,17 @@ _NAME = re.compile(r"S(\d+)L(\d+(?:-\d+)*)")
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Options of a surgery; the defaults of every function that takes them stand here."""
+    """Options of a surgery.
 
-    stride: int = 1  #: what remains of each stride
+    The defaults here are those of every function that takes these options.
+    """
+
+    stride: int = 1  #: the stride that remains of each
     axis: str = "hw"  #: rows ("h"), columns ("w") or both
-    pool: str = "remove"  #: "remove" pools whose stride goes, or "keep" them at stride 1
-    dilate: bool = False  #: keep the features: phases of the finer map go through the unchanged network
-    restore_at: int | str | None = None  #: the layer that takes the eliminated strides on
-    form: str = "module"  #: the edited model, or the rewritten graph ("graph")
+    pool: str = "remove"  #: "remove" pools whose stride is eliminated, or "keep" them at stride 1
+    dilate: bool = False  #: keep features: phases of the finer map go through the unchanged network
+    restore_at: int | str | None = None  #: the layer that takes over the eliminated strides
+    form: str = "module"  #: the edited model ("module"), or the rewritten graph ("graph")
 
     def __post_init__(self) -> None:
         if not isinstance(self.axis, str) or self.axis not in AXES:
@@ -38,7 +41,7 @@ class Options:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options by name."""
+        """Options by name."""
         return {field.name: getattr(self, field.name) for field in fields(Options)}
 
 
@@ -47,12 +50,21 @@ DEFAULTS = Options()
 
 @dataclass(frozen=True, repr=False)
 class Surgery(Options):
-    """The strides to eliminate and the options: a value that is named, saved and replayed."""
+    """Strides to eliminate and options, as a value that can be named, saved and replayed.
 
-    S: int  #: how many transitions
-    L: tuple[int, ...]  #: one layer of each
+    Example:
+        >>> import stridesurgery as ss
+        >>> surgery = ss.Surgery(2, (4, 6), axis="w")
+        >>> surgery.name
+        'S2L4-6'
+        >>> ss.Surgery.from_json(surgery.to_json()) == surgery
+        True
+    """
+
+    S: int  #: number of transitions
+    L: tuple[int, ...]  #: one layer of each transition
     input_size: tuple[int, int] | None = None  #: (h, w) pixels at which it was planned
-    after: "Surgery | None" = None  #: the surgery that the model had undergone before
+    after: "Surgery | None" = None  #: the surgery that was applied to the model before
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "L", tuple(self.L) if isinstance(self.L, (tuple, list)) else (self.L,))
@@ -70,12 +82,12 @@ class Surgery(Options):
 
     @property
     def name(self) -> str:
-        """The paper's name, such as "S2L4-6"."""
+        """Name as in the paper, such as "S2L4-6"."""
         return f"S{self.S}L{'-'.join(map(str, self.L))}"
 
     @property
     def removes_pools(self) -> bool:
-        """Return True if an eliminated pool is removed; dilation needs its values."""
+        """Return True if an eliminated pool is removed. Dilation needs the pool's values."""
         return self.pool == "remove" and not self.dilate
 
     @classmethod
@@ -83,7 +95,8 @@ class Surgery(Options):
         """Read a name such as "S1L0" or "S2L4-6" (a dash separates layers).
 
         Raises:
-            RequestError: malformed, or S is not the number of layers.
+            RequestError: the name is malformed, names a layer twice, or S is not the number of
+                layers.
         """
         match = _NAME.fullmatch(name.strip()) if isinstance(name, str) else None
         if match is None:
@@ -96,7 +109,7 @@ class Surgery(Options):
         return cls(int(match[1]), layers)
 
     def to_json(self) -> str:
-        """Return the surgery as JSON text, the recipe that goes with a state_dict."""
+        """Return the surgery as JSON text. It is the recipe that belongs to a state_dict."""
         return json.dumps(asdict(self))
 
     @classmethod
@@ -104,7 +117,7 @@ class Surgery(Options):
         """Read what `to_json` wrote.
 
         Raises:
-            RequestError: not JSON, or not the fields of a surgery.
+            RequestError: the text is not JSON, or its fields are not those of a surgery.
         """
         try:
             fields = json.loads(text)

@@ -1,4 +1,4 @@
-"""The command line: `stridesurgery` and `python -m stridesurgery` alike."""
+"""Command line, as `stridesurgery` and as `python -m stridesurgery`."""
 
 from stridesurgery._cli.main import main
 

@@ -1,4 +1,4 @@
-"""The arguments of the commands, and how they are read."""
+"""Arguments of the commands, and the functions that read them."""
 
 import argparse
 import re
@@ -15,15 +15,15 @@ SURGERY_HELP = "S1L0, S2L4-6, ...; options follow a colon: S1L12:dilate, S1L16:a
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells a wrong command line in one line."""
+    """Report a wrong command line in one line."""
 
-    mixed = False  # whether positional arguments may stand among the options
+    mixed = False  # True if positional arguments may stand among the options
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse what is known; see `argparse`."""
+        """Parse the known arguments, as `argparse` does."""
         if not self.mixed:
             return super().parse_known_args(args, namespace)
-        self.mixed = False  # what comes next calls this again, for the options and for the others
+        self.mixed = False  # the next call comes here again, for options and others
         try:
             return self.parse_known_intermixed_args(args, namespace)
         finally:
@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
-    """Add the options for how results and errors are shown."""
+    """Add the options that choose the format of results and errors."""
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
@@ -79,7 +79,7 @@ def source(arguments: argparse.Namespace) -> Source:
 
 
 def reader(read: Callable[[str], Any], wanted: str) -> Callable[[str], Any]:
-    """Return a type for argparse that says what is wanted."""
+    """Return a type for argparse. Its error message says what is expected."""
 
     def checked(text: str) -> Any:
         try:
@@ -93,10 +93,10 @@ def reader(read: Callable[[str], Any], wanted: str) -> Callable[[str], Any]:
 
 
 def input_size(text: str) -> int | tuple[int, int]:
-    """Pixels: N or HxW.
+    """Read a size in pixels: N or HxW.
 
     Raises:
-        ValueError: neither.
+        ValueError: the text is neither.
     """
     sides = [int(side) for side in re.split("[x,]", text)]
     if len(sides) > 2 or min(sides) < 1:
@@ -105,7 +105,7 @@ def input_size(text: str) -> int | tuple[int, int]:
 
 
 def tap(text: str) -> int | str:
-    """Read a layer by number or a module by its path."""
+    """Read a layer number or a module path."""
     return int(text) if text.isdecimal() else text
 
 
@@ -113,7 +113,7 @@ def surgery(text: str) -> Surgery:
     """Read a name with options after a colon: "S1L0", "S1L16:axis=w,pool=keep", "S1L12:dilate".
 
     Raises:
-        RequestError: no such option, or a value that it cannot have.
+        RequestError: an option that does not exist, or a value that it cannot have.
     """
     name, _, listed = text.partition(":")
     options = dict(_option(item) for item in listed.split(",") if item)
@@ -136,7 +136,7 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 def add_surgeries(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
-    """Add the surgeries; `nargs` as argparse has it."""
+    """Add the argument for surgeries. `nargs` is that of argparse."""
     parser.add_argument(
         "surgery" if nargs in (None, "?") else "surgeries",
         metavar="SURGERY",
@@ -147,5 +147,5 @@ def add_surgeries(parser: argparse.ArgumentParser, nargs: str | None = None) -> 
 
 
 def add_out(parser: argparse.ArgumentParser, what: str) -> None:
-    """Add the file to write."""
+    """Add the option for the file to write."""
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=what)

@@ -1,4 +1,4 @@
-"""The commands: each takes the parsed arguments and returns its result."""
+"""Commands. Each takes the parsed arguments and returns its result."""
 
 import argparse
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ from stridesurgery.surgery import AXES
 
 @dataclass(frozen=True)
 class Answer:
-    """The result of a command."""
+    """Result of a command."""
 
     text: str
-    data: Any  # the same as JSON holds it
+    data: Any  # the same as plain data for JSON
 
 
 def add_inspect(parser: argparse.ArgumentParser) -> None:
@@ -114,7 +114,7 @@ def run_eliminate(arguments: argparse.Namespace) -> Answer:
     check_writable(out, saved.SUFFIXES)
     operated = eliminate(made.build(), arguments.surgery, input_size=arguments.input_size)
     surgery = operated.surgery
-    saved.write(operated, surgery, made.name, out)  # type: ignore[arg-type]  # eliminate has attached it
+    saved.write(operated, surgery, made.name, out)  # type: ignore[arg-type]  # eliminate attached it
     tensors, size = len(operated.state_dict()), out.stat().st_size
     text = f"{describe(surgery)} of {made.name}: wrote {out}, {tensors} tensors, {size / 2**20:.1f} MiB"  # type: ignore[arg-type]
     if made.weights is None:

@@ -1,5 +1,8 @@
-"""An error that keeps a command from doing its work."""
+"""Error that stops a command."""
 
 
 class CommandError(Exception):
-    """There is no such model, a file cannot be read or written, a package is missing: exit code 2."""
+    """Stop a command with exit code 2.
+
+    For example: no such model, a file that cannot be read or written, a missing package.
+    """

@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all."""
+"""Write files as a whole or not at all."""
 
 import os
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ from stridesurgery._cli.errors import CommandError
 
 
 def check_writable(path: Path, suffixes: tuple[str, ...]) -> None:
-    """Find out before the work whether its result could be written.
+    """Check, before the work, that its result can be written.
 
     Raises:
-        CommandError: it could not, or its ending is none of `suffixes`.
+        CommandError: it cannot, or its ending is none of `suffixes`.
     """
     if path.suffix.lower() not in suffixes:
         raise CommandError(f"{path}: the name must end in {' or '.join(suffixes)}")
@@ -28,10 +28,12 @@ def check_writable(path: Path, suffixes: tuple[str, ...]) -> None:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Give a path to write to; what is there at the end replaces `path` in one step, and only if nothing was raised.
+    """Yield a path to write to.
+
+    At the end, the file there replaces `path` in one step. It does so only if nothing was raised.
 
     Raises:
-        CommandError: it cannot be written.
+        CommandError: the file cannot be written.
     """
     path = path.resolve()  # a link stays a link
     try:

@@ -1,4 +1,4 @@
-"""From a command line to an exit code."""
+"""Run a command line and return its exit code."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ from stridesurgery._cli.terminal import fitted
 from stridesurgery.errors import SurgeryError
 
 REFUSED, FAILED = 1, 2
-INTERRUPTED, PIPE_CLOSED = 130, 141  # as a shell tells of a process that SIGINT or SIGPIPE ended
+INTERRUPTED, PIPE_CLOSED = 130, 141  # as in a shell, for a process ended by SIGINT or SIGPIPE
 
 DESCRIPTION = "Change the strides of a timm or torchvision backbone and keep every weight."
 EPILOG = (
@@ -57,7 +57,10 @@ def _add(subparsers: argparse._SubParsersAction, name: str, add: Callable, run: 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code. A wrong command line exits by itself, with code 2."""
+    """Run a command and return the exit code.
+
+    A wrong command line exits by itself, with code 2.
+    """
     try:
         try:
             return _run(make_parser().parse_args(argv))
@@ -65,21 +68,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # whoever read the output has seen enough
+    except BrokenPipeError:  # the reader closed the output
         code = PIPE_CLOSED
     except OSError as problem:
         print(f"stridesurgery: the output cannot be written: {problem.strerror}", file=sys.stderr)
         code = FAILED
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the final flush of Python
     return code
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    """Carry out a command and print its answer; only printing raises."""
+    """Run a command and print its answer. Only printing can raise."""
     try:
         with warnings.catch_warnings():
             if not sys.warnoptions:
-                warnings.simplefilter("ignore")  # those of the libraries, which are for their callers
+                warnings.simplefilter("ignore")  # warnings of the libraries are for their callers
             answer = arguments.run(arguments)
     except Exception as problem:
         if arguments.debug:

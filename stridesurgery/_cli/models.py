@@ -1,4 +1,4 @@
-"""Models by name, with the weights of a file or the pretrained ones."""
+"""Build models by name, with the weights of a file or the pretrained ones."""
 
 import ast
 import importlib
@@ -24,19 +24,19 @@ PRETRAINED = "pretrained"
 
 @dataclass(frozen=True)
 class Source:
-    """The source that a model is built from."""
+    """Source that a model is built from."""
 
     name: str  # timm:NAME, torchvision:NAME or module.path:callable
-    arguments: Mapping[str, Any]  # of the function that builds it
-    weights: str | None  # a file, PRETRAINED, or None: random ones, the same each time
+    arguments: Mapping[str, Any]  # passed to the function that builds it
+    weights: str | None  # a file, PRETRAINED, or None: random, the same each time
 
     @property
     def untrained(self) -> "Source":
-        """The same model with random weights."""
+        """The same source with random weights."""
         return replace(self, weights=None)
 
     def build(self) -> nn.Module:
-        """Return the model, in eval mode.
+        """Return the model in evaluation mode.
 
         Raises:
             CommandError: there is no such model, it cannot be built, or the weights do not fit it.
@@ -63,7 +63,8 @@ def _maker(name: str, pretrained: bool) -> Callable[..., Any]:
     if not colon or not library or not rest:
         raise CommandError(f"{name!r} is not timm:NAME, torchvision:NAME or module.path:callable")
     if library == "timm":
-        if ":" not in rest and not timm.is_model(rest):  # hf-hub:NAME and local-dir:FOLDER are for timm to find
+        # timm itself finds hf-hub:NAME and local-dir:FOLDER
+        if ":" not in rest and not timm.is_model(rest):
             raise _unknown(rest, library, timm.list_models())
         return lambda **arguments: timm.create_model(rest, pretrained=pretrained, **arguments)
     if library == "torchvision":
@@ -72,7 +73,7 @@ def _maker(name: str, pretrained: bool) -> Callable[..., Any]:
         builder = torchvision.models.get_model_builder(rest)
         chosen: dict[str, Any] = {"weights": "DEFAULT" if pretrained else None}
         if not pretrained and "weights_backbone" in inspect.signature(builder).parameters:
-            chosen["weights_backbone"] = None  # else it is downloaded
+            chosen["weights_backbone"] = None  # otherwise it is downloaded
         return lambda **arguments: builder(**{**chosen, **arguments})
     if pretrained:
         raise CommandError(f"--weights {PRETRAINED} is for timm: and torchvision: models; let {name} load its own")
@@ -81,7 +82,7 @@ def _maker(name: str, pretrained: bool) -> Callable[..., Any]:
 
 def _imported(module: str, attribute: str) -> Callable[..., Any]:
     if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as `python -m` has it
+        sys.path.insert(0, os.getcwd())  # as `python -m` does
     try:
         found = attrgetter(attribute)(importlib.import_module(module))
     except Exception as problem:
@@ -98,10 +99,12 @@ def _unknown(name: str, library: str, names: Iterable[str]) -> CommandError:
 
 
 def read_weights(path: Path) -> dict[str, Any]:
-    """Read the state_dict of a safetensors file or of one that torch.save wrote; no code in it is run.
+    """Read the state_dict of a safetensors file, or of a file that torch.save wrote.
+
+    No code in the file is run.
 
     Raises:
-        CommandError: the file is not there, or holds no weights that can be read.
+        CommandError: the file does not exist, or holds no weights that can be read.
     """
     if not path.is_file():
         raise CommandError(f"there is no file {path}")
@@ -112,7 +115,10 @@ def read_weights(path: Path) -> dict[str, Any]:
 
 
 def load(model: nn.Module, state: Mapping[str, Any]) -> str:
-    """Load a state_dict into a model; returns what does not fit, in words, or nothing."""
+    """Load a state_dict into a model.
+
+    Returns a text that says what does not fit, or an empty text.
+    """
     try:
         model.load_state_dict(state)
     except RuntimeError as problem:
@@ -140,10 +146,10 @@ def _few(names: list[str]) -> str:
 
 
 def argument(text: str) -> tuple[str, Any]:
-    """NAME=VALUE of a function's argument; VALUE as Python writes it, else it is text.
+    """Read NAME=VALUE of a function's argument. VALUE is a Python literal, or else text.
 
     Raises:
-        ValueError: there is no "=" in it.
+        ValueError: the text has no "=", or NAME is not an identifier.
     """
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():

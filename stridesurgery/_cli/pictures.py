@@ -64,7 +64,7 @@ def run_front(arguments: argparse.Namespace) -> Answer:
 
 
 def add_picture(parser: argparse.ArgumentParser) -> None:
-    """Add the option for the picture's file."""
+    """Add the option for the file of the picture."""
     add_out(parser, "the picture to write: .png, .svg or .pdf")
 
 
@@ -72,7 +72,7 @@ def read_image(path: Path, size: tuple[int, int]) -> Any:
     """Return the middle of a photograph at (h, w) pixels, as an array (h, w, 3).
 
     Raises:
-        CommandError: it cannot be read.
+        CommandError: the file cannot be read.
     """
     from PIL import Image, ImageOps  # comes with matplotlib
 
@@ -88,7 +88,7 @@ def _drawn(arguments: argparse.Namespace, draw: Callable[[Any], Any]) -> Answer:
     out = arguments.out
     check_writable(out, SUFFIXES)
     try:
-        from stridesurgery import plot  # here: all other commands do without matplotlib
+        from stridesurgery import plot  # imported here: all other commands need no matplotlib
     except ImportError as problem:
         raise CommandError(f"pictures need matplotlib, the extra stridesurgery[plot]: {problem}") from problem
     figure = draw(plot)

@@ -1,4 +1,4 @@
-"""Results as JSON holds them."""
+"""Convert results to plain data, as JSON holds it."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,11 @@ from stridesurgery._cost import Candidate, Cost, Row, Timing
 
 @singledispatch
 def plain(value: Any) -> Any:
-    """Dataclasses as objects of their fields; a number that cannot be told is null, an infinite one "inf"."""
+    """Convert a result to plain data.
+
+    A dataclass becomes an object of its fields. NaN becomes null, an infinite number
+    its text, such as "inf".
+    """
     if is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Operated models as files: weights and recipe in one."""
+"""Save and read operated models: weights and recipe in one file."""
 
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,12 @@ SUFFIXES = (".safetensors", ".onnx")
 
 
 def write(model: nn.Module, surgery: Surgery, source: str, path: Path) -> None:
-    """Write an operated model as the ending of the path says; the recipe goes into the file's metadata.
+    """Write an operated model in the format of the path's ending.
+
+    The recipe goes into the metadata of the file.
 
     Raises:
-        CommandError: it cannot be written.
+        CommandError: the file cannot be written.
     """
     metadata = {"format": "pt", "model": source, "surgery": surgery.to_json()}
     if path.suffix.lower() == ".onnx":
@@ -29,14 +31,15 @@ def write(model: nn.Module, surgery: Surgery, source: str, path: Path) -> None:
     odd = [key for key, value in state.items() if not isinstance(value, Tensor)]
     if odd:
         raise CommandError(f"{odd[0]} of the state_dict is not a tensor, which safetensors cannot hold")
-    # the format has no two tensors in one piece of memory
+    # the format cannot hold two tensors that share memory
     copies = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in state.items()}
+    # `save_file` is not used: other users could not read its file
     with written_whole(path) as part:
-        part.write_bytes(safetensors.torch.save(copies, metadata))  # save_file would let nobody else read it
+        part.write_bytes(safetensors.torch.save(copies, metadata))
 
 
 def _write_onnx(model: nn.Module, surgery: Surgery, metadata: dict[str, str], path: Path) -> None:
-    assert surgery.input_size is not None  # every surgery that was carried out has one
+    assert surgery.input_size is not None  # every executed surgery has one
     image = torch.zeros_like(image_for(model, surgery.input_size, 1), device="cpu")
     try:
         program = torch.onnx.export(model, (image,), dynamo=True, verbose=False)
@@ -52,7 +55,7 @@ def read(path: Path) -> tuple[Surgery, dict[str, Any]]:
     """Return the recipe and the weights of a safetensors file that `write` wrote.
 
     Raises:
-        CommandError: it cannot be read, or has no recipe.
+        CommandError: the file cannot be read, or has no recipe.
     """
     if not path.is_file():
         raise CommandError(f"there is no file {path}")

@@ -1,4 +1,4 @@
-"""Tables in a terminal that is narrower than they are."""
+"""Fit tables and text to the width of a terminal."""
 
 import re
 import textwrap
@@ -8,9 +8,10 @@ GAP = "  "  # between the columns of a table
 
 
 def fitted(text: str, width: int) -> str:
-    """Break a text into lines of at most `width` where that can be: prose is wrapped, a table folded.
+    """Break a text into lines of at most `width` where possible.
 
-    Lines with a gap inside are a table. Folded, it goes on below itself, its first column repeated.
+    Prose is wrapped, a table is folded. Lines with a gap inside are a table. A folded table
+    continues below itself, with its first column repeated.
     """
     lines = text.splitlines()
     if max(map(len, lines), default=0) <= width:
@@ -36,7 +37,7 @@ def _folded(table: Sequence[str], width: int) -> list[str]:
 
 
 def _columns(table: Sequence[str]) -> list[list[str]]:
-    """Return the cells of each column, at the width of the widest."""
+    """Return the cells of each column, padded to its widest cell."""
     lines = [line.ljust(max(map(len, table))) for line in table]
     used = "".join(" " if set(column) == {" "} else "x" for column in zip(*lines, strict=True))
     return [[line[a:b] for line in lines] for a, b in (m.span() for m in re.finditer(r"x+(?: x+)*", used))]

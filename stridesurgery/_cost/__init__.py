@@ -1,4 +1,4 @@
-"""The cost of networks, and the search among surgeries."""
+"""Cost of networks, and search among surgeries."""
 
 from stridesurgery._cost.compare import Comparison, Row, compare, describe
 from stridesurgery._cost.cost import Cost, Part, cost

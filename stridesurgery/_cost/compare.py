@@ -1,4 +1,4 @@
-"""Surgeries side by side, and beside the larger input that would cost as much."""
+"""Compare surgeries with each other, and with the larger input of equal cost."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,29 +20,48 @@ from stridesurgery._trace import copy_to_meta, one_image
 from stridesurgery.errors import RequestError, SurgeryError
 from stridesurgery.surgery import AXES, Surgery
 
-MENDINGS = 8  # of the size of the equal-cost input, at most
+MENDINGS = 8  # corrections of the equal-cost input size, at most
 
 
 @dataclass(frozen=True)
 class Row:
-    """One network at one input size."""
+    """One network at one input size.
+
+    Example:
+        >>> import timm, stridesurgery as ss
+        >>> rows = ss.compare(timm.create_model("resnet18"), "S1L16", taps="layer4", input_size=64)
+        >>> row = rows["S1L16"]
+        >>> row.grids, row.maps[0].reduction, row.cost.macs
+        (((4, 4),), (16, 16), 249221120)
+    """
 
     name: str  #: "as is", the surgery, or the input size of the untouched network
     surgery: Surgery | None
     input_size: HW[int]
     maps: tuple[Feature, ...]  #: channels, reduction and receptive field at the taps
-    grids: tuple[HW[int], ...]  #: their cells, (rows, columns)
+    grids: tuple[HW[int], ...]  #: cells of these maps, (rows, columns)
     cost: Cost
-    latency: Timing | None = None  #: of one image, measured
-    training_step: Timing | None = None  #: forward and backward of two images, measured
+    latency: Timing | None = None  #: measured on one image
+    training_step: Timing | None = None  #: measured, forward and backward on two images
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Networks side by side, the untouched one first; prints as a table of ratios to it."""
+    """Rows of the compared networks, the untouched one first.
+
+    `print` shows a table of ratios to the untouched network. A row is found by number or by name.
+
+    Example:
+        >>> import timm, stridesurgery as ss
+        >>> rows = ss.compare(timm.create_model("resnet18"), "S1L16", taps="layer4", input_size=64)
+        >>> print(rows)
+        ResNet at 64x64: 11.69 M parameters, 0.149 GMAC, activations ...
+        >>> rows["S1L16"].cost.macs / rows[0].cost.macs
+        1.67...
+    """
 
     rows: tuple[Row, ...]
-    notes: tuple[str, ...] = ()  #: what could not be compared, and why
+    notes: tuple[str, ...] = ()  #: the comparisons that could not be made, and why
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
@@ -101,22 +120,29 @@ def compare(
     measure: bool = False,
     rounds: int = 20,
 ) -> Comparison:
-    """Put surgeries of a model side by side, each with its equal-cost rival: the untouched model on a larger input.
+    """Compare surgeries of a model, each with its equal-cost rival.
+
+    The rival is the untouched model on a larger input, at about the compute of the surgery.
 
     Args:
-        model: a torchvision or timm model, or any module whose forward takes an image batch (N, C, H, W).
+        model: a torchvision or timm model, or any module whose forward takes an image batch
+            (N, C, H, W).
         surgeries: names such as "S1L0", or `Surgery` values where they need options.
         input_size: pixels, one number or (h, w); by default what the model was made for, else 224.
-        taps: the maps to compare, as for `features`, of the untouched model; None: the last of every reduction.
-        measure: also time inference on one image and a training step on two, in turn on the model's own device.
-        rounds: how often to time each. The training step trains all parameters.
+        taps: the maps of the untouched model to compare, as for `features`; None: the last of every
+            reduction.
+        measure: also time inference on one image and a training step on two images. The networks
+            take turns, on the model's own device. The training step trains all parameters.
+        rounds: number of timings of each network.
 
     Returns:
-        A row each: the model as it is, every surgery, and the larger inputs whose compute comes nearest, of the sizes
-        that the total stride divides as well as it divides `input_size`. Nothing is run unless measured.
+        One row each for the untouched model, every surgery, and every larger input. The larger
+        input is the size whose compute is closest to the surgery's. Only sizes are considered that
+        the total stride divides as well as it divides `input_size`. Nothing is run unless `measure`
+        is set.
 
     Raises:
-        SurgeryError: what `eliminate` and `features` raise for a surgery or a tap.
+        SurgeryError: a surgery or a tap is refused, as by `eliminate` and `features`.
 
     Example:
         >>> import timm, stridesurgery as ss
@@ -159,7 +185,7 @@ def _asked(surgeries: Any) -> list[str | Surgery]:
 
 
 def describe(surgery: Surgery) -> str:
-    """Return a surgery in a few words: its name and the options that are not the usual ones."""
+    """Describe a surgery in a few words: its name and the options that are not default."""
     words = [surgery.name]
     if surgery.stride != 1:
         words.append(f"to stride {surgery.stride}")
@@ -188,10 +214,11 @@ def _row(name: str, surgery: Surgery | None, analysis: Analysis, taps: Sequence[
 
 
 def _rival(row: Row, base: Analysis, taps: Sequence[Tap]) -> Row:
-    """Find the input at which the untouched network's compute comes nearest to a surgery's, grown along the same axes.
+    """Find the input size at which the untouched network's compute is closest to a surgery's.
 
-    Compute grows as the area does, but for attention (faster) and classifiers (not at all); so the size is mended until
-    it stays.
+    The input grows along the same axes as the surgery. Compute grows with the area, except in
+    attention (faster) and classifiers (not at all). So the size is corrected until it no longer
+    changes.
     """
     assert row.surgery is not None
     along, start = AXES[row.surgery.axis], base.recording.size

@@ -1,4 +1,4 @@
-"""The cost of a network, counted on its graph with weightless tensors: nothing is run or allocated."""
+"""Cost of a network, counted on its graph with weightless tensors: nothing is run or allocated."""
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -21,52 +21,77 @@ T = TypeVar("T", bound=Hashable)
 
 @dataclass(frozen=True)
 class Part:
-    """Cost of some calls of a network, for one image."""
+    """Cost of some calls of a network, for one image.
 
-    name: str  #: of one call its module path, or the place of the function; else what the calls have in common
-    layer: int | None  #: L of the layer that it belongs to, the last one before it; None before the first
-    reduction: HW[float] | None  #: of what it makes, (rows, columns); None where that is no map
+    Example:
+        >>> import timm, stridesurgery as ss
+        >>> part = ss.cost(timm.create_model("resnet18"), 64).parts[0]
+        >>> part.name, part.layer, part.reduction, part.macs
+        ('conv1', 0, (2, 2), 9633792)
+    """
+
+    name: str  #: of a call: module path, or name of the function; of a sum: the key
+    layer: int | None  #: L of its layer, the last one up to it; None before the first
+    reduction: HW[float] | None  #: of the output, (rows, columns); None if it is no map
     macs: int  #: multiply-accumulates of convolutions, linear layers and matrix products
-    bytes: int  #: of the values it makes
+    bytes: int  #: of the values that the calls create
 
     @property
     def flops(self) -> int:
-        """Floating-point operations, two per multiply-accumulate, as `torch.utils.flop_counter` counts."""
+        """Floating-point operations: two per multiply-accumulate, as `flop_counter` of torch."""
         return 2 * self.macs
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of a network for one image; prints as a table by reduction."""
+    """Cost of a network for one image.
+
+    `print` shows a table by reduction.
+
+    Example:
+        >>> import timm, stridesurgery as ss
+        >>> spent = ss.cost(timm.create_model("resnet18"), 64)
+        >>> spent.macs, spent.activation_bytes, spent.peak_bytes
+        (148557824, 1863072, 573952)
+        >>> list(spent.per_reduction())
+        [(2, 2), (4, 4), (8, 8), (16, 16), (32, 32), None]
+    """
 
     model: str
     input_size: HW[int]
     parameters: int
-    parts: tuple[Part, ...]  #: call by call, in running order
-    peak_bytes: int  #: the most that inference holds of activations, the image included
-    uncounted: Mapping[str, int]  #: operators that have no count of multiply-accumulates, and their calls
+    parts: tuple[Part, ...]  #: one part for each call, in running order
+    peak_bytes: int  #: maximum of activations held at once in inference, image included
+    uncounted: Mapping[str, int]  #: operators without a MAC count, and how often they are called
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates."""
+        """Multiply-accumulates of all parts."""
         return sum(part.macs for part in self.parts)
 
     @property
     def flops(self) -> int:
-        """Floating-point operations, two per multiply-accumulate, as `torch.utils.flop_counter` counts."""
+        """Floating-point operations: two per multiply-accumulate, as `flop_counter` of torch."""
         return 2 * self.macs
 
     @property
     def activation_bytes(self) -> int:
-        """Bytes of all values that are made; views make none."""
+        """Bytes of all values that are created. Views create none."""
         return sum(part.bytes for part in self.parts)
 
     def per_layer(self) -> dict[int | None, Part]:
-        """Sum the parts by layer: pointwise operators belong to the layer before them, None is before the first."""
+        """Sum the parts by layer.
+
+        Pointwise operators belong to the layer before them. The key None is for operators before
+        the first layer.
+        """
         return _summed(self.parts, lambda part: part.layer)
 
     def per_reduction(self) -> dict[HW[float] | None, Part]:
-        """Sum the parts by the reduction of what they make; None: no map (pooled values, class scores)."""
+        """Sum the parts by the reduction of their output.
+
+        The key None is for outputs that are no map (pooled values, class scores).
+        """
         return _summed(self.parts, lambda part: part.reduction)
 
     def __str__(self) -> str:
@@ -100,22 +125,29 @@ def _summed(parts: tuple[Part, ...], key: Callable[[Part], T]) -> dict[T, Part]:
 
 
 def cost(model: nn.Module, input_size: int | HW[int] | None = None) -> Cost:
-    """Count what inference on one image costs: parameters, multiply-accumulates, memory; nothing is run or allocated.
+    """Count the cost of inference on one image: parameters, multiply-accumulates and memory.
+
+    Nothing is run or allocated.
 
     Args:
-        model: a torchvision or timm model, any module whose forward takes an image batch, or what `eliminate`,
-            `features` or `dual_path` returned.
+        model: a torchvision or timm model, any module whose forward takes an image batch, or the
+            result of `eliminate`, `features` or `dual_path`.
         input_size: pixels, one number or (h, w); by default what the model was made for, else 224.
 
     Returns:
-        The totals in evaluation mode, and the parts by call, by layer and by reduction. Multiply-accumulates are those
-        that `torch.utils.flop_counter` counts, which reports two operations for each; operators that it has no count
-        for (norms, activations, pools, sums) are listed in `uncounted`. The peak is what the forward code holds at
-        once, as Python frees it; what a kernel takes for itself during its call is not known here.
+        The totals in evaluation mode, and the parts by call, by layer and by reduction.
+
+        Multiply-accumulates are those that `torch.utils.flop_counter` counts. It reports two
+        operations for each. Operators that it has no count for (norms, activations, pools, sums)
+        are listed in `uncounted`.
+
+        The peak is the maximum that the forward code holds at once, given the order in which Python
+        frees values. Memory that a kernel takes for itself during its call is not known here.
 
     Raises:
-        ModelError: not a plain module: wrapped, compiled, scripted.
-        TraceError: the forward pass cannot be recorded at this size, or does for one image what it does not for two.
+        ModelError: the model is not a plain module: wrapped, compiled, scripted.
+        TraceError: the forward pass cannot be recorded at this size, or it computes one image in
+            another way than two.
 
     Example:
         >>> import timm, stridesurgery as ss
@@ -143,10 +175,11 @@ def count(analysis: Analysis) -> Cost:
 
 
 def run_once(recording: Recording, macs: int) -> list[MemoryEvent]:
-    """Run the forward code on one weightless image and list the memory it takes and gives back.
+    """Run the forward code on one weightless image and list the allocations and releases of memory.
 
     Raises:
-        TraceError: it does not: the recording's control flow is that of another batch.
+        TraceError: the run spends other multiply-accumulates than `macs`, because the recording
+            has the control flow of another batch.
     """
     run, image = Inference(recording.model), one_image(recording)
     run.memory.note([image])
@@ -171,7 +204,11 @@ def _parts(analysis: Analysis, spent: Mapping[Any, NodeCost]) -> Iterator[Part]:
 
 
 def name_of(node: fx.Node) -> str:
-    """Name a call: its module path; of a function the path of the calling module and the node's own name."""
+    """Return the name of a call.
+
+    The name of a module call is the module path. The name of a function call is the path of the
+    calling module and the node's own name.
+    """
     if node.op == "call_module":
         return str(node.target)
     path = info(node).path

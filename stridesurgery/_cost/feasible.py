@@ -1,4 +1,4 @@
-"""Lists the surgeries that a model allows."""
+"""List the surgeries that a model allows."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,14 +11,15 @@ from stridesurgery.surgery import AXES, Surgery
 
 
 def feasible_plans(analysis: Analysis, kinds: Sequence[Surgery]) -> tuple[tuple[Plan, ...], tuple[str, ...]]:
-    """Plans for every set of transitions that can be eliminated, and why others cannot.
+    """Return a plan for every set of transitions that can be eliminated, and why others cannot.
 
-    Each transition is tried by itself on the weightless model, and all of them together; only where that is refused is
-    every set tried, and every set with a transition that must not change alone, as it shares a module with another.
+    Each transition is tried alone on the weightless model. Those that can change alone are then
+    tried together. Only if this is refused, each of their larger sets is tried too. A set is also
+    tried if one of its transitions cannot change alone because it shares a module with another.
 
     Args:
-        analysis: of a weightless model.
-        kinds: surgeries of no layers, which say the options.
+        analysis: analysis of a weightless model.
+        kinds: surgeries without layers, which give the options.
     """
     plans: list[Plan] = []
     refused: list[str] = []
@@ -39,12 +40,16 @@ def _sets(layers: Sequence[int]) -> Iterator[tuple[int, ...]]:
 
 
 def _is_safe(surgery: Surgery, alone: Sequence[int], together: bool) -> bool:
-    """Return True if a set is known to be possible: a single transition that is, or some of those that are together."""
+    """Return True if a set is known to be possible.
+
+    All its transitions must be able to change alone. It must also be a single transition, or all
+    transitions that can change alone must be able to change together.
+    """
     return set(surgery.L) <= set(alone) and (together or surgery.S == 1)
 
 
 def _shares(analysis: Analysis, layer: int) -> bool:
-    """Return True if a module of the layer's transition is called at another one too."""
+    """Return True if a module of the layer's transition is also called at another transition."""
     own = {
         analysis.spatial_ops[n].node.target
         for i in analysis.transitions_of(layer)
@@ -55,7 +60,10 @@ def _shares(analysis: Analysis, layer: int) -> bool:
 
 
 def _one_by_one(analysis: Analysis, kind: Surgery, refused: list[str]) -> list[int]:
-    """One layer of each transition that can be eliminated by itself; why others cannot is added to `refused`."""
+    """Return one layer of each transition that can be eliminated alone.
+
+    The reasons why others cannot are added to `refused`.
+    """
     found = []
     for layer in _layers(analysis):
         surgery = _of(kind, (layer,))
@@ -75,7 +83,7 @@ def _one_by_one(analysis: Analysis, kind: Surgery, refused: list[str]) -> list[i
 
 
 def _layers(analysis: Analysis) -> list[int]:
-    """One layer for each transition, or each set of transitions that change together."""
+    """Return one layer for each transition, or for each set of transitions that change together."""
     groups: dict[tuple[int, ...], int] = {}
     numbers = range(len(analysis.layers))
     for level in range(len(analysis.transitions)):
@@ -100,7 +108,7 @@ def _of(kind: Surgery, layers: Sequence[int]) -> Surgery:
 
 
 def _refusal(analysis: Analysis, surgery: Surgery) -> str | None:
-    """Why `eliminate` would refuse a surgery; None: it would not."""
+    """Return the reason why `eliminate` would refuse a surgery, or None if it would not."""
     try:
         operate(analysis.recording.model, surgery, analysis=analysis)
     except SurgeryError as problem:

@@ -1,6 +1,7 @@
-"""Forecasts the cost of a surgery from calls that are metered once: no candidate is built or traced.
+"""Forecast the cost of a surgery from calls that are metered once: no candidate is built or traced.
 
-When a network lets go of what its calls have made: as forward code that runs does, or as a graph does.
+The peak depends on when each intermediate tensor is freed: in eager execution, or in a torch.fx
+graph.
 """
 
 import copy
@@ -22,8 +23,8 @@ from stridesurgery._trace import one_image
 from stridesurgery.errors import SurgeryError
 from stridesurgery.ops import FUNCTIONS, MODULES, FunctionRule, Operator
 
-Allocation = tuple[Key, int]  # who made it, and the how manyth of what outlived the call
-Deaths = Mapping[Key, Sequence[Allocation]]  # what goes right after a call
+Allocation = tuple[Key, int]  # the call that made it, its index among the pieces kept
+Deaths = Mapping[Key, Sequence[Allocation]]  # the allocations that are freed right after a call
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,11 @@ class CostEstimate:
 
     macs: int
     activation_bytes: int
-    peak_bytes: int | None  # None: the forward code frees what it makes in an order that its graph does not tell
+    peak_bytes: int | None  # None: the graph does not tell when the forward code frees values
 
 
 class Forecast:
-    """Adds up what an operated network will cost, for any number of plans on one model."""
+    """Add up the costs of operated networks, for any number of plans on one model."""
 
     def __init__(self, analysis: Analysis) -> None:
         self.analysis = analysis
@@ -64,7 +65,10 @@ class Forecast:
         return self._summed(self._meter.meter(self._image, changed), self._in_graph if as_graph else self._eager)
 
     def _becomes(self, site: SpatialOp, operator: Operator) -> Callable[..., Any]:
-        """Return the calls that run in place of a spatial operator, one for each operator that it can become."""
+        """Return the callable that runs in place of a spatial operator.
+
+        There is one callable for each operator that it can become.
+        """
         node = site.node
         case = (node.target, operator)
         if case not in self._changed:
@@ -85,9 +89,10 @@ class Forecast:
 
 
 def estimates(forecast: Forecast, plans: Sequence[Plan]) -> Iterator[tuple[Plan, CostEstimate]]:
-    """Estimate the cost of each plan's network; plans that `eliminate` refuses are left out.
+    """Estimate the cost of each plan's network.
 
-    Forward code that compares sizes may do something else on larger maps: then each network is built and counted.
+    Forward code that compares sizes may take another branch on larger maps. In that case each
+    network is built and counted, and plans that `eliminate` refuses are left out.
     """
     analysis = forecast.analysis
     for plan in plans:
@@ -107,7 +112,7 @@ def _counted(analysis: Analysis) -> CostEstimate:
 
 
 def _peak(spent: Mapping[Key, NodeCost], deaths: Deaths) -> int:
-    """Return the most bytes that are held at once of what calls make."""
+    """Return the maximum bytes that are held at once of the values that calls create."""
     held = most = 0
     for key, call in spent.items():
         most = max(most, held + call.peak)
@@ -126,9 +131,10 @@ def _run(rule: FunctionRule, operator: Operator, *args: Any, **kwargs: Any) -> A
 
 
 def deaths_in_a_run(spent: Mapping[Key, NodeCost], events: Sequence[MemoryEvent]) -> Deaths | None:
-    """Return the calls of a recording after which a run of the forward code frees each allocation.
+    """Return, for each call of a recording, the allocations that the forward code frees after it.
 
-    `events` begin with the image. None: the run made other pieces than its recording did.
+    `events` begin with the image. None is returned if the run allocates other pieces than its
+    recording.
     """
     made = [(key, i, size) for key, call in spent.items() for i, size in enumerate(call.pieces)]
     taken = [number for number, size in events if size > 0][1:]
@@ -152,7 +158,10 @@ def deaths_in_a_run(spent: Mapping[Key, NodeCost], events: Sequence[MemoryEvent]
 
 
 def deaths_in_a_graph(graph: fx.Graph) -> Deaths:
-    """Return the calls after which a graph frees each value: its last use, and that of all that share its memory."""
+    """Return, for each call, the allocations that a graph frees after it.
+
+    Memory is freed after the last use of all the values that share it.
+    """
     nodes = list(graph.nodes)
     position = {node: i for i, node in enumerate(nodes)}
     maker: dict[Any, Allocation] = {}
@@ -173,7 +182,10 @@ def deaths_in_a_graph(graph: fx.Graph) -> Deaths:
 
 
 def _maker(node: fx.Node) -> Allocation:
-    """Return the call that makes a value's memory: of a part of several it is the call that gives them all."""
+    """Return the call that allocates a value's memory, and the index of the value.
+
+    A value that is a part of several belongs to the call that returns them all.
+    """
     source = node.args[0] if node.args else None
     if node.op == "call_function" and isinstance(source, fx.Node) and info(source).parts is not None:
         return info(source).key, int(node.args[1])  # type: ignore[arg-type]

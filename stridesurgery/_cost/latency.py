@@ -1,4 +1,7 @@
-"""Measures the latency of networks. Rounds are interleaved, so that clock drift affects all of them equally."""
+"""Measure the latency of networks.
+
+Rounds are interleaved so that clock drift affects all networks equally.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,30 +18,42 @@ from stridesurgery.errors import ModelError
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds that a call takes."""
+    """Seconds that a call takes.
 
-    seconds: tuple[float, ...]  #: of every round
+    Example:
+        >>> import stridesurgery as ss
+        >>> timing = ss.Timing((0.25, 0.75, 0.5))
+        >>> timing.median, timing.spread
+        (0.5, (0.375, 0.625))
+        >>> timing.ratio(ss.Timing((0.25, 0.25, 0.25)))
+        2.0
+    """
+
+    seconds: tuple[float, ...]  #: one value for each round
 
     @property
     def median(self) -> float:
-        """The median of the rounds."""
+        """Median of the rounds."""
         return median(self.seconds)
 
     @property
     def spread(self) -> tuple[float, float]:
-        """The first and the third quartile."""
+        """First and third quartile of the rounds."""
         if len(self.seconds) < 2:
             return self.seconds[0], self.seconds[0]
         first, _, third = quantiles(self.seconds, n=4, method="inclusive")
         return first, third
 
     def ratio(self, base: "Timing") -> float:
-        """Return the median over rounds of the ratio to what another call took in the same round."""
+        """Return the median of the ratios to the time of another call in the same round."""
         return median(own / other for own, other in zip(self.seconds, base.seconds, strict=True))
 
 
 def in_turn(calls: Sequence[Callable[[], object]], rounds: int) -> list[Timing]:
-    """Time calls round by round, after one round that does not count; a GPU is waited for."""
+    """Time calls round by round, after one round that is not counted.
+
+    Each timing waits until the GPU has finished.
+    """
     timers = [Timer("call()", globals={"call": call}) for call in calls]
     for timer in timers:
         timer.timeit(1)
@@ -47,7 +62,9 @@ def in_turn(calls: Sequence[Callable[[], object]], rounds: int) -> list[Timing]:
 
 
 def random_images(model: nn.Module, shape: Sequence[int]) -> Tensor:
-    """Random images (N, C, h, w) in the number format and on the device of a model; the same at every call.
+    """Return random images (N, C, h, w) in the number format and on the device of a model.
+
+    Every call returns the same images.
 
     Raises:
         ModelError: the model's weights are on the meta device.
@@ -71,7 +88,7 @@ def inference(model: nn.Module, shape: Sequence[int]) -> Callable[[], object]:
 
 
 def training_step(model: nn.Module, shape: Sequence[int]) -> Callable[[], object]:
-    """Return a call that runs a copy of a model forward and backward on images, without an optimiser."""
+    """Return a call that runs a copy of a model forward and backward, without an optimiser."""
     net, images = copied_model(model).train().requires_grad_(), random_images(model, shape)
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""Counts the memory of a weightless run: each allocation from its making to its end."""
+"""Count the memory of a weightless run, from the start to the end of each allocation."""
 
 import weakref
 from collections.abc import Iterable, Sequence
@@ -9,20 +9,20 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-MemoryEvent = tuple[int, int]  # (number of the piece, bytes): bytes taken, or given back where negative
+MemoryEvent = tuple[int, int]  # (number of the piece, bytes): bytes taken, or freed if negative
 
 
 class Memory(TorchDispatchMode):
-    """Follows the memory of every value that operators make, as Python holds and lets go of it.
+    """Follow the memory of every value that operators create, until Python frees it.
 
-    Views make none; what the model's modules hold themselves is not counted. What a kernel takes and gives back within
-    its own call (reordered weights, columns of an image) is invisible here.
+    Views create none. Tensors that the model's modules hold are not counted. Memory that a kernel
+    allocates and frees within its own call (reordered weights, columns of an image) is not seen.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.events: list[MemoryEvent] = []
-        held = tree_leaves([vars(module) for module in model.modules()])  # plain attributes too
+        held = tree_leaves([vars(module) for module in model.modules()])  # also plain attributes
         self._own = {value.untyped_storage()._cdata for value in held if isinstance(value, Tensor)}
         self._alive: dict[int, Any] = {}
 
@@ -48,14 +48,14 @@ class Memory(TorchDispatchMode):
 
 
 def taken(events: Sequence[MemoryEvent]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Bytes of every piece, in the order in which they are taken, and which of them are not given back."""
+    """Return the bytes of every piece, in order of allocation, and which are never freed."""
     gone = {piece for piece, size in events if size < 0}
     pieces = [(piece, size) for piece, size in events if size > 0]
     return tuple(size for _, size in pieces), tuple(i for i, (piece, _) in enumerate(pieces) if piece not in gone)
 
 
 def peak(events: Sequence[MemoryEvent]) -> int:
-    """Return the most bytes that are held at once."""
+    """Return the maximum bytes that are held at once."""
     held = most = 0
     for _, size in events:
         held += size

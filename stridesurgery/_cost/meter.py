@@ -25,21 +25,22 @@ class NodeCost:
     """Compute and memory of one call."""
 
     macs: int  # multiply-accumulates
-    pieces: tuple[int, ...]  # bytes of each piece of memory that it takes
-    kept: tuple[int, ...]  # which of them live on when it returns
-    peak: int  # bytes: the most that it holds at once of what it takes
-    uncounted: Mapping[str, int] = field(default_factory=dict)  # operators without a count, and their calls
+    pieces: tuple[int, ...]  # bytes of each piece of memory that it allocates
+    kept: tuple[int, ...]  # indices of the pieces that outlive the call
+    peak: int  # bytes: maximum of its own memory that it holds at once
+    uncounted: Mapping[str, int] = field(default_factory=dict)  # operators without a count: how many calls
 
     @property
     def made(self) -> int:
-        """Bytes of all that it makes."""
+        """Bytes of all the memory that it allocates."""
         return sum(self.pieces)
 
 
 class Inference:
-    """Counts the memory and compute of a weightless run, and the operators that have no count.
+    """Count the memory and compute of a weightless run, and the operators that have no count.
 
-    Fused attention is one operator, as on CPUs and GPUs; on weightless tensors torch would run it in parts.
+    Fused attention is one operator, as on CPUs and GPUs. On weightless tensors torch would run it
+    in parts.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -53,8 +54,8 @@ class Inference:
 
     @contextmanager
     def followed(self) -> Iterator[None]:
-        """Follow what runs in here."""
-        state = random.getstate()  # a forward pass may draw from it
+        """Follow the code that runs in this block."""
+        state = random.getstate()  # a forward pass may draw random numbers
         try:
             with torch.no_grad(), torch.device("meta"), _FusedAttention(), self.uncounted, self.memory, self._counter:
                 yield
@@ -63,9 +64,9 @@ class Inference:
 
 
 class Meter(fx.Interpreter):
-    """Runs a recorded graph on one weightless image and meters every node.
+    """Run a recorded graph on one weightless image and meter every node.
 
-    A call that has been metered on values of the same shapes is not run again: its result and what it spent are known.
+    A call is not run again on values of the same shapes: its result and its cost are known.
     """
 
     def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
@@ -76,16 +77,16 @@ class Meter(fx.Interpreter):
         self._spent: dict[Key, NodeCost] = {}
 
     def on(self, graph: fx.Graph) -> "Meter":
-        """Return a meter of another graph over the same modules that knows what this one knows."""
+        """Return a meter of another graph over the same modules, which shares the known results."""
         other = Meter(self.module, graph)
         other._run, other._known = self._run, self._known
         return other
 
     def meter(self, image: Tensor, changed: Mapping[Key, Any] | None = None) -> dict[Key, NodeCost]:
-        """Run a weightless image (1, C, h, w) and count what every node spends, in running order.
+        """Run a weightless image (1, C, h, w) and count the cost of every node, in running order.
 
-        `changed` gives callables to run in place of nodes: each takes the node's own arguments. They must compare equal
-        where they do the same.
+        `changed` gives callables that run in place of nodes. Each takes the node's own arguments.
+        Callables that do the same must compare equal.
         """
         self._changed, self._spent = changed or {}, {}
         self._run.memory.note([image])
@@ -94,7 +95,7 @@ class Meter(fx.Interpreter):
         return self._spent
 
     def run_node(self, n: fx.Node) -> Any:
-        """Run one node, unless that has been done, and note what it spent."""
+        """Run one node, unless it has been run before, and note its cost."""
         if n.op in ("placeholder", "output"):
             return super().run_node(n)
         key = info(n).key
@@ -116,7 +117,7 @@ class Meter(fx.Interpreter):
 
 
 def _signature(value: Any) -> Any:
-    """Return a hashable key of an argument: equal keys cost the same."""
+    """Return a hashable key of an argument. Arguments with equal keys cost the same."""
     if isinstance(value, Tensor):
         return (tuple(value.shape), value.stride(), value.dtype)
     if isinstance(value, (tuple, list)):
@@ -129,7 +130,10 @@ def _signature(value: Any) -> Any:
 
 
 class Uncounted(TorchDispatchMode):
-    """Notes the operators that `torch.utils.flop_counter` has no count for, but for those that only move values."""
+    """Note the operators that `torch.utils.flop_counter` has no count for.
+
+    Operators that only move values are left out.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,7 +152,7 @@ _MOVES = "_unsafe_view clone copy_ _to_copy zeros zeros_like ones ones_like full
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Runs attention as the one operator that it is where memory is real."""
+    """Run attention as one operator, as it runs on real (not weightless) tensors."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.scaled_dot_product_attention:
@@ -157,7 +161,10 @@ class _FusedAttention(TorchFunctionMode):
 
 
 def _attention_flops(query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any) -> int:
-    """Two matrix products: of queries and keys, and of their weights and the values (torch 2.6 has no count for it)."""
+    """Count the operations of the two matrix products: queries with keys, and weights with values.
+
+    torch 2.6 has no count for this operator.
+    """
     images, heads, queries, width = query
     return 2 * images * heads * queries * key[2] * (width + value[3])
 

@@ -1,4 +1,7 @@
-"""The metrics of cost: a new one is one entry here, and one field of `Budget`, `Candidate` and `Cost`."""
+"""Metrics of cost.
+
+A new metric is one entry here, and one field of `Budget`, `Candidate` and `Cost`.
+"""
 
 from dataclasses import dataclass
 
@@ -7,15 +10,15 @@ from dataclasses import dataclass
 class Metric:
     """One metric of cost."""
 
-    name: str  # the field of `Budget`, `Candidate` and `Cost`
-    title: str  # of its column
-    option: str  # of the command line
-    unit: float  # of that option
+    name: str  # field of `Budget`, `Candidate` and `Cost`
+    title: str  # of the column in tables
+    option: str  # name on the command line
+    unit: float  # what 1 of that option stands for
     symbol: str
     help: str
 
     def of(self, costed: object) -> float | None:
-        """Return the value of a metric; None where it is unknown."""
+        """Return the value of the metric; None if it is unknown."""
         value: float | None = getattr(costed, self.name)
         return value
 

@@ -1,4 +1,4 @@
-"""Searches for surgeries that give the wanted maps within a bound on cost."""
+"""Search for surgeries that give the wanted maps within a bound on cost."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -23,15 +23,23 @@ from stridesurgery._trace import copy_to_meta, one_image
 from stridesurgery.errors import RequestError
 from stridesurgery.surgery import AXES, Surgery
 
-ROUNDS = 7  # of timing, where seconds are bounded
+ROUNDS = 7  # of timing, if seconds are bounded
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The most that inference on one image may cost; None: no bound."""
+    """Upper bounds on the cost of inference on one image; None: no bound.
+
+    Example:
+        >>> import timm, stridesurgery as ss
+        >>> budget = ss.Budget(macs=3e8, peak_bytes=2**20)
+        >>> found = ss.search(timm.create_model("resnet18"), budget, taps="layer4", input_size=64)
+        >>> [candidate.name for candidate in found]
+        ['S1L16']
+    """
 
     macs: float | None = None  #: multiply-accumulates
-    activation_bytes: float | None = None  #: of all values that are made
+    activation_bytes: float | None = None  #: of all values that are created
     peak_bytes: float | None = None  #: of activations held at once
     seconds: float | None = None  #: measured on the model's device
 
@@ -43,32 +51,49 @@ class Budget:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One surgery, and what it gives and costs."""
+    """One surgery, with the reductions it gives and its cost.
+
+    Example:
+        >>> import timm, stridesurgery as ss
+        >>> found = ss.search(timm.create_model("resnet18"), 3, taps="layer4", input_size=64)
+        >>> best = found[-1]
+        >>> best.name, best.reductions, best.macs
+        ('S1L16', ((16, 16),), 249221120)
+    """
 
     surgery: Surgery
     reductions: tuple[HW[float], ...]  #: at the taps, (rows, columns)
     macs: int
     activation_bytes: int
-    peak_bytes: int | None  #: None where the graph does not tell in which order the forward code frees values
-    first: int  #: the first transition that is eliminated
-    latency: Timing | None = None  #: measured where seconds are bounded
+    peak_bytes: int | None  #: None if the graph does not tell when the forward code frees values
+    first: int  #: number of the first transition that is eliminated
+    latency: Timing | None = None  #: measured if seconds are bounded
 
     @property
     def name(self) -> str:
-        """The surgery in a few words."""
+        """Short description of the surgery."""
         return describe(self.surgery)
 
 
 @dataclass(frozen=True)
 class Search:
-    """The result of a search; prints as a table, iterates over the Pareto set."""
+    """Result of a search.
+
+    `print` shows a table. Iteration, length and indexing are those of the Pareto set, `front`.
+
+    Example:
+        >>> import timm, stridesurgery as ss
+        >>> found = ss.search(timm.create_model("resnet18"), 3, taps="layer4", input_size=64)
+        >>> len(found), found[0].name, found.original.macs
+        (2, 'S1L11', 148557824)
+    """
 
     model: str
     input_size: HW[int]
     taps: tuple[str, ...]
-    original: Candidate  #: the model as it is, a surgery of no strides
+    original: Candidate  #: the untouched model, as a surgery of no strides
     candidates: tuple[Candidate, ...]  #: all within the budget
-    front: tuple[Candidate, ...]  #: those of them that no other one beats
+    front: tuple[Candidate, ...]  #: the candidates that no other one beats
     refused: tuple[str, ...]  #: transitions that cannot be eliminated, and why
 
     def __iter__(self) -> Iterator[Candidate]:
@@ -113,33 +138,40 @@ def search(
     axes: str | Sequence[str] = "hw",
     dilate: bool = False,
 ) -> Search:
-    """Find the surgeries of a model that give the maps that are wanted within a budget.
+    """Find the surgeries of a model that give the wanted maps within a budget.
 
-    Every set of transitions is tried, with every stride that can remain. Costs equal `cost` of the network that
-    `eliminate` builds; they are added up from the calls of the network, each metered once without being run. Only where
-    the forward code compares sizes (Swin, MobileViT) each network is built, which takes minutes instead of seconds.
+    Every set of transitions is tried, with every stride that can remain. Costs equal `cost` of the
+    network that `eliminate` builds. They are added up from the calls of the network, each metered
+    once without being run. Only if the forward code compares sizes (Swin, MobileViT) is each
+    network built. This takes minutes instead of seconds.
 
-    A surgery is beaten by one that is at least as good in everything: reductions at the taps, compute, memory where it
-    is bounded, how early the first stride goes (the paper's best are the earliest), and whether the pretrained features
-    are kept (`dilate`).
+    A surgery is beaten by another one that is at least as good in all objectives and better in one.
+    The objectives are the reductions at the taps, compute, memory if it is bounded, the position of
+    the first eliminated transition (earlier is better, as for the best surgeries of the paper), and
+    keeping the pretrained features (`dilate`).
 
     Args:
-        model: a torchvision or timm model, or any module whose forward takes an image batch (N, C, H, W).
-        budget: the most that may be spent, or a number: so many times the compute of the model as it is.
-        taps: the maps that are wanted finer, as for `features`; None: the last of all.
-        reduction: the most input pixels per cell at the taps, one number or one for each tap; None: any.
+        model: a torchvision or timm model, or any module whose forward takes an image batch
+            (N, C, H, W).
+        budget: the upper bounds, or a number: the compute allowed, as a multiple of the untouched
+            model's.
+        taps: the maps that should become finer, as for `features`; None: the last of all maps.
+        reduction: the most input pixels per cell at the taps, one number or one for each tap; None:
+            any.
         input_size: pixels, one number or (h, w); by default what the model was made for, else 224.
         axes: "hw", "h", "w", or several of them.
-        dilate: also surgeries that keep the pretrained features.
+        dilate: also try surgeries that keep the pretrained features.
 
     Returns:
-        The surgeries within the budget, and those beaten by none: finest last at the last tap, among equals
-        the earliest elimination first. Every transition has been tried by itself and all together, as `eliminate`
-        tries it; those that it refuses are listed. With `seconds` bounded, the front's networks are built and timed.
+        The surgeries within the budget, and the front: those that no other one beats. The order is
+        by the reduction at the last tap, the finest last. Among equals the earliest elimination
+        comes first. Each transition is tried alone, and all together, in the same way as by
+        `eliminate`. Those that it refuses are listed. If `seconds` is bounded, the networks of the
+        front are built and timed.
 
     Raises:
-        RequestError: a budget, tap, axis or reduction that does not fit.
-        ModelError: not a plain module: wrapped, compiled, scripted.
+        RequestError: a budget, tap, axis or reduction does not fit.
+        ModelError: the model is not a plain module: wrapped, compiled, scripted.
         TraceError: the forward pass cannot be recorded at this size.
 
     Example:
@@ -219,13 +251,16 @@ def _fine_enough(candidate: Candidate, wanted: Sequence[float]) -> bool:
 
 
 def _order(candidate: Candidate) -> Any:
-    """Return the finest last; among equals the earliest elimination first."""
+    """Return the sort key: the finest map last, among equals the earliest elimination first."""
     finest = tuple(-rows * columns for rows, columns in reversed(candidate.reductions[-1:]))
     return finest, candidate.first, candidate.surgery.L, candidate.macs
 
 
 def _unbeaten(candidates: Sequence[Candidate], bounds: Budget) -> tuple[Candidate, ...]:
-    """Those that no other one equals in everything and betters in something."""
+    """Return the candidates that no other one beats.
+
+    One beats another if it is at least as good in all objectives and better in one.
+    """
     if not candidates:
         return ()
     merits = np.array([_merits(candidate, bounds) for candidate in candidates], dtype=float)
@@ -241,7 +276,7 @@ def _merits(candidate: Candidate, bounds: Budget) -> tuple[float, ...]:
 
 
 def _timed(model: nn.Module, front: Sequence[Candidate], most: float, image: Sequence[int]) -> tuple[Candidate, ...]:
-    """Those that run within so many seconds, measured."""
+    """Return the candidates that run within `most` seconds, with their measured latency."""
     timings = (in_turn([inference(eliminate(model, c.surgery), image)], ROUNDS)[0] for c in front)
     timed = (replace(c, latency=timing) for c, timing in zip(front, timings, strict=True))
     return tuple(c for c in timed if c.latency is not None and c.latency.median <= most)

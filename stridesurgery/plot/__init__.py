@@ -1,6 +1,7 @@
-"""Pictures of networks and of what surgeries make of them; needs matplotlib (the extra `plot`).
+"""Draw networks before and after surgeries; needs matplotlib (the extra `plot`).
 
-Every function returns a `matplotlib.figure.Figure`. Lines differ in marker and dash as well as in colour.
+Every function returns a `matplotlib.figure.Figure`. Lines differ in marker and dash, not only in
+colour.
 """
 
 from stridesurgery.plot.field import field

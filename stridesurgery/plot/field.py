@@ -1,4 +1,4 @@
-"""Draws where the cells of a map look, over a photograph."""
+"""Draw the positions and receptive fields of the cells of a map, over a photograph."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -32,23 +32,33 @@ def field(
     *,
     image: npt.ArrayLike | None = None,
 ) -> Figure:
-    """Draw where the cells of a map look, before and after surgeries, over a photograph.
+    """Draw the positions of the cells of a map over a photograph, before and after surgeries.
 
     Args:
-        model: a torchvision or timm model, or any module whose forward takes an image batch (N, C, H, W).
+        model: a torchvision or timm model, or any module whose forward takes an image batch
+            (N, C, H, W).
         tap: the map, as for `features`: a layer number or a module path.
         surgeries: names such as "S1L0", or `Surgery` values where they need options.
-        input_size: pixels, one number or (h, w); by default those of the image, else what the model was made for.
-        image: what the network would see, (h, w, 3) or (h, w), as `imshow` takes it; None: a drawn scene.
+        input_size: pixels, one number or (h, w); by default the size of the image, else the size
+            the model was made for.
+        image: the input image, (h, w, 3) or (h, w), as `imshow` takes it; None: a drawn scene.
 
     Returns:
-        A panel for each network. A dot is the centre of what one cell sees; the rectangles are, of the cell in the
-        middle, its receptive field (dashed) and the step to its neighbours (filled).
+        A panel for each network. A dot is the centre of the receptive field of one cell. The
+        rectangles belong to the cell in the middle: its receptive field (dashed) and the step to
+        its neighbours (filled).
 
     Raises:
-        SurgeryError: what `eliminate` and `features` raise.
+        SurgeryError: a surgery or a tap is refused, as by `eliminate` and `features`.
         RequestError: the image has another size than the input.
-        GridError: the cells are not evenly spaced, or the network hides where they look.
+        GridError: the cells are not evenly spaced, or the network hides their positions.
+
+    Example:
+        >>> import timm
+        >>> from stridesurgery import plot
+        >>> figure = plot.field(timm.create_model("resnet18"), "layer4", "S1L16", input_size=64)
+        >>> [axes.get_title().splitlines()[0] for axes in figure.axes]
+        ['as is: 2x2 cells', 'S1L16: 4x4 cells']
     """
     pixels = None if image is None else np.asarray(image)
     if pixels is not None and pixels.ndim not in (2, 3):
@@ -71,7 +81,11 @@ def field(
 
 
 def _view(rows: Sequence[Row]) -> tuple[float, float, float, float]:
-    """Top, bottom, left and right of what is shown: the image, and half as much around it where a field is larger."""
+    """Return the top, bottom, left and right of the view.
+
+    The view is the image, with a margin where a receptive field reaches beyond it. The margin is at
+    most half the size of the image.
+    """
     edges: list[float] = []
     for axis, pixels in enumerate(rows[0].input_size):
         spans = [(_middle(row)[axis], row.maps[0].geometry.receptive_field[axis] / 2) for row in rows]
@@ -82,18 +96,21 @@ def _view(rows: Sequence[Row]) -> tuple[float, float, float, float]:
 
 
 def _centres(row: Row) -> list[npt.NDArray[np.floating]]:
-    """Return the rows and columns at which cells look, as `imshow` counts: the first pixel has its centre at 0."""
+    """Return the rows and columns of the centres of cells, in the coordinates of `imshow`.
+
+    The first pixel has its centre at 0.
+    """
     return [centres.numpy() - 0.5 for centres in row.maps[0].geometry.centres(row.grids[0])]
 
 
 def _middle(row: Row) -> tuple[float, float]:
-    """Return the (row, column) in pixels at which the cell in the middle looks."""
+    """Return the centre (row, column) of the cell in the middle, in pixels."""
     y, x = (float(centres[len(centres) // 2]) for centres in _centres(row))
     return y, x
 
 
 def _draw(axes: Axes, row: Row, points: float) -> None:
-    """Dots, the step and the receptive field; `points` of the page make a pixel."""
+    """Draw the dots, the step and the receptive field. One pixel is `points` points of the page."""
     geometry, (y, x) = row.maps[0].geometry, _centres(row)
     dot = min(0.25 * min(geometry.step) * points, 3)
     x_all, y_all = (a.ravel() for a in np.meshgrid(x, y))
@@ -125,7 +142,7 @@ def _words(geometry: MapGeometry) -> str:
 
 
 def scene(h: int, w: int) -> npt.NDArray[np.float64]:
-    """Striped discs, large to small, on a gradient: (h, w, 3) in 0..1."""
+    """Return an image of striped discs, large to small, on a gradient: (h, w, 3) in 0..1."""
     rows, columns = np.mgrid[0:h, 0:w] / min(h, w)
     drawn = np.stack([0.55 + 0.2 * rows / rows.max(), 0.7 - 0.15 * rows, 0.65 + 0.2 * columns], axis=-1).clip(0, 1)
     stripes = np.where((columns + rows) * 24 % 1 < 0.5, 0.95, 0.15)[..., None]

@@ -1,4 +1,4 @@
-"""Draws the result of a search."""
+"""Draw the result of a search."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,24 +17,33 @@ ROW = 0.17  # inches
 
 @dataclass(frozen=True)
 class Scale:
-    """Something that surgeries cost, as ratios to the model as it is."""
+    """One kind of cost of the surgeries, as ratios to the untouched model."""
 
     name: str
-    ratios: tuple[float | None, ...]  # None: not known
+    ratios: tuple[float | None, ...]  # None: unknown
 
 
 def front(found: Search) -> Figure:
-    """Draw the surgeries that no other one beats: the maps that they give, and what they cost.
+    """Draw the surgeries that no other one beats: their maps and their cost.
 
     Args:
-        found: what `search` returned.
+        found: the result of `search`.
 
     Returns:
-        A row for each surgery, in the order of `found.front`, with its reductions at the taps on the right; compute,
-        activations and peak memory as ratios to the model as it is. Lines part the reductions of the last map.
+        A row for each surgery, in the order of `found.front`, with its reductions at the taps on
+        the right. Compute, activations and peak memory are shown as ratios to the untouched model.
+        Lines separate the reductions of the last map.
 
     Raises:
-        RequestError: nothing was found.
+        RequestError: the search found nothing.
+
+    Example:
+        >>> import timm, stridesurgery as ss
+        >>> from stridesurgery import plot
+        >>> found = ss.search(timm.create_model("resnet18"), 3, taps="layer4", input_size=64)
+        >>> figure = plot.front(found)
+        >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        ['S1L11', 'S1L16']
     """
     if not found.front:
         raise RequestError("there is nothing to draw: no surgery is within the budget")

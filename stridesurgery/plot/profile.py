@@ -1,4 +1,4 @@
-"""The resolution of a network's maps over its depth, and what each layer computes."""
+"""Draw the resolution of a network's maps over its depth, and the compute of each layer."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,30 +21,39 @@ from stridesurgery.surgery import Surgery
 
 @dataclass(frozen=True)
 class Line:
-    """One network over depth."""
+    """Values of one network over its depth."""
 
     name: str
-    sides: Mapping[int, float]  # of the map after a layer, in cells: sqrt(rows x columns); by L of the original
-    macs: Mapping[int, int]  # of a layer with the pointwise operators that follow it; by L of the original
+    sides: Mapping[int, float]  # by L of the original: sqrt(rows x columns) of the map after it
+    macs: Mapping[int, int]  # by L of the original: the layer and the pointwise operators after it
 
 
 def profile(
     model: nn.Module, surgeries: str | Surgery | Iterable[str | Surgery] = (), input_size: int | HW[int] | None = None
 ) -> Figure:
-    """Draw how large a network's maps are over its depth, and where it computes, before and after surgeries.
+    """Draw the size of a network's maps and its compute over depth, before and after surgeries.
 
     Args:
-        model: a torchvision or timm model, or any module whose forward takes an image batch (N, C, H, W).
+        model: a torchvision or timm model, or any module whose forward takes an image batch
+            (N, C, H, W).
         surgeries: names such as "S1L0", or `Surgery` values where they need options.
         input_size: pixels, one number or (h, w); by default what the model was made for, else 224.
 
     Returns:
-        Two panels over the layers as `inspect` numbers them in the model that is given: the side of the map after each
-        layer (of one that is not square, of the square with as many cells), and the multiply-accumulates of each
-        layer with the pointwise operators that follow it. Dotted lines stand at the layers with a stride.
+        Two panels over the layers, numbered as `inspect` numbers them in the given model. The upper
+        one shows the side of the map after each layer. For a map that is not square, it is the side
+        of the square with as many cells. The lower one shows the multiply-accumulates of each layer
+        with the pointwise operators that follow it. Dotted lines mark the layers with a stride.
 
     Raises:
-        SurgeryError: what `eliminate` raises.
+        SurgeryError: a surgery is refused, as by `eliminate`.
+
+    Example:
+        >>> import timm
+        >>> from stridesurgery import plot
+        >>> figure = plot.profile(timm.create_model("resnet18"), ["S1L0", "S1L16"], input_size=64)
+        >>> [axes.get_ylabel() for axes in figure.axes]
+        ['side of the map, cells', 'GMAC of the layer']
     """
     asked = [surgeries] if isinstance(surgeries, (str, Surgery)) else list(surgeries)
     meta_model = copy_to_meta(model)
@@ -78,20 +87,24 @@ def profile(
 
 
 def _line(name: str, network: nn.Module, before: Report, layer_of: Mapping[str, int | None]) -> Line:
-    """One network over the layers of the original; `layer_of` tells where its calls are in that."""
+    """Return the values of one network over the layers of the original.
+
+    `layer_of` gives, for the name of a call, its layer in the original.
+    """
     numbers = {layer.name: layer.index for layer in before}
     report = inspect(network, before.input_size)
     sides = {numbers[layer.name]: sqrt(layer.out_grid[0] * layer.out_grid[1]) for layer in report}
     macs = dict.fromkeys(sides, 0)
     for part in cost(network, before.input_size).parts:
         own = None if part.layer is None else numbers[report[part.layer].name]
-        layer = layer_of.get(part.name, own) or 0  # what comes before the first layer is drawn with it
-        macs[layer] = macs.get(layer, 0) + part.macs  # an eliminated 1x1 convolution is a layer no more
+        layer = layer_of.get(part.name, own) or 0  # calls before the first layer are drawn with it
+        # an eliminated 1x1 convolution is no longer a layer
+        macs[layer] = macs.get(layer, 0) + part.macs
     return Line(name, sides, dict(sorted(macs.items())))
 
 
 def _draw(axes: Axes, values: Mapping[int, float], mark: Mark, label: str) -> None:
-    wide = mark is AS_IS  # others lie on it where they are alike
+    wide = mark is AS_IS  # the other lines lie on it where they are equal
     axes.plot(
         list(values),
         list(values.values()),
@@ -106,7 +119,7 @@ def _draw(axes: Axes, values: Mapping[int, float], mark: Mark, label: str) -> No
 
 
 def _sizes(axes: Axes, sides: set[float]) -> None:
-    """Ticks at the sizes that there are, those apart that would run into each other."""
+    """Set ticks at the sizes that occur, without those that would overlap."""
     axes.set_yscale("log", base=2)
     ticks: list[float] = []
     for side in sorted(sides, reverse=True):
