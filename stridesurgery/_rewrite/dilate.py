@@ -24,7 +24,7 @@ from stridesurgery.errors import GridError, OperatorError, TraceError
 from stridesurgery.ops import (
     FUNCTIONS,
     LONG_BATCH,
-    AcrossBatch,
+    across_batch,
     arguments,
     batch_to_space,
     first_phase,
@@ -115,7 +115,7 @@ class _Dilated:
             GridError: the model does not run on a batch of any length.
         """
         try:
-            return record(self.model, self.size, training=self.training, batch=LONG_BATCH, watch=AcrossBatch())
+            return record(self.model, self.size, training=self.training, batch=LONG_BATCH, watch=across_batch())
         except TraceError as problem:
             raise GridError(
                 f"phases would lie along a batch of another length, and with {LONG_BATCH} images {problem}. Let the "

@@ -24,7 +24,7 @@ from stridesurgery._trace.meta_copy import input_channels, number_format
 from stridesurgery._trace.recorder import Recorder
 from stridesurgery._trace.recording import Recording
 from stridesurgery.errors import GridError, OperatorError, TraceError
-from stridesurgery.ops import AcrossBatch, is_leaf, known_result
+from stridesurgery.ops import Watch, is_leaf, known_result
 
 
 def record(
@@ -33,7 +33,7 @@ def record(
     *,
     training: bool = False,
     batch: int = BATCH,
-    watch: AcrossBatch | None = None,
+    watch: Watch | None = None,
 ) -> Recording:
     """Record a weightless model at an input size (h, w) in pixels.
 
@@ -82,7 +82,7 @@ def _image_node(graph: fx.Graph) -> fx.Node:
 class _Replay(fx.Interpreter):
     """Run a graph node by node and note the shapes at the nodes."""
 
-    def __init__(self, model: nn.Module, graph: fx.Graph, watch: AcrossBatch | None) -> None:
+    def __init__(self, model: nn.Module, graph: fx.Graph, watch: Watch | None) -> None:
         super().__init__(model, graph=graph)
         self.extra_traceback = False  # our errors name the place in the model's words
         self.watch = watch
@@ -118,7 +118,7 @@ def trace(
     training: bool = False,
     leaf: Callable[[nn.Module], bool],
     batch: int = BATCH,
-    watch: AcrossBatch | None = None,
+    watch: Watch | None = None,
 ) -> Recording:
     """Record a weightless model on a (batch, C, h, w) input.
 
@@ -162,6 +162,8 @@ def _explain(problem: Exception, recorder: Recorder, size: tuple[int, int]) -> T
         return TraceError(
             f"an input of {size[0]}x{size[1]} pixels is too small for {place}{line}: {text}; give a larger input_size"
         )
+    if isinstance(problem, TraceError):  # our own, which names the place
+        return TraceError(f"{type(model).__name__} cannot be traced at {size[0]}x{size[1]} pixels: {text}")
     fixed = f"; the size is fixed by {', '.join(recorder.fixed)}" if recorder.fixed else ""
     return TraceError(
         f"{type(model).__name__} cannot be traced at {size[0]}x{size[1]} pixels: {place}{line} "

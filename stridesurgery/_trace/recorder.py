@@ -16,7 +16,7 @@ from stridesurgery._trace.hooks import Hooks
 from stridesurgery._trace.recording import give_keys, lost_no_grad, tensors_returned
 from stridesurgery._trace.values import Values, holds_value
 from stridesurgery.errors import TraceError
-from stridesurgery.ops import AcrossBatch, BeyondCells, known_result, known_sum, module_traits
+from stridesurgery.ops import Watch, beyond_numbers, known_result, known_sum, module_traits
 
 _OPERATORS = {
     f"__{name}__": getattr(operator, name)
@@ -45,11 +45,10 @@ _VIEWS = (nn.Flatten, nn.Unflatten)
 class Recorder(Values, TorchFunctionMode):
     """Run a weightless model and record every torch function and leaf module as an fx node."""
 
-    def __init__(self, model: nn.Module, leaf: Callable[[nn.Module], bool], watch: AcrossBatch | None = None) -> None:
+    def __init__(self, model: nn.Module, leaf: Callable[[nn.Module], bool], watch: Watch | None = None) -> None:
         super().__init__(model, watch)
         self.innermost: tuple[str, str] | None = None  # module that raised the first exception
         self.fixed: list[str] = []  # parameters and buffers in the call that raised it
-        self.compares = False
         self._own_forwards: dict[nn.Module, Any] = {}
         self._hooks: dict[nn.Module, Hooks] = {}
         self.adds_to_answer = False  # True if a hook of the model itself replaces its output
@@ -108,11 +107,6 @@ class Recorder(Values, TorchFunctionMode):
                     module.forward = own  # type: ignore[method-assign]
         return self.graph
 
-    def note_comparison(self) -> None:
-        """Note that the forward code compares a size."""
-        if not self._paused:
-            self.compares = True
-
     # modules
 
     def _inner_forward(self, path: str, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -142,7 +136,7 @@ class Recorder(Values, TorchFunctionMode):
             if type(module) is nn.Identity and not isinstance(args[0], Tensor):
                 return self._note_end(path, args[0])  # a container is not a value
             self._paused += 1
-            hooks, given, named, beyond = self._hooks.get(module), args, kwargs, BeyondCells(self._images)
+            hooks, given, named, beyond = self._hooks.get(module), args, kwargs, beyond_numbers(self._images)
             try:
                 if hooks is not None:  # hooks are part of the leaf and run with it
                     with beyond:
@@ -193,7 +187,7 @@ class Recorder(Values, TorchFunctionMode):
         The node of the leaf then stands for the result of the hooks.
         """
         before, versions = set(self.graph.nodes), self._versions(result)
-        with BeyondCells(self._images) as beyond:
+        with beyond_numbers(self._images) as beyond:
             changed = hooks(result)
         if changed is result and not self._written(versions):
             return result

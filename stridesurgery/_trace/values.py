@@ -11,13 +11,13 @@ from torch import Tensor, fx, nn
 from stridesurgery._node import info, origins, tensors_among
 from stridesurgery._trace.symbolic_ints import SymbolicInt, SymbolicNumber, with_origin
 from stridesurgery.errors import TraceError
-from stridesurgery.ops import AcrossBatch
+from stridesurgery.ops import Watch
 
 
 class Values:
     """A graph that is being written, and the node of every value."""
 
-    def __init__(self, model: nn.Module, watch: AcrossBatch | None) -> None:
+    def __init__(self, model: nn.Module, watch: Watch | None) -> None:
         super().__init__()
         self.model, self.watch = model, watch
         self.graph = fx.Graph()
@@ -25,6 +25,7 @@ class Values:
         self.missed: dict[str, None] = {}  # actions that the graph lacks, in words
         self._image: fx.Node
         self._paused = 0
+        self.compares = False  # the forward code compares a size
         self._grad_off = False  # the forward code is inside a no_grad block
         self.without_grad: set[fx.Node] = set()
         self._autocasts = _autocasts()
@@ -37,7 +38,8 @@ class Values:
 
     def note_comparison(self) -> None:
         """Note that the forward code compares a size."""
-        raise NotImplementedError
+        if not self._paused:
+            self.compares = True
 
     def emit(self, op: str, target: Any, args: Any, kwargs: dict[str, Any]) -> fx.Node:
         """Append a node whose arguments are given as the values that the model computes."""

@@ -101,6 +101,7 @@ def _check_restored(change: Change, x: Tensor, before: Tensor, after: Tensor) ->
 
 def difference(after: Tensor, before: Tensor) -> float:
     """Return the largest difference, relative to the largest value of `before`."""
+    after, before = after.double(), before.double()  # 1e-12 is 0 in float16
     return ((after - before).abs().max() / before.abs().max().clamp(min=1e-12)).item()
 
 

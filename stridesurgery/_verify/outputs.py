@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from stridesurgery._rewrite import Plan, intermediates, larger_by
 from stridesurgery._trace import RewrittenModel, copied_model, tensors_returned
 from stridesurgery._verify.runs import (
+    Run,
     differs,
     first_difference,
     first_line,
@@ -61,9 +62,13 @@ def check_outputs(
         raise SurgeryError(f"the operated model raises {first_line(problem)}, which the original does not") from problem
     _check_structure(made.value, after.value, "what eliminate gives")
     _check_structure(before.value, after.value, "the original")
-    if after.changed and not before.changed:
-        raise SurgeryError(f"running the operated model in eval mode changes its buffer {after.changed[0]}")
+    moved = [name for name in after.changed if name not in before.changed]
+    if moved:
+        raise SurgeryError(f"running the operated model in eval mode changes its buffer {moved[0]}")
     checks = list(_compare(before.value, made.value, after.value, image, planned, fine, operated))
+    checks += [
+        OutputCheck(f"buffer {name}", "the original changes it in eval mode, too", None) for name in after.changed
+    ]
     checks += _check_claims(operated, after.value, image)
     checks += _check_one_image(original, fine, operated, image[:1], planned)
     checks += _check_training(fine, operated, image)
@@ -147,43 +152,54 @@ def _beside_original(name: str, old: Tensor, value: Tensor, error: float, planne
     )
 
 
+def _compare_again(
+    fine: nn.Module, operated: nn.Module, image: Tensor, when: str, training: bool = False
+) -> tuple[Run, Run] | OutputCheck:
+    """Run both in another way and compare all that they return, and their buffers.
+
+    Returns:
+        Both runs, or the reason why they cannot be compared.
+    """
+    try:
+        made = run(fine, image, training=training)
+    except Exception as problem:
+        return OutputCheck(when, f"not compared: that raises {first_line(problem)}", None)
+    try:
+        found = run(operated, image, training=training)
+    except Exception as problem:
+        raise SurgeryError(f"{when} the operated model raises {first_line(problem)}") from problem
+    _check_structure(made.value, found.value, f"what eliminate gives {when}")
+    wanted, values = ({**tensors_returned(r.value), **r.buffers} for r in (made, found))
+    odd = [name for name, value in wanted.items() if name not in values or differs(values[name], value)]
+    if not odd:
+        return made, found
+    again = run(fine, image, training=training)
+    same = all(not differs(value, wanted[name]) for name, value in tensors_returned(again.value).items())
+    if same and is_repeatable(fine, image):
+        raise SurgeryError(f"{when} {odd[0]} differs from what eliminate gives")
+    return OutputCheck(when, "not compared: the model draws random numbers", None)
+
+
 def _check_one_image(
     original: nn.Module, fine: nn.Module, operated: nn.Module, image: Tensor, planned: Plan
 ) -> Iterator[OutputCheck]:
-    """Compare the outputs for a single image, as is done for two images."""
-    try:
-        made = tensors_returned(run(fine, image).value)
-    except Exception as problem:
-        yield OutputCheck("output", f"not compared for one image: that raises {first_line(problem)}", None)
-        return
-    old = tensors_returned(run(original, image).value) if planned.surgery.dilate else {}
-    for name, value in tensors_returned(run(operated, image).value).items():
-        if name not in made or differs(value, made[name]):
-            if not is_repeatable(fine, image):
-                return  # reported before
-            raise SurgeryError(f"{name} of one image alone differs from what eliminate gives")
-        if name in old:
-            _beside_original(f"{name} of one image alone", old[name], value, 0.0, planned)
+    """Compare what is returned for one image alone, with the original's too if the features are kept."""
+    runs = _compare_again(fine, operated, image, "for one image alone")
+    if isinstance(runs, OutputCheck):
+        yield runs
+    elif planned.surgery.dilate:
+        old = tensors_returned(run(original, image).value)
+        for name, value in tensors_returned(runs[1].value).items():
+            _beside_original(f"for one image alone {name}", old[name], value, 0.0, planned)
 
 
 def _check_training(fine: nn.Module, operated: nn.Module, image: Tensor) -> Iterator[OutputCheck]:
     """Compare outputs and buffers in train mode, and check that gradients reach the weights."""
-    try:
-        made = run(fine, image, training=True)
-    except Exception as problem:
-        yield OutputCheck("train mode", f"not compared: that raises {first_line(problem)}", None)
+    runs = _compare_again(fine, operated, image, "in train mode", training=True)
+    if isinstance(runs, OutputCheck):
+        yield runs
         return
-    wanted, found = tensors_returned(made.value), run(operated, image, training=True)
-    values = tensors_returned(found.value)
-    odd = [name for name, value in wanted.items() if name not in values or differs(values[name], value)]
-    odd += [name for name, value in made.buffers.items() if differs(found.buffers[name], value)]
-    if odd:
-        again = run(fine, image, training=True)
-        same = all(not differs(value, wanted[name]) for name, value in tensors_returned(again.value).items())
-        if not (same and is_repeatable(fine, image)):
-            yield OutputCheck("train mode", "not compared: the model draws random numbers", None)
-            return
-        raise SurgeryError(f"in train mode {odd[0]} differs from what eliminate gives")
+    wanted, values = (tensors_returned(r.value) for r in runs)
     learn = [{name for name, p in model.named_parameters() if p.requires_grad} for model in (fine, operated)]
     cut = [name for name, value in wanted.items() if value.requires_grad and not values[name].requires_grad]
     if learn[0] == learn[1] and cut:
@@ -224,8 +240,13 @@ def _check_intermediates(
     before, made, after = (
         intermediates(copied_model(m, apart=True).eval(), image.clone()) for m in (original, fine, operated)
     )
-    if len(before) != len(after):
-        yield OutputCheck("forward_intermediates", "not compared: it does not run on one of the models", None)
+    if len(after) != len(made):
+        raise SurgeryError(f"forward_intermediates gives {len(after)} maps, and {len(made)} in what eliminate gives")
+    for name, found in (("forward_features", features[0]), ("forward_intermediates", made)):
+        if hasattr(operated, name) and not found:
+            yield OutputCheck(name, "not compared: it gives no tensors for an image alone", None)
+    if len(before) != len(made):
+        yield OutputCheck("forward_intermediates", "not compared: it does not run on the original", None)
         return
     for i, (old, new, value) in enumerate(zip(before, made, after, strict=True)):
         name = f"forward_intermediates[{i}]"
@@ -248,6 +269,7 @@ def _features(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
     The result is empty if the method does not take an image alone.
     """
     method = getattr(copied_model(model, apart=True).eval(), "forward_features", None)
-    with suppress(Exception), torch.no_grad():
-        return tensors_returned(method(image.clone()))  # type: ignore[misc]
+    if method is not None:
+        with suppress(Exception), torch.no_grad():
+            return tensors_returned(method(image.clone()))
     return {}

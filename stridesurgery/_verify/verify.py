@@ -140,6 +140,7 @@ def verify(original: nn.Module, operated: nn.Module, input_size: int | HW[int] |
     maps, outputs = tuple[MapCheck, ...](), tuple[OutputCheck, ...]()
     if returns_maps and isinstance(operated, RewrittenModel):
         maps = check_maps(original, fine, operated, image, dilated=surgery.dilate)
+        check_maps(original, fine, operated, image[:1], dilated=surgery.dilate)
         outputs = (OutputCheck("train mode", "not compared: maps are compared in eval mode", None),)
     else:
         outputs = check_outputs(original, fine, operated, image, planned)

@@ -1,7 +1,7 @@
 """The library's knowledge of operators."""
 
 from stridesurgery.ops import functions, modules  # noqa: F401  (they fill the operator table
-from stridesurgery.ops.across_batch import LONG_BATCH, AcrossBatch, BeyondCells
+from stridesurgery.ops.across_batch import LONG_BATCH, Watch, across_batch, beyond_numbers
 from stridesurgery.ops.fine_functional import conv2d, sample
 from stridesurgery.ops.fine_modules import FineConv2d, FineConv2dSame
 from stridesurgery.ops.modules import read_conv, set_stride
@@ -21,8 +21,6 @@ from stridesurgery.ops.traits import function_traits, is_leaf, known_result, kno
 from stridesurgery.ops.window import Window
 
 __all__ = [
-    "AcrossBatch",
-    "BeyondCells",
     "FUNCTIONS",
     "FineConv2d",
     "FineConv2dSame",
@@ -31,7 +29,9 @@ __all__ = [
     "MODULES",
     "Operator",
     "POOLS",
+    "Watch",
     "Window",
+    "across_batch",
     "arguments",
     "coarsened",
     "conv2d",
@@ -39,6 +39,7 @@ __all__ = [
     "first_phase",
     "function_traits",
     "batch_to_space",
+    "beyond_numbers",
     "is_leaf",
     "kept_cells",
     "known_result",

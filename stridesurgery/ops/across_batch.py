@@ -5,6 +5,7 @@ One that is not known here counts as one that mixes.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -49,16 +50,17 @@ _IMAGES_FIRST = tuple(
 )
 
 
-class _Watch(TorchDispatchMode):
-    """Notes torch's own operators of a kind, while a model runs."""
+class Watch(TorchDispatchMode):
+    """Notes torch's own operators of a kind, while a model runs.
 
-    def __init__(self) -> None:
+    Args:
+        is_noted: tells from an operator, its arguments by name, their shapes and its result whether it is of the kind.
+    """
+
+    def __init__(self, is_noted: Callable[[Any, dict[str, Any], list[tuple[int, ...]], Any], bool]) -> None:
         super().__init__()
+        self.is_noted = is_noted
         self.found: list[str] = []
-
-    def concerns(self, func: Any, call: dict[str, Any], shapes: list[tuple[int, ...]], result: Any) -> bool:
-        """Tell whether an operator, called with tensors of these shapes, is of the kind."""
-        raise NotImplementedError
 
     def take(self) -> tuple[str, ...]:
         """Return the operators found since the last call."""
@@ -72,33 +74,27 @@ class _Watch(TorchDispatchMode):
         call.update(kwargs)
         shapes = [tuple(t.shape) for t in tree_leaves(list(call.values())) if isinstance(t, Tensor)]
         result = func(*args, **kwargs)
-        if self.concerns(func, call, shapes, result):
+        if self.is_noted(func, call, shapes, result):
             self.found.append(func.overloadpacket.__name__)
         return result
 
 
-class BeyondCells(_Watch):
-    """Notes the operators that do not work number by number on the maps of so many images."""
+def beyond_numbers(images: int) -> Watch:
+    """Watch for operators that do more on the maps of so many images than change each number."""
 
-    def __init__(self, images: int) -> None:
-        super().__init__()
-        self.images = images
-
-    def concerns(self, func: Any, call: dict[str, Any], shapes: list[tuple[int, ...]], result: Any) -> bool:
-        """Tell whether an operator is neither pointwise nor a new view of the same numbers in the same form."""
+    def is_noted(func: Any, call: dict[str, Any], shapes: list[tuple[int, ...]], result: Any) -> bool:
         made = [tuple(t.shape) for t in tree_leaves(result) if isinstance(t, Tensor)]
-        name = func.overloadpacket.__name__
-        if not any(length and length % self.images == 0 for shape in shapes for length in shape[:1]):
+        if not any(length and length % images == 0 for shape in shapes for length in shape[:1]):
             return False
-        return not _is_for_each_number(func) and not (name in ("detach", "alias") and made == shapes)
+        same = func.overloadpacket.__name__ in ("detach", "alias") and made == shapes
+        return not (same or _is_for_each_number(func))
+
+    return Watch(is_noted)
 
 
-class AcrossBatch(_Watch):
-    """Notes the operators that mix images, while a model runs on LONG_BATCH weightless ones."""
-
-    def concerns(self, func: Any, call: dict[str, Any], shapes: list[tuple[int, ...]], result: Any) -> bool:
-        """Tell whether an operator mixes images."""
-        return _mixes(func, call, shapes, result)
+def across_batch() -> Watch:
+    """Watch for operators that mix images, while a model runs on LONG_BATCH weightless ones."""
+    return Watch(_mixes)
 
 
 def _axes(shape: tuple[int, ...]) -> list[int]:

@@ -128,20 +128,19 @@ def is_leaf(module: nn.Module) -> bool:
     kind = type(module)
     if kind in MODULES or kind in _MODULES or kind is ParametrizationList:  # which may keep its gradients to itself
         return True
-    if isinstance(module, (nn.Linear, nn.LayerNorm)) and not any(
-        module.children()
-    ):  # a subclass adds nothing to a grid
+    if kind.forward in _OWN_FORWARDS and not any(module.children()):  # a subclass that computes the same
         return True
     if kind.__module__.startswith("torch.nn.modules"):
         return not isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict))
     return kind.__module__ in _WITHOUT_SPACE
 
 
+_OWN_FORWARDS = {nn.Linear.forward, nn.LayerNorm.forward, nn.GroupNorm.forward}
 # modules of these files treat every cell alike, or drop some in training: what they do inside says nothing of the grid
 _WITHOUT_SPACE = {
     *(
         f"timm.layers.{name}"
-        for name in ("norm", "norm_act", "drop", "activations", "activations_me", "grn", "layer_scale")
+        for name in ("norm", "norm_act", "drop", "activations", "activations_me", "grn", "layer_scale", "linear")
     ),
     "torchvision.ops.stochastic_depth",
 }

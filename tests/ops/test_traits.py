@@ -108,3 +108,6 @@ def test_functions_per_cell(name: str) -> None:
     net = network(Calls(name))
     assert _is_local(record(copy_to_meta(net), (32, 32)))
     assert ss.verify(net, ss.eliminate(net, "S1L1", input_size=32), 32).exact
+    both, seen = ss.dual_path(net, "S1L1", taps="3", input_size=32), image(32, batch=2)
+    assert [n.target for n in both.graph.nodes].count("3") == 2  # each path has its own convolution
+    assert torch.allclose(both(seen)["large.3"], net(seen), atol=1e-5, equal_nan=True)

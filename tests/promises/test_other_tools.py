@@ -80,6 +80,24 @@ def test_subclasses_of_leaves_stay_modules_of_a_graph() -> None:
     assert graph(image(SIZE)).shape == (1, 1024)
 
 
+class Renamed(nn.Linear):
+    """Computes what its parent computes."""
+
+
+class Squared(nn.Linear):
+    """Computes something else."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) ** 2
+
+
+def test_a_subclass_is_a_leaf_if_it_computes_what_its_parent_does() -> None:
+    net = awake(nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Flatten(2), Renamed(256, 4), Squared(4, 4))).eval()
+    graph = ss.eliminate(nn.Sequential(net[0], nn.AdaptiveAvgPool2d(16), *net[1:]), 1, form="graph", input_size=SIZE)
+    targets = {str(n.target) for n in graph.graphs[False].nodes}
+    assert "3" in targets and "4" not in targets
+
+
 class Written(nn.Module):
     """Paddings by name, and global pooling by the size of the map."""
 

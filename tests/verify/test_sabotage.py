@@ -135,6 +135,11 @@ def stale_levels(net: nn.Module) -> None:
     net.feature_info.info[2]["reduction"] = 8
 
 
+def counting_in(norm: nn.Module) -> None:
+    """Move a statistic in eval mode."""
+    norm.register_forward_pre_hook(lambda module, args: module.num_batches_tracked.add_(1) and None)
+
+
 def counting(net: nn.Module) -> None:
     """Move a statistic in eval mode."""
     net.norm.register_forward_pre_hook(lambda module, args: module.running_mean.add_(1e-9 + 1) and None)
@@ -165,6 +170,25 @@ class Fixed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.expand(-1, -1, int(x.shape[2]), int(x.shape[3]))
+
+
+def in_train_answer(net: nn.Module) -> None:
+    forward = net.forward
+    net.forward = lambda x: {**forward(x), **({"aux": x} if net.training else {})}
+
+
+def failing(when: Callable[[nn.Module, Tensor], bool]) -> Spoil:
+    def spoil(net: nn.Module) -> None:
+        forward = net.forward
+
+        def fail(x: Tensor) -> Any:
+            if not x.is_meta and when(net, x):
+                raise ValueError("no")
+            return forward(x)
+
+        net.forward = fail
+
+    return spoil
 
 
 class Tied(Answers):
@@ -260,7 +284,17 @@ CASES = {
     "train mode: another hook": Case(answers, in_train_mode, "train mode output"),
     "train mode: another module": Case(answers, in_train_graph, "train mode output", {"form": "graph"}),
     "train mode: detached": Case(answers, answering(lambda y: {**y, "mean": y["mean"].detach()}), "mean.* is detached"),
-    "one image alone": Case(answers, answering(one_image), r"output\['mean'\] of one image alone"),
+    "one image alone": Case(answers, answering(one_image), r"for one image alone output\['mean'\]"),
+    "one image alone raises": Case(answers, failing(lambda net, x: len(x) == 1), "for one image alone .* raises Value"),
+    "one image alone: a lost output": Case(
+        answers, answering(lambda y: y if len(y["mean"]) > 1 else {"maps": y["maps"]}), "has the keys .* one image"
+    ),
+    "train mode raises": Case(answers, failing(lambda net, x: net.training), "train mode"),
+    "train mode: an output too many": Case(answers, in_train_answer, "has the keys .* in train mode"),
+    "forward_intermediates: a lost map": Case(
+        vit, lambda net: setattr(net, "forward_intermediates", lambda *args, **given: []),
+        "forward_intermediates gives 0 maps", {"stride": 8},
+    ),
     "a small change": Case(answers, putting("act", lambda: nn.LeakyReLU(0.001)), "act"),
     "graph: a small change": Case(
         answers, lambda net: setattr(net, "act", nn.LeakyReLU(0.001).eval()), "act|output", {"form": "graph"}
@@ -360,6 +394,24 @@ def test_stale_records_of_maps_are_found(maps: str) -> None:
     given.feature_info = ss.FeatureInfo((replace(old[0], geometry=replace(old[0].geometry, offset=(9, 9))), *old[1:]))
     with pytest.raises(ss.GridError, match="act1 .*offset"):
         ss.verify(net, given)
+
+
+@pytest.mark.parametrize("maps", ["features", "dual_path"])
+@pytest.mark.parametrize("spoil", [hooking("conv1"), lambda net: counting_in(net.bn1)])
+def test_spoilt_models_that_return_maps_fail(maps: str, spoil: Spoil) -> None:
+    net = resnet()
+    fine = ss.eliminate(net, "S1L0", input_size=SIZE)
+    given = ss.features(fine, **MAPS) if maps == "features" else ss.dual_path(net, "S1L0", **MAPS)
+    spoil(given)
+    with pytest.raises(ss.SurgeryError, match="map act1|map small|running_mean|changes its buffer|conv1"):
+        ss.verify(net, given)
+
+
+def test_what_the_original_does_itself_is_named() -> None:
+    net = answers()
+    counting(net)
+    found = ss.verify(net, ss.eliminate(net, "S1L0", input_size=SIZE))
+    assert "buffer norm.running_mean: the original changes it in eval mode, too" in str(found)
 
 
 def test_a_recipe_of_another_form_is_said() -> None:
