@@ -15,12 +15,13 @@ from torch.utils._pytree import tree_leaves
 
 LONG_BATCH = 1009  # a prime that other axes are no multiples of: the images lie along one that is
 
-# besides those that torch itself calls pointwise
+# besides those that torch itself calls pointwise; torch 2.6 does not yet call those of the last line so
 _EACH_NUMBER = set(
     """
     copy copy_ _to_copy fill fill_ zero_ where masked_fill masked_fill_ native_dropout _prelu_kernel
     rrelu_with_noise bernoulli bernoulli_ uniform_ normal_ rand_like randn_like hardswish hardswish_
     log_sigmoid_forward
+    celu_ elu_ hardsigmoid_ hardtanh_ leaky_relu leaky_relu_ selu_
     """.split()
 )
 _FILLS = set(

@@ -22,13 +22,15 @@ def latency(found: Mapping[str, Record]) -> str:
 
 The network alone. The networks take turns, and each is compared with the first one in the same round; in brackets the
 middle half of the rounds. Processor time is that of one thread: what else runs takes no share of it, but does share its
-caches. By hand a network takes as long as by the library, a pyramid as long as its two inputs. A command without
---device, --dtype, --batch and --compile is one of cpu-fp32-batch1."""
+caches. By hand a network takes as long as by the library, a pyramid as long as its two inputs. On a
+GPU with one image at a time the processor, which starts the operators, may set the pace: what the compute costs shows
+in the larger batches."""
     ]
     for name, record in found.items():
         group, _, how = name.partition("-")
         settings = record["settings"]
         flag, kind = (" --processor-time", "processor time") if settings["processor time"] else ("", "by the clock")
+        flag += _flags(how)
         command = f"latency --groups {group} --runs {settings['runs']} --threads {settings['threads']}{flag}"
         title = "The paper's rows (Table 4)" if group == "paper" else "The stock detector"
         parts.append(f"{title}, {how}, {settings['runs']} runs each, {kind}; {record['hardware']}; {code(command)}:")
@@ -44,13 +46,27 @@ caches. By hand a network takes as long as by the library, a pyramid as long as 
     return "\n\n".join(parts)
 
 
+def _flags(how: str) -> str:
+    """The options of a command that measures so, besides the defaults."""
+    device, dtype, batch, *compiled = how.split("-")
+    chosen = {"--device": device, "--dtype": dtype, "--batch": batch.removeprefix("batch")}
+    defaults = {"--device": "cpu", "--dtype": "fp32", "--batch": "1"}
+    flags = [f" {flag} {value}" for flag, value in chosen.items() if value != defaults[flag]]
+    return "".join(flags) + " --compile" * bool(compiled)
+
+
 def _latency_table(rows: Mapping[str, Record], printed: bool) -> str:
     first = next(iter(rows))
     lines = []
     for name, r in rows.items():
         ms, low, high = r["ms"]
         ratio, least, most = r["ratio"]
-        line = [name, f"{ms:.0f} ({low:.0f} to {high:.0f})", f"{ratio:.2f} ({least:.2f} to {most:.2f})"]
+        digits = 0 if ms >= 10 else 1
+        line = [
+            name,
+            f"{ms:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})",
+            f"{ratio:.2f} ({least:.2f} to {most:.2f})",
+        ]
         line.append(f"{r['gmacs'] / rows[first]['gmacs']:.2f}")
         if printed:
             line.append(f"{TABLE_4[name] / TABLE_4[first]:.2f}" if name in TABLE_4 else "–")
