@@ -22,9 +22,10 @@ def latency(found: Mapping[str, Record]) -> str:
 
 The network alone. The networks take turns, and each is compared with the first one in the same round; in brackets the
 middle half of the rounds. Processor time is that of one thread: what else runs takes no share of it, but does share its
-caches. By hand a network takes as long as by the library, a pyramid as long as its two inputs. On a
-GPU with one image at a time the processor, which starts the operators, may set the pace: what the compute costs shows
-in the larger batches."""
+caches. By hand a network takes as long as by the library, a pyramid as long as its two inputs. The
+rows on a GPU (torch 2.11) were taken while other processes used 13 of the machine's 16 cores. Where their ratio stays
+near 1 although the compute grows, in bf16 for 16 images too, the GPU is probably not busy and the processor that starts
+the operators sets the pace; nothing was profiled. Such a ratio is no price of the surgery."""
     ]
     for name, record in found.items():
         group, _, how = name.partition("-")
