@@ -148,6 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--processor-time", action="store_true", help="count the processor's time, not the clock's: on one CPU thread"
     )
     parser.add_argument("--threads", type=positive, help="on a CPU (default: torch's)")
+    parser.add_argument("--note", help="for the page: what else runs on the machine")
     parser.add_argument("--results", type=Path, default=records.RESULTS, help="(default: docs/results)")
     arguments = parser.parse_args(argv)
     if arguments.threads is not None:
@@ -163,7 +164,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"{path} is there.")
             continue
         rows = measure(group, how, arguments.runs)
-        records.write(path, {"settings": settings, "rows": rows, "hardware": records.hardware(how.device)})
+        note = "; ".join(filter(None, (arguments.note, f"torch {torch.__version__}")))
+        kept = {"settings": settings, "note": note, "rows": rows, "hardware": records.hardware(how.device)}
+        records.write(path, kept)
         print(path)
 
 

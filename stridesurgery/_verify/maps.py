@@ -14,7 +14,7 @@ from stridesurgery._node import Key, info
 from stridesurgery._rewrite import refreshed
 from stridesurgery._trace import RewrittenModel, copied_model, rewritten
 from stridesurgery._verify.operators import difference
-from stridesurgery._verify.runs import first_line, run
+from stridesurgery._verify.runs import check_buffers, run, run_operated
 from stridesurgery.errors import GridError, RequestError, SurgeryError
 from stridesurgery.ops import sample
 
@@ -55,15 +55,9 @@ def check_maps(
     """
     features = returning.feature_info.features
     sources = [source for feature in features for source in feature.sources]
-    try:
-        result = run(returning, image)
-    except SurgeryError:
-        raise
-    except Exception as problem:
-        raise SurgeryError(f"the model that returns maps raises {first_line(problem)}") from problem
+    result = run_operated(returning, image)
+    check_buffers(result, run(original, image))
     returned = result.value
-    if moved := [name for name in result.changed if name not in run(original, image).changed]:
-        raise SurgeryError(f"running the operated model in eval mode changes its buffer {moved[0]}")
     with torch.no_grad():
         before, after = _maps(original, sources, image), _maps(fine, sources, image)
     if list(returned) != [feature.name for feature in features]:

@@ -12,12 +12,14 @@ from stridesurgery._rewrite import Plan, intermediates, larger_by
 from stridesurgery._trace import RewrittenModel, copied_model, tensors_returned
 from stridesurgery._verify.runs import (
     Run,
+    check_buffers,
     differs,
     first_difference,
     first_line,
     is_repeatable,
     relative_error,
     run,
+    run_operated,
     tolerance,
 )
 from stridesurgery.errors import GridError, SurgeryError
@@ -54,17 +56,10 @@ def check_outputs(
     except Exception as problem:  # until now it was only recorded, without numbers
         return (OutputCheck("output", f"not compared: the original itself raises {first_line(problem)}", None),)
     made = run(fine, image)
-    try:
-        after = run(operated, image)
-    except SurgeryError:
-        raise
-    except Exception as problem:
-        raise SurgeryError(f"the operated model raises {first_line(problem)}, which the original does not") from problem
+    after = run_operated(operated, image)
     _check_structure(made.value, after.value, "what eliminate gives")
     _check_structure(before.value, after.value, "the original")
-    moved = [name for name in after.changed if name not in before.changed]
-    if moved:
-        raise SurgeryError(f"running the operated model in eval mode changes its buffer {moved[0]}")
+    check_buffers(after, before)
     checks = list(_compare(before.value, made.value, after.value, image, planned, fine, operated))
     checks += [
         OutputCheck(f"buffer {name}", "the original changes it in eval mode, too", None) for name in after.changed
@@ -164,10 +159,7 @@ def _compare_again(
         made = run(fine, image, training=training)
     except Exception as problem:
         return OutputCheck(when, f"not compared: that raises {first_line(problem)}", None)
-    try:
-        found = run(operated, image, training=training)
-    except Exception as problem:
-        raise SurgeryError(f"{when} the operated model raises {first_line(problem)}") from problem
+    found = run_operated(operated, image, when, training)
     _check_structure(made.value, found.value, f"what eliminate gives {when}")
     wanted, values = ({**tensors_returned(r.value), **r.buffers} for r in (made, found))
     odd = [name for name, value in wanted.items() if name not in values or differs(values[name], value)]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from stridesurgery._trace import copied_model, tensors_returned
 from stridesurgery._verify.operators import difference
+from stridesurgery.errors import SurgeryError
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,32 @@ def run(model: nn.Module, image: Tensor, seed: int = 0, training: bool = False) 
     after = dict(copy.named_buffers())
     changed = [name for name, old in buffers.items() if name in after and not _same(old, after[name])]
     return Run(value, changed, after)
+
+
+def run_operated(model: nn.Module, image: Tensor, when: str = "", training: bool = False) -> Run:
+    """Run a copy of an operated model, as `run` does.
+
+    Raises:
+        SurgeryError: the model raises an exception; `when` says in which kind of run.
+    """
+    try:
+        return run(model, image, training=training)
+    except SurgeryError:
+        raise
+    except Exception as problem:
+        place = f"{when} the" if when else "the"
+        raise SurgeryError(f"{place} operated model raises {first_line(problem)}") from problem
+
+
+def check_buffers(after: Run, before: Run) -> None:
+    """Check that an operated model changes no buffer in eval mode that the original leaves as it is.
+
+    Raises:
+        SurgeryError: a buffer has changed.
+    """
+    moved = [name for name in after.changed if name not in before.changed]
+    if moved:
+        raise SurgeryError(f"running the operated model in eval mode changes its buffer {moved[0]}")
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -24,7 +24,7 @@ from examples.experiments import (
     views,
 )
 from examples.experiments import training_free as free
-from examples.experiments.page import choosing, headline
+from examples.experiments.page import choosing, headline, protocol
 from examples.experiments.page.beside_paper import beside_paper, verdicts
 from examples.experiments.page.reading import all_in
 from examples.experiments.page.words import compared
@@ -284,6 +284,27 @@ def test_a_bound_may_leave_the_finer_view_out() -> None:
     assert torch.equal(without.boxes, boxes) and len(with_it.boxes) == 2
     swept = {0.0: [5.0, 1.0, 3.0], 48.0: [5.0, 0.5, 3.0]}
     assert free.best(swept) == (0, 0)  # of equals, the cheaper one
+
+
+def test_the_page_says_how_latency_was_measured() -> None:
+    row = {"gmacs": 1.0, "ms": [4.26, 3.9, 12.0], "ratio": [1.0, 1.0, 1.0], "paper ms": None}
+    settings = {"runs": 9, "threads": 3, "processor time": False}
+    record = {"settings": settings, "note": "beside other work", "rows": {"as is": row}, "hardware": "a card"}
+    said = protocol.latency({"stock-cuda-bf16-batch16-compiled": record, "stock-cpu-fp32-batch1": record})
+    assert "a card (beside other work)" in said and "4.3 (3.9 to 12.0)" in said
+    assert "--threads 3 --device cuda --dtype bf16 --batch 16 --compile`" in said and "--threads 3`" in said
+
+
+@pytest.mark.parametrize(("times", "is_said"), [(1.05, True), (1.9, False)])
+def test_a_device_that_is_not_busy_gives_no_price(times: float, is_said: bool) -> None:
+    rows = {
+        name: {"gmacs": compute, "ms": [1.0] * 3, "ratio": [ratio] * 3, "paper ms": None}
+        for name, compute, ratio in (("SSDMnetv1", 1.0, 1.0), ("SSDMnetv1-S1L0", 3.9, times))
+    }
+    found = {"paper-cuda-fp32-batch1": {"rows": rows}}
+    told = [*choosing.cost(found), *verdicts({}, {}, {}, found)]
+    assert len(told) == 2
+    assert ["not busy" in said for said in told] == [is_said, is_said]
 
 
 def test_networks_are_timed_in_turn() -> None:

@@ -172,6 +172,16 @@ class Fixed(nn.Module):
         return x.expand(-1, -1, int(x.shape[2]), int(x.shape[3]))
 
 
+def in_train_statistics(net: nn.Module) -> None:
+    """Leave the answer as it is and spoil what is kept for later."""
+
+    def count(module: nn.Module, args: Any, y: Any) -> None:
+        if module.training:
+            module.norm.running_mean.add_(1)
+
+    net.register_forward_hook(count)
+
+
 def in_train_answer(net: nn.Module) -> None:
     forward = net.forward
     net.forward = lambda x: {**forward(x), **({"aux": x} if net.training else {})}
@@ -279,7 +289,7 @@ CASES = {
     "stale patch_size": Case(vit, setting("patch_embed", patch_size=(16, 16)), "patch_size", {"stride": 8}),
     "one norm in train mode": Case(resnet, lambda net: net.layer1[0].bn1.train(), r"layer1\.0\.bn1 is in train"),
     "the block in train mode": Case(resnet, lambda net: net.layer3.train(), "layer3 is in train"),
-    "statistics that move": Case(answers, counting, "running_mean|norm"),
+    "statistics that move": Case(answers, counting, "changes its buffer norm.running_mean"),
     "graph: another function": Case(answers, in_graphs("add", target("sub")), "output", {"form": "graph"}),
     "train mode: another hook": Case(answers, in_train_mode, "train mode output"),
     "train mode: another module": Case(answers, in_train_graph, "train mode output", {"form": "graph"}),
@@ -288,6 +298,9 @@ CASES = {
     "one image alone raises": Case(answers, failing(lambda net, x: len(x) == 1), "for one image alone .* raises Value"),
     "one image alone: a lost output": Case(
         answers, answering(lambda y: y if len(y["mean"]) > 1 else {"maps": y["maps"]}), "has the keys .* one image"
+    ),
+    "train mode: statistics": Case(
+        answers, in_train_statistics, "in train mode norm.running_mean differs"
     ),
     "train mode raises": Case(answers, failing(lambda net, x: net.training), "train mode"),
     "train mode: an output too many": Case(answers, in_train_answer, "has the keys .* in train mode"),
@@ -405,6 +418,48 @@ def test_spoilt_models_that_return_maps_fail(maps: str, spoil: Spoil) -> None:
     spoil(given)
     with pytest.raises(ss.SurgeryError, match="map act1|map small|running_mean|changes its buffer|conv1"):
         ss.verify(net, given)
+
+
+def one_image_differs(maps: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: y * (1 if len(y) > 1 else 1.1) for name, y in maps.items()}
+
+
+@pytest.mark.parametrize("maps", ["features", "dual_path"])
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (failing(lambda net, x: True), "the operated model raises ValueError: no"),
+        (answering(one_image_differs), "map "),
+    ],
+)
+def test_models_that_return_maps_are_run_as_they_are(maps: str, spoil: Spoil, said: str) -> None:
+    net = resnet()
+    fine = ss.eliminate(net, "S1L0", input_size=SIZE)
+    given = ss.features(fine, **MAPS) if maps == "features" else ss.dual_path(net, "S1L0", **MAPS)
+    ss.verify(net, given)
+    spoil(given)
+    with pytest.raises(ss.SurgeryError, match=said):
+        ss.verify(net, given)
+
+
+class Asking(nn.Module):
+    """Its forward_features takes more than an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, 2, 1)
+
+    def forward_features(self, x: Tensor, depth: int) -> Tensor:
+        return self.stem(x) * depth
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_features(x, 1)
+
+
+def test_a_method_that_cannot_be_compared_is_named() -> None:
+    net = Asking().eval()
+    found = ss.verify(net, ss.eliminate(net, "S1L0", input_size=SIZE))
+    assert "forward_features: not compared: it gives no tensors for an image alone" in str(found)
 
 
 def test_what_the_original_does_itself_is_named() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from examples.experiments.page.names import SPLIT, by_row
-from examples.experiments.page.reading import Record, difference, table
+from examples.experiments.page.reading import Record, difference, how_measured, table
 from examples.ssd.paper import TABLE_2, TABLE_4
 
 BASE = "SSDMnetv1"
@@ -112,5 +112,5 @@ def _time(times: Mapping[str, Record]) -> Iterator[str]:
             if r is not None
         ]
         if told:
-            how = name.partition("-")[2]
+            how = how_measured(name, record)
             yield f"Time against the base, {how} (in brackets the paper, on a GTX 1080 Ti): {', '.join(told)}."

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from examples.experiments import small_objects
 from examples.experiments.page.names import AS_IS, DUAL, LARGE, LARGER, SAME_PIXELS, by_row, named
-from examples.experiments.page.reading import Record, difference, in_order, interval, table
+from examples.experiments.page.reading import Record, difference, how_measured, in_order, interval, table
 from examples.ssd.paper import TABLE_4
 
 DILATED = "S1L12 dilated"
@@ -245,7 +245,7 @@ def cost(times: Mapping[str, Record]) -> list[str]:
     base, fine = "SSDMnetv1", "SSDMnetv1-S1L0"
     told = []
     for name, record in times.items():
-        row, how = record["rows"].get(fine), name.partition("-")[2]
+        row, how = record["rows"].get(fine), how_measured(name, record)
         if row is not None:
             told.append(
                 f"S1L0 takes {row['ratio'][0]:.1f} times as long as the network as it is ({how}; compute: "

@@ -22,10 +22,9 @@ def latency(found: Mapping[str, Record]) -> str:
 
 The network alone. The networks take turns, and each is compared with the first one in the same round; in brackets the
 middle half of the rounds. Processor time is that of one thread: what else runs takes no share of it, but does share its
-caches. By hand a network takes as long as by the library, a pyramid as long as its two inputs. The
-rows on a GPU (torch 2.11) were taken while other processes used 13 of the machine's 16 cores. Where their ratio stays
-near 1 although the compute grows, in bf16 for 16 images too, the GPU is probably not busy and the processor that starts
-the operators sets the pace; nothing was profiled. Such a ratio is no price of the surgery."""
+caches. By hand a network takes as long as by the library, a pyramid as long as its two inputs.
+Where a ratio on a GPU stays near 1 although the compute grows, the GPU is probably not busy and the processor that
+starts the operators sets the pace; nothing was profiled. Such a ratio is no price of the surgery."""
     ]
     for name, record in found.items():
         group, _, how = name.partition("-")
@@ -33,8 +32,11 @@ the operators sets the pace; nothing was profiled. Such a ratio is no price of t
         flag, kind = (" --processor-time", "processor time") if settings["processor time"] else ("", "by the clock")
         flag += _flags(how)
         command = f"latency --groups {group} --runs {settings['runs']} --threads {settings['threads']}{flag}"
+        note = f" ({record['note']})" if record.get("note") else ""
         title = "The paper's rows (Table 4)" if group == "paper" else "The stock detector"
-        parts.append(f"{title}, {how}, {settings['runs']} runs each, {kind}; {record['hardware']}; {code(command)}:")
+        parts.append(
+            f"{title}, {how}, {settings['runs']} runs each, {kind}; {record['hardware']}{note}; {code(command)}:"
+        )
         parts.append(_latency_table(record["rows"], group == "paper"))
     wanted = [
         "cpu-fp32-batch1",

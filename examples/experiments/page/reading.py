@@ -38,6 +38,13 @@ def all_in(folder: Path) -> dict[str, Record]:
     return {path.stem: records.read(path) for path in sorted(folder.glob("*.json"))}
 
 
+def how_measured(name: str, record: Record) -> str:
+    """How a latency was measured; if twice the compute takes hardly longer, also that the device was not busy."""
+    rows = list(record["rows"].values())
+    idle = any(r["gmacs"] >= 2 * rows[0]["gmacs"] and r["ratio"][0] < 1.2 for r in rows)
+    return name.partition("-")[2] + ", a device that was not busy, so no price of the surgery" * idle
+
+
 def in_order(found: Mapping[str, Record], names: Sequence[str]) -> dict[str, Record]:
     """Those that are there, as they are listed."""
     return {name: found[name] for name in names if name in found}
