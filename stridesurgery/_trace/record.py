@@ -163,7 +163,7 @@ def _explain(problem: Exception, recorder: Recorder, size: tuple[int, int]) -> T
             f"an input of {size[0]}x{size[1]} pixels is too small for {place}{line}: {text}; give a larger input_size"
         )
     if isinstance(problem, TraceError):  # our own, which names the place
-        return TraceError(f"{type(model).__name__} cannot be traced at {size[0]}x{size[1]} pixels: {text}")
+        return TraceError(f"{type(model).__name__} cannot be traced at {size[0]}x{size[1]} pixels{line}: {text}")
     fixed = f"; the size is fixed by {', '.join(recorder.fixed)}" if recorder.fixed else ""
     return TraceError(
         f"{type(model).__name__} cannot be traced at {size[0]}x{size[1]} pixels: {place}{line} "

@@ -117,6 +117,25 @@ def test_models_that_cannot_be_traced(inner: nn.Module) -> None:
     assert "test_bad_input.py:" in str(raised.value)
 
 
+class Hooked(nn.Module):
+    """Has a layer with a hook."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.act = nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.stem(x))
+
+
+def test_an_error_of_the_library_is_said_once_with_the_place() -> None:
+    model = Hooked()
+    model.act.register_forward_hook(lambda module, args, y: y[..., 1:])
+    said = r"^Hooked cannot be traced at 32x32 pixels \(test_bad_input\.py:\d+: return self.*\): a forward hook of act"
+    with pytest.raises(ss.TraceError, match=said):
+        ss.eliminate(model, S=1, input_size=32)
+
+
 def test_operator_that_is_not_understood() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LPPool2d(2, 2), nn.Conv2d(4, 4, 3, 2, 1))
     assert ss.inspect(model, 64)[1].operator == "LPPool2d"
