@@ -22,4 +22,6 @@ python_maximum_signature_line_length = 100
 
 def setup(app: Sphinx) -> None:
     """Leave out the arguments of classes: their fields are listed one by one."""
-    app.connect("autodoc-process-signature", lambda app, what, *_: ("", None) if what == "class" else None)
+    app.connect(
+        "autodoc-process-signature", lambda app, what, *_: ("", None) if what == "class" else None
+    )

@@ -30,7 +30,9 @@ def field() -> Figure:
 
 
 def front() -> Figure:
-    found = ss.search(timm.create_model(MODEL), 16, taps=PREDICTED, reduction=8, input_size=SIZE, dilate=True)
+    found = ss.search(
+        timm.create_model(MODEL), 16, taps=PREDICTED, reduction=8, input_size=SIZE, dilate=True
+    )
     return plot.front(found)
 
 
@@ -39,12 +41,16 @@ PICTURES: tuple[Callable[[], Figure], ...] = (profile, field, front)
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("docs/pictures"), help="a folder (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("docs/pictures"), help="a folder (default: %(default)s)"
+    )
     folder = parser.parse_args(argv).out
     folder.mkdir(parents=True, exist_ok=True)
     for draw in PICTURES:
         path = folder / f"{draw.__name__}.png"
-        draw().savefig(path, dpi=100, metadata={"Software": None})  # the same picture is the same file
+        draw().savefig(
+            path, dpi=100, metadata={"Software": None}
+        )  # the same picture is the same file
         print(path)
 
 

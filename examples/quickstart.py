@@ -79,7 +79,9 @@ def load_classifier(weights: Path | None, data: Path | None) -> Classifier:
         return classifier_from_file(weights)
     try:
         return downloaded_classifier()
-    except Exception as reason:  # no network, a proxy, a full disk: each raises something of its own
+    except (
+        Exception
+    ) as reason:  # no network, a proxy, a full disk: each raises something of its own
         print(f"No weights given, and none could be downloaded: {reason}")
         torch.manual_seed(0)
         return timm_classifier(pretrained=False)
@@ -89,7 +91,9 @@ def downloaded_classifier() -> Classifier:
     """timm's pretrained network; the copy in the cache of the Hugging Face hub if HF_HUB_OFFLINE is set."""
     if not os.environ.get("HF_HUB_OFFLINE"):
         # Without this, timm would retry for most of a minute before it gave up.
-        urllib.request.urlopen(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), timeout=5).close()
+        urllib.request.urlopen(
+            os.environ.get("HF_ENDPOINT", "https://huggingface.co"), timeout=5
+        ).close()
     return timm_classifier(pretrained=True)
 
 
@@ -106,15 +110,23 @@ def classifier_from_file(path: Path) -> Classifier:
     net = timm.create_model(MODEL)
     net.load_state_dict(state)
     config = timm.data.resolve_model_data_config(net)
-    return Classifier(net.eval(), source, trained=True, background=0, mean=config["mean"], std=config["std"])
+    return Classifier(
+        net.eval(), source, trained=True, background=0, mean=config["mean"], std=config["std"]
+    )
 
 
 def timm_classifier(pretrained: bool) -> Classifier:
     """timm's own network, with its downloaded weights or with random ones."""
     net = timm.create_model(MODEL, pretrained=pretrained).eval()
     config = timm.data.resolve_model_data_config(net)
-    source = "timm's pretrained weights" if pretrained else "RANDOM weights: nothing it sees means anything"
-    return Classifier(net, source, trained=pretrained, background=0, mean=config["mean"], std=config["std"])
+    source = (
+        "timm's pretrained weights"
+        if pretrained
+        else "RANDOM weights: nothing it sees means anything"
+    )
+    return Classifier(
+        net, source, trained=pretrained, background=0, mean=config["mean"], std=config["std"]
+    )
 
 
 # ---- what the networks see
@@ -135,7 +147,9 @@ def print_top1(classifier: Classifier, photographs: Sequence[Photograph], size: 
         agreed += right
         verdict = "" if right else "  <- miss"
         name = guess_name(index)
-        print(f"  {photograph.path.name:<18}{photograph.category:<13}{name:<24}{score:5.2f}{verdict}")
+        print(
+            f"  {photograph.path.name:<18}{photograph.category:<13}{name:<24}{score:5.2f}{verdict}"
+        )
     print(f"  {agreed} of {len(photographs)} agree.")
 
 
@@ -163,8 +177,12 @@ def maps_at(net: nn.Module, names: Sequence[str], images: Tensor) -> dict[str, T
     return maps
 
 
-def print_map_sizes(names: Mapping[int, str], before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
-    print(f"\nFeature maps (channels x height x width):\n  {'L':>2}  {'layer':<20}{'original':<16}{SURGERY}")
+def print_map_sizes(
+    names: Mapping[int, str], before: Mapping[str, Tensor], after: Mapping[str, Tensor]
+) -> None:
+    print(
+        f"\nFeature maps (channels x height x width):\n  {'L':>2}  {'layer':<20}{'original':<16}{SURGERY}"
+    )
     for index in LISTED_LAYERS:
         sizes = [" x ".join(map(str, maps[names[index]].shape[1:])) for maps in (before, after)]
         print(f"  {index:>2}  {names[index]:<20}{sizes[0]:<16}{sizes[1]}")
@@ -178,13 +196,17 @@ class Row:
     """One network's row of the picture."""
 
     title: str
-    centres: tuple[np.ndarray, np.ndarray]  # where the cells of GRID_LAYER look: rows, columns; in input pixels
+    centres: tuple[
+        np.ndarray, np.ndarray
+    ]  # where the cells of GRID_LAYER look: rows, columns; in input pixels
     maps: tuple[np.ndarray, ...]  # (H, W) each, for DRAWN_LAYERS
 
 
 def picture_row(title: str, layers: Sequence[ss.Layer], maps: Mapping[str, Tensor]) -> Row:
     grid = layers[GRID_LAYER]
-    rows, columns = (grid.offset[axis] + grid.step[axis] * np.arange(grid.out_grid[axis]) for axis in (0, 1))
+    rows, columns = (
+        grid.offset[axis] + grid.step[axis] * np.arange(grid.out_grid[axis]) for axis in (0, 1)
+    )
     return Row(title, (rows, columns), tuple(strength(maps[layers[i].name]) for i in DRAWN_LAYERS))
 
 
@@ -219,7 +241,9 @@ def draw_grid(axes: Axes, pixels: Pixels, row: Row) -> None:
     # The outermost cells may look past the edge.
     axes.set_xlim(-0.5, pixels.shape[1] - 0.5)
     axes.set_ylim(pixels.shape[0] - 0.5, -0.5)
-    axes.set_title(f"where layer {GRID_LAYER} looks: {len(row.centres[0])} x {len(row.centres[1])} cells")
+    axes.set_title(
+        f"where layer {GRID_LAYER} looks: {len(row.centres[0])} x {len(row.centres[1])} cells"
+    )
     axes.set_ylabel(row.title, fontsize="large")
     axes.set_xticks([])
     axes.set_yticks([])
@@ -237,10 +261,21 @@ def draw_map(axes: Axes, values: np.ndarray, title: str, limits: tuple[float, fl
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--weights", type=existing_file, help="a safetensors file with the keys of timm's " + MODEL)
-    parser.add_argument("--image", type=existing_file, help="a photograph; its centre square is used")
-    parser.add_argument("--size", type=int, default=224, help="side of the input in pixels (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("quickstart.png"), help="the picture (default: %(default)s)")
+    parser.add_argument(
+        "--weights", type=existing_file, help="a safetensors file with the keys of timm's " + MODEL
+    )
+    parser.add_argument(
+        "--image", type=existing_file, help="a photograph; its centre square is used"
+    )
+    parser.add_argument(
+        "--size", type=int, default=224, help="side of the input in pixels (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("quickstart.png"),
+        help="the picture (default: %(default)s)",
+    )
     return parser.parse_args(argv)
 
 
@@ -251,20 +286,26 @@ def existing_file(text: str) -> Path:
     return path
 
 
-def choose_image(image: Path | None, photographs: Sequence[Photograph], size: int) -> tuple[Pixels, str]:
+def choose_image(
+    image: Path | None, photographs: Sequence[Photograph], size: int
+) -> tuple[Pixels, str]:
     """The pixels (size, size, 3) to look at, and what to call them."""
     if image is None and photographs:
         paths = [photograph.path for photograph in photographs]
         image = next((path for path in paths if path.name == FAVOURITE), paths[0])
     if image is None:
-        return drawn_square(size), "a drawn picture: no --image, and no photographs in $STRIDESURGERY_DATA"
+        return drawn_square(
+            size
+        ), "a drawn picture: no --image, and no photographs in $STRIDESURGERY_DATA"
     return read_square(image, size), image.name
 
 
 def data_folder() -> Path | None:
     named = os.environ.get("STRIDESURGERY_DATA")
     if named and not Path(named).is_dir():
-        raise SystemExit(f"STRIDESURGERY_DATA names {named!r}, which is no folder. Correct it or unset it.")
+        raise SystemExit(
+            f"STRIDESURGERY_DATA names {named!r}, which is no folder. Correct it or unset it."
+        )
     return Path(named) if named else None
 
 
@@ -302,7 +343,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     print_map_sizes(names, before, after)
 
     fine_report = ss.inspect(fine, input_size=size)
-    rows = [picture_row("original", report.layers, before), picture_row(SURGERY, fine_report.layers, after)]
+    rows = [
+        picture_row("original", report.layers, before),
+        picture_row(SURGERY, fine_report.layers, after),
+    ]
     draw_picture(pixels, rows, arguments.out)
     print(f"\nSaved {arguments.out}")
 

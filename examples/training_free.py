@@ -55,7 +55,12 @@ SURGERY = "S1L0"
 DOUBLED = 2 * INPUT_SIZE
 FINER = 0.5  # a cell of the finer views is half as large, and so is what its predictor takes an object for
 
-AS_IS, DUAL, PYRAMID, SAME_PIXELS = "as is", "dual path", "image pyramid", "pyramid of the same pixels"
+AS_IS, DUAL, PYRAMID, SAME_PIXELS = (
+    "as is",
+    "dual path",
+    "image pyramid",
+    "pyramid of the same pixels",
+)
 
 # The view whose boxes join the original's where they are small, and below which side (the square root of the area, in
 # pixels of the photograph). The bounds are those of TRIED that have the best AP on every other photograph, which is
@@ -76,15 +81,23 @@ class Detectors:
     """Every view of a photograph that the table compares, all with the weights of one detector."""
 
     def __init__(self, net: StockSSD) -> None:
-        self.net, self.patched, self.operated = net, with_stride_patched(net), with_stride_eliminated(net, SURGERY)
+        self.net, self.patched, self.operated = (
+            net,
+            with_stride_patched(net),
+            with_stride_eliminated(net, SURGERY),
+        )
         self.both = TwoPaths(net, SURGERY)
         self.anchors = self.anchors_by_view()
 
     def anchors_by_view(self) -> dict[str, Tensor]:
         """The anchors (A, 4) of each view; those of "fine" are placed in three ways, to compare them."""
         finer = partial(anchors, scale=FINER)
-        trained, patched, fine = (six_layers(net, INPUT_SIZE) for net in (self.net, self.patched, self.operated))
-        doubled = finer(learned_centres(six_layers(self.net, DOUBLED), DOUBLED, trained, INPUT_SIZE))
+        trained, patched, fine = (
+            six_layers(net, INPUT_SIZE) for net in (self.net, self.patched, self.operated)
+        )
+        doubled = finer(
+            learned_centres(six_layers(self.net, DOUBLED), DOUBLED, trained, INPUT_SIZE)
+        )
         return {
             "original": anchors(usual_centres(trained)),
             "patched": finer(usual_centres(patched)),
@@ -103,7 +116,9 @@ class Detectors:
             "original": large,
             "patched": self.patched(as_input(seen)),
             "doubled": self.net(as_input(resized(photograph, DOUBLED))),
-            "enlarged": self.net(as_input(enlarged(photograph, DOUBLED))),  # knows no more than the dual path
+            "enlarged": self.net(
+                as_input(enlarged(photograph, DOUBLED))
+            ),  # knows no more than the dual path
             **dict.fromkeys(("fine", "fine, usual", "fine, looking"), small),
         }
         size = (photograph.height, photograph.width)
@@ -117,7 +132,9 @@ class Detectors:
         """
         image = as_input(resized(photograph, INPUT_SIZE))
         differences = []
-        for path, alone in zip(self.both(image), (self.operated(image), self.net(image)), strict=True):
+        for path, alone in zip(
+            self.both(image), (self.operated(image), self.net(image)), strict=True
+        ):
             torch.testing.assert_close(path.scores, alone.scores)
             torch.testing.assert_close(path.boxes, alone.boxes)
             differences.append(float((path.scores - alone.scores).abs().max()))
@@ -142,17 +159,39 @@ def rows(bounds: Mapping[str, float]) -> dict[str, Row]:
     library = f"{SURGERY} by the library, anchors"
 
     def joined(name: str, title: str, run: Callable[[Detectors], object]) -> Row:
-        return Row(f"{title} below {bounds[name]:g} px", partial(_joined, JOINED[name], bounds[name]), run)
+        return Row(
+            f"{title} below {bounds[name]:g} px", partial(_joined, JOINED[name], bounds[name]), run
+        )
 
     return {
         AS_IS: Row("as is", itemgetter("original"), lambda d: d.net(image)),
-        "by hand": Row(f"{SURGERY} by hand, anchors in mid-cell", itemgetter("patched"), lambda d: d.patched(image)),
-        "mid-cell": Row(f"{library} in mid-cell", itemgetter("fine, usual"), lambda d: d.operated(image)),
-        "looking": Row(f"{library} where cells look", itemgetter("fine, looking"), lambda d: d.operated(image)),
-        "geometry": Row(f"{library} on the geometry, as learned", itemgetter("fine"), lambda d: d.operated(image)),
+        "by hand": Row(
+            f"{SURGERY} by hand, anchors in mid-cell",
+            itemgetter("patched"),
+            lambda d: d.patched(image),
+        ),
+        "mid-cell": Row(
+            f"{library} in mid-cell", itemgetter("fine, usual"), lambda d: d.operated(image)
+        ),
+        "looking": Row(
+            f"{library} where cells look", itemgetter("fine, looking"), lambda d: d.operated(image)
+        ),
+        "geometry": Row(
+            f"{library} on the geometry, as learned",
+            itemgetter("fine"),
+            lambda d: d.operated(image),
+        ),
         DUAL: joined(DUAL, "dual path, fine boxes", lambda d: d.both(image)),
-        "doubled": Row(f"as is, photograph at {DOUBLED}x{DOUBLED}", itemgetter("doubled"), lambda d: d.net(doubled)),
-        PYRAMID: joined(PYRAMID, "image pyramid of the photograph, boxes", lambda d: (d.net(image), d.net(doubled))),
+        "doubled": Row(
+            f"as is, photograph at {DOUBLED}x{DOUBLED}",
+            itemgetter("doubled"),
+            lambda d: d.net(doubled),
+        ),
+        PYRAMID: joined(
+            PYRAMID,
+            "image pyramid of the photograph, boxes",
+            lambda d: (d.net(image), d.net(doubled)),
+        ),
         SAME_PIXELS: joined(
             SAME_PIXELS,
             f"image pyramid of its {INPUT_SIZE}x{INPUT_SIZE}, boxes",
@@ -209,7 +248,11 @@ class Line:
 
 
 def measure(
-    detectors: Detectors, truth: COCO, bounds: Mapping[str, float], results: Mapping[str, Results], ids: Sequence[int]
+    detectors: Detectors,
+    truth: COCO,
+    bounds: Mapping[str, float],
+    results: Mapping[str, Results],
+    ids: Sequence[int],
 ) -> list[Line]:
     return [
         Line(
@@ -239,7 +282,11 @@ def as_table(lines: Sequence[Line]) -> str:
     for line in lines:
         s = line.all
         values = (s.ap, s.ap_small, s.ap_medium, s.ap_large, s.ar_small, line.held_out.ap)
-        text.append(line.title.ljust(width) + "".join(f"{value:10.1f}" for value in values) + f"{line.giga_macs:10.2f}")
+        text.append(
+            line.title.ljust(width)
+            + "".join(f"{value:10.1f}" for value in values)
+            + f"{line.giga_macs:10.2f}"
+        )
     return "\n".join(text)
 
 
@@ -266,7 +313,10 @@ def print_choice(detectors: Detectors, truth: COCO, folder: Path, ids: Sequence[
     for key, s in summaries.items():
         print(f"{key:<36}{s.ap:6.2f} ({s.ap_small:.1f} / {s.ap_medium:.1f} / {s.ap_large:.1f})")
     for name in JOINED:
-        print("best:", max((key for key in tried if tried[key][0] == name), key=lambda key: summaries[key].ap))
+        print(
+            "best:",
+            max((key for key in tried if tried[key][0] == name), key=lambda key: summaries[key].ap),
+        )
 
 
 # ---- the main job
@@ -274,12 +324,20 @@ def print_choice(detectors: Detectors, truth: COCO, folder: Path, ids: Sequence[
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--images", type=positive, help="only the first so many photographs (default: all)")
-    parser.add_argument("--size-bound", type=pixels, metavar="PX", help="keep a finer view's boxes below this side")
     parser.add_argument(
-        "--choose-bounds", action="store_true", help="show AP by bound on every other photograph, and end"
+        "--images", type=positive, help="only the first so many photographs (default: all)"
     )
-    parser.add_argument("--output", type=Path, default=Path("training_free"), help="a folder (default: %(default)s)")
+    parser.add_argument(
+        "--size-bound", type=pixels, metavar="PX", help="keep a finer view's boxes below this side"
+    )
+    parser.add_argument(
+        "--choose-bounds",
+        action="store_true",
+        help="show AP by bound on every other photograph, and end",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("training_free"), help="a folder (default: %(default)s)"
+    )
     return parser.parse_args(argv)
 
 
@@ -302,13 +360,17 @@ def pixels(text: str) -> float:
 def data_folder() -> Path:
     named = os.environ.get("STRIDESURGERY_DATA")
     if not named or not Path(named).is_dir():
-        raise SystemExit("Set STRIDESURGERY_DATA to the folder that holds weights/ and coco_public/.")
+        raise SystemExit(
+            "Set STRIDESURGERY_DATA to the folder that holds weights/ and coco_public/."
+        )
     return Path(named)
 
 
 def save(output: Path, lines: Sequence[Line], bounds: Mapping[str, float], note: str) -> None:
     content = {"note": note, "bounds": dict(bounds), "rows": [asdict(line) for line in lines]}
-    (output / "table.json").write_text(json.dumps(_without_nan(content), indent=2, allow_nan=False) + "\n")
+    (output / "table.json").write_text(
+        json.dumps(_without_nan(content), indent=2, allow_nan=False) + "\n"
+    )
 
 
 def _without_nan(value: Any) -> Any:
@@ -331,8 +393,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     bounds = BOUNDS if arguments.size_bound is None else dict.fromkeys(BOUNDS, arguments.size_bound)
     difference = detectors.check(read(truth, folder, ids[0]))
-    print(f"Both paths of one graph score as the two networks alone do; largest difference {difference:.1g}.")
-    results = detect(detectors, truth, folder, ids, {name: row.find for name, row in rows(bounds).items()})
+    print(
+        f"Both paths of one graph score as the two networks alone do; largest difference {difference:.1g}."
+    )
+    results = detect(
+        detectors, truth, folder, ids, {name: row.find for name, row in rows(bounds).items()}
+    )
     lines, note = measure(detectors, truth, bounds, results, ids), about(truth, ids)
     print(f"\n{as_table(lines)}\n\n{note}")
 

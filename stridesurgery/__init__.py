@@ -1,11 +1,38 @@
 """Change the strides of a pretrained backbone and keep every weight."""
 
-from stridesurgery._analysis import Feature, FeatureInfo, Layer, MapGeometry, Report, Transition, inspect
-from stridesurgery._cost import Budget, Candidate, Comparison, Cost, Part, Row, Search, Timing, compare, cost, search
+from stridesurgery._analysis import (
+    Feature,
+    FeatureInfo,
+    Layer,
+    MapGeometry,
+    Report,
+    Transition,
+    inspect,
+)
+from stridesurgery._cost import (
+    Budget,
+    Candidate,
+    Comparison,
+    Cost,
+    Part,
+    Row,
+    Search,
+    Timing,
+    compare,
+    cost,
+    search,
+)
 from stridesurgery._features import dual_path, features
 from stridesurgery._rewrite import eliminate
 from stridesurgery._verify import Verification, verify
-from stridesurgery.errors import GridError, ModelError, OperatorError, RequestError, SurgeryError, TraceError
+from stridesurgery.errors import (
+    GridError,
+    ModelError,
+    OperatorError,
+    RequestError,
+    SurgeryError,
+    TraceError,
+)
 from stridesurgery.ops import Operator, Window, register_operator
 from stridesurgery.recalibrate import recalibrate
 from stridesurgery.surgery import Surgery

@@ -8,7 +8,9 @@ from torch import Tensor, fx
 
 BATCH = 41  # weightless images cost nothing, and a length of 41k can only be a batch of k windows
 Shape = tuple[int, ...]
-Key = tuple[str, str, str, int]  # (module path, kind of node, target, how many such before): stable across recordings
+Key = tuple[
+    str, str, str, int
+]  # (module path, kind of node, target, how many such before): stable across recordings
 
 
 class NodeInfo:
@@ -89,8 +91,12 @@ def origins(node: fx.Node) -> list[str]:
         seen.add(current)
         if current.op == "placeholder":
             return []
-        if current.op == "get_attr" or (current.op == "call_module" and not current.all_input_nodes):
-            found.append(str(current.target))  # a parametrized weight is what a module without inputs returns
+        if current.op == "get_attr" or (
+            current.op == "call_module" and not current.all_input_nodes
+        ):
+            found.append(
+                str(current.target)
+            )  # a parametrized weight is what a module without inputs returns
         todo.extend(current.all_input_nodes)
     return found
 
@@ -108,7 +114,9 @@ def tensors_in(args: Iterable[Any]) -> list[fx.Node]:
     found: list[fx.Node] = []
 
     def visit(value: Any) -> None:
-        if isinstance(value, fx.Node) and (shape_of(value) is not None or info(value).parts is not None):
+        if isinstance(value, fx.Node) and (
+            shape_of(value) is not None or info(value).parts is not None
+        ):
             found.append(value)
 
     fx.node.map_aggregate(tuple(args), visit)

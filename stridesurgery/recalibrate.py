@@ -14,7 +14,9 @@ from torch.optim.swa_utils import update_bn
 from stridesurgery.errors import ModelError, RequestError
 
 
-def recalibrate(model: nn.Module, batches: Iterable[Any], *, limit: int | None = 100, seed: int = 0) -> int:
+def recalibrate(
+    model: nn.Module, batches: Iterable[Any], *, limit: int | None = 100, seed: int = 0
+) -> int:
     """Estimate the running statistics of the batch norms again, in place.
 
     The work is done by `torch.optim.swa_utils.update_bn`. A network without a stride sees other
@@ -54,12 +56,16 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], *, limit: int | None =
             "convolutions, or it uses other norms): there is nothing to recalibrate"
         )
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise RequestError(f"limit is how many batches to take at most, or None for all; got {limit!r}")
+        raise RequestError(
+            f"limit is how many batches to take at most, or None for all; got {limit!r}"
+        )
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise RequestError(f"seed is an int, got {seed!r}")
     device = next(norms[0].buffers()).device
     if device.type == "meta":
-        raise ModelError(f"{type(model).__name__} has no values (its tensors are on the meta device)")
+        raise ModelError(
+            f"{type(model).__name__} has no values (its tensors are on the meta device)"
+        )
     taken = _Taken(batches, limit)
     with _kept(model, norms), _own_random_numbers(seed):
         try:
@@ -67,7 +73,9 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], *, limit: int | None =
         except (RuntimeError, ValueError, TypeError) as problem:
             if isinstance(problem, (RequestError, ModelError)):
                 raise
-            raise RequestError(f"the network does not run on batch {taken.count - 1}: {problem}") from problem
+            raise RequestError(
+                f"the network does not run on batch {taken.count - 1}: {problem}"
+            ) from problem
         if taken.count == 0:
             raise RequestError("batches is empty: there are no images to take statistics from")
     return taken.count
@@ -78,7 +86,9 @@ class _Taken:
 
     def __init__(self, batches: Iterable[Any], limit: int | None) -> None:
         if not isinstance(batches, Iterable) or isinstance(batches, (str, bytes, Tensor)):
-            raise RequestError(f"batches is an iterable of image batches, got {type(batches).__name__}")
+            raise RequestError(
+                f"batches is an iterable of image batches, got {type(batches).__name__}"
+            )
         self.batches, self.limit, self.count = batches, limit, 0
 
     def __iter__(self) -> Iterator[Any]:
@@ -87,7 +97,11 @@ class _Taken:
             if not isinstance(image, Tensor) or image.dim() != 4 or not len(image):
                 raise RequestError(
                     f"batch {self.count} is no image batch (N, C, H, W) and no tuple that begins with one: "
-                    + (f"a tensor {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__)
+                    + (
+                        f"a tensor {tuple(image.shape)}"
+                        if isinstance(image, Tensor)
+                        else type(image).__name__
+                    )
                 )
             self.count += 1
             yield batch
@@ -127,10 +141,14 @@ def _took_part(norm: _BatchNorm) -> bool:
 
 def _check(model: nn.Module, norms: list[_BatchNorm]) -> None:
     if not norms:
-        raise ModelError(f"no batch norm of {type(model).__name__} takes part: all are frozen or out of reach")
+        raise ModelError(
+            f"no batch norm of {type(model).__name__} takes part: all are frozen or out of reach"
+        )
     for norm in norms:
         if not all(bool(torch.isfinite(s).all()) for s in norm.buffers(recurse=False)):
-            raise RequestError("the statistics are no numbers: an image holds nan or inf, or a map overflows")
+            raise RequestError(
+                "the statistics are no numbers: an image holds nan or inf, or a map overflows"
+            )
 
 
 @contextmanager

@@ -33,11 +33,15 @@ class Options:
         if not isinstance(self.dilate, bool):
             raise RequestError(f"dilate is True or False, got {self.dilate!r}")
         if self.dilate and self.restore_at is not None:
-            raise RequestError("dilate keeps the finer grid to the end, restore_at gives it up: choose one")
+            raise RequestError(
+                "dilate keeps the finer grid to the end, restore_at gives it up: choose one"
+            )
         if self.form not in ("module", "graph"):
             raise RequestError(f"form is 'module' or 'graph', got {self.form!r}")
         if isinstance(self.stride, bool) or not isinstance(self.stride, int) or self.stride < 1:
-            raise RequestError(f"stride, what remains of the original one, is a positive int, got {self.stride!r}")
+            raise RequestError(
+                f"stride, what remains of the original one, is a positive int, got {self.stride!r}"
+            )
 
     @property
     def options(self) -> dict[str, Any]:
@@ -67,16 +71,24 @@ class Surgery(Options):
     after: "Surgery | None" = None  #: the surgery that was applied to the model before
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "L", tuple(self.L) if isinstance(self.L, (tuple, list)) else (self.L,))
+        object.__setattr__(
+            self, "L", tuple(self.L) if isinstance(self.L, (tuple, list)) else (self.L,)
+        )
         if self.input_size is not None:
             object.__setattr__(self, "input_size", tuple(self.input_size))
-            if len(self.input_size) != 2 or not all(type(side) is int and side > 0 for side in self.input_size):
+            if len(self.input_size) != 2 or not all(
+                type(side) is int and side > 0 for side in self.input_size
+            ):
                 raise RequestError(f"input_size is (h, w) in pixels, got {self.input_size!r}")
         super().__post_init__()
 
     def __repr__(self) -> str:
         """Return the layers, and the fields that are not at their defaults."""
-        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        given = {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if getattr(self, f.name) != f.default
+        }
         values = {"S": self.S, "L": self.L} | given
         return f"Surgery({', '.join(f'{name}={value!r}' for name, value in values.items())})"
 
@@ -128,7 +140,9 @@ class Surgery(Options):
     @classmethod
     def _from_fields(cls, fields: dict[str, Any]) -> "Surgery":
         before = fields.get("after")
-        if not all(isinstance(i, int) and not isinstance(i, bool) for i in (fields["S"], *fields["L"])):
+        if not all(
+            isinstance(i, int) and not isinstance(i, bool) for i in (fields["S"], *fields["L"])
+        ):
             raise RequestError("S and L must be whole numbers")
         if fields.get("restore_at") is not None and type(fields["restore_at"]) is not int:
             raise RequestError("restore_at is the number of a layer")

@@ -72,7 +72,9 @@ def create(name: str, **options: object) -> nn.Module:
     torch.manual_seed(0)
     if name.startswith(TORCHVISION):
         extra = {"init_weights": False} if name.endswith(("googlenet", "inception_v3")) else {}
-        model = torchvision.models.get_model(name.removeprefix(TORCHVISION), weights=None, **extra, **options)
+        model = torchvision.models.get_model(
+            name.removeprefix(TORCHVISION), weights=None, **extra, **options
+        )
     else:
         model = timm.create_model(name, **options)
     return awake(model).eval()

@@ -66,7 +66,9 @@ class Function(nn.Module):
         super().__init__()
         self.kind, self.kernel, self.stride, self.ceil = kind, kernel, stride, ceil
         self.weight = nn.Parameter(torch.randn(C, C, kernel, kernel) / kernel)
-        self.seen = nn.Identity()  # a module that shows what the function made, also in a rewritten graph
+        self.seen = (
+            nn.Identity()
+        )  # a module that shows what the function made, also in a rewritten graph
 
     def forward(self, x: Tensor) -> Tensor:
         return self.seen(self.call(x))
@@ -75,7 +77,9 @@ class Function(nn.Module):
         if self.kind == "max":
             return F.max_pool2d(x, self.kernel, self.stride, self.kernel // 2, ceil_mode=self.ceil)
         if self.kind == "avg":
-            return F.avg_pool2d(x, self.kernel, self.stride, self.kernel // 2, self.ceil, count_include_pad=False)
+            return F.avg_pool2d(
+                x, self.kernel, self.stride, self.kernel // 2, self.ceil, count_include_pad=False
+            )
         if self.kind == "slice":
             return x[:, :, :: self.stride, :: self.stride]
         return F.conv2d(x, self.weight, stride=self.stride, padding=self.kernel // 2)
@@ -133,18 +137,29 @@ def padded(stride: int, kernel: int = 3) -> nn.Module:
 @st.composite
 def joins(draw: st.DrawFn) -> nn.Module:
     """Blocks with branches that agree in size."""
-    kind, stride = draw(st.sampled_from("residual concat se hourglass twice".split())), draw(STRIDES)
+    kind, stride = (
+        draw(st.sampled_from("residual concat se hourglass twice".split())),
+        draw(STRIDES),
+    )
     if kind == "residual":
         pooled = nn.Sequential(
-            nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False), nn.Conv2d(C, C, 1)
+            nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False),
+            nn.Conv2d(C, C, 1),
         )
         shortcut = draw(st.sampled_from([padded(stride, 1), pooled]))
-        return Residual(nn.Sequential(padded(stride, draw(st.sampled_from([3, 5]))), nn.ReLU(), padded(1)), shortcut)
+        return Residual(
+            nn.Sequential(padded(stride, draw(st.sampled_from([3, 5]))), nn.ReLU(), padded(1)),
+            shortcut,
+        )
     if kind == "concat":
-        pool = draw(st.sampled_from([nn.MaxPool2d(3, stride, 1), Function("max", 3, stride, False)]))
+        pool = draw(
+            st.sampled_from([nn.MaxPool2d(3, stride, 1), Function("max", 3, stride, False)])
+        )
         return Concatenated(padded(stride), pool, nn.Sequential(padded(1, 1), padded(stride, 5)))
     if kind == "hourglass":
-        inner = draw(st.one_of(st.just(nn.Identity()), st.just(SqueezeExcite()), convolutions(stride=1)))
+        inner = draw(
+            st.one_of(st.just(nn.Identity()), st.just(SqueezeExcite()), convolutions(stride=1))
+        )
         return Hourglass(nn.Sequential(padded(2), inner), draw(st.booleans()))
     if kind == "twice":
         return Twice(draw(st.one_of(convolutions(), pools())))
@@ -160,7 +175,9 @@ class Net(nn.Sequential):
 
 def chains() -> st.SearchStrategy[Any]:
     """Networks without branches."""
-    return st.builds(Net, convolutions(), st.lists(st.one_of(convolutions(), pools()), min_size=1, max_size=4))
+    return st.builds(
+        Net, convolutions(), st.lists(st.one_of(convolutions(), pools()), min_size=1, max_size=4)
+    )
 
 
 def branched() -> st.SearchStrategy[Any]:

@@ -86,12 +86,24 @@ def test_it_prints_what_the_library_prints(cli: Cli) -> None:
         ("inspect",): ss.inspect(net(), 64),
         ("inspect", "S1L0"): ss.inspect(fine, 64),
         ("inspect", "--cost", "S1L0"): ss.cost(fine, 64),
-        ("compare", "S1L0", "S1L1:dilate", "--tap=1"): ss.compare(net(), ["S1L0", dilated], 64, taps=[1]),
-        ("search", "--budget=9", "--axis=hw", "--axis=w", "--reduction=2", "--tap=1", "--dilate"): ss.search(
+        ("compare", "S1L0", "S1L1:dilate", "--tap=1"): ss.compare(
+            net(), ["S1L0", dilated], 64, taps=[1]
+        ),
+        (
+            "search",
+            "--budget=9",
+            "--axis=hw",
+            "--axis=w",
+            "--reduction=2",
+            "--tap=1",
+            "--dilate",
+        ): ss.search(
             net(), 9.0, taps=[1], reduction=2.0, input_size=64, axes=("hw", "w"), dilate=True
         ),
         ("search", "--gmacs=0.001", "--activations=0.25", "--peak=0.1"): ss.search(
-            net(), ss.Budget(macs=1e6, activation_bytes=2**18, peak_bytes=0.1 * 2**20), input_size=64
+            net(),
+            ss.Budget(macs=1e6, activation_bytes=2**18, peak_bytes=0.1 * 2**20),
+            input_size=64,
         ),
     }
     for (command, *options), expected in told.items():
@@ -111,7 +123,9 @@ def test_json_has_what_the_text_has(cli: Cli) -> None:
     assert [m["grid"] for m in rows[1]["maps"]] == [list(grid) for grid in expected[1].grids]
     assert data("compare", "S1L0", "--measure", "--rounds=2")["rows"][1]["latency"]["rounds"] == 2
     front = data("search", "--budget=9")["front"]
-    assert [(c["name"], c["macs"]) for c in front] == [(c.name, c.macs) for c in ss.search(net(), 9.0, input_size=64)]
+    assert [(c["name"], c["macs"]) for c in front] == [
+        (c.name, c.macs) for c in ss.search(net(), 9.0, input_size=64)
+    ]
     spent, counted = data("inspect", "--cost"), ss.cost(net(), 64)
     assert spent["peak_bytes"] == counted.peak_bytes
     assert sum(part["macs"] for part in spent["per_layer"]) == spent["macs"] == counted.macs
@@ -148,8 +162,16 @@ def write_weights(model: nn.Module, path: Path) -> None:
 @pytest.mark.parametrize(
     "model, arguments, build",
     [
-        ("timm:test_resnet", ["act_layer=gelu"], lambda: timm.create_model("test_resnet", act_layer="gelu")),
-        ("torchvision:squeezenet1_1", ["num_classes=7"], lambda: torchvision.models.squeezenet1_1(num_classes=7)),
+        (
+            "timm:test_resnet",
+            ["act_layer=gelu"],
+            lambda: timm.create_model("test_resnet", act_layer="gelu"),
+        ),
+        (
+            "torchvision:squeezenet1_1",
+            ["num_classes=7"],
+            lambda: torchvision.models.squeezenet1_1(num_classes=7),
+        ),
         ("builders:net", ["width=5"], lambda: net(width=5)),
     ],
     ids=["timm", "torchvision", "callable"],
@@ -179,9 +201,14 @@ def test_what_eliminate_writes_verify_reads(
 
 def test_random_weights_are_the_same_each_time_and_said_to_be_random(cli: Cli) -> None:
     state = torch.random.get_rng_state()
-    code, out, _ = cli("eliminate", "builders:net", "S1L0", SMALL, "--out", "fine.safetensors", "--json")
+    code, out, _ = cli(
+        "eliminate", "builders:net", "S1L0", SMALL, "--out", "fine.safetensors", "--json"
+    )
     assert code == 0 and strict(out)["surgery"]["input_size"] == [64, 64]
-    assert "weights are random" in cli("eliminate", "builders:net", "S1L0", SMALL, "--out", "fine.safetensors")[1]
+    assert (
+        "weights are random"
+        in cli("eliminate", "builders:net", "S1L0", SMALL, "--out", "fine.safetensors")[1]
+    )
     assert cli("verify", "builders:net", "--operated", "fine.safetensors")[0] == 0
     assert torch.equal(torch.random.get_rng_state(), state)
 
@@ -193,7 +220,10 @@ def test_pretrained_weights_come_the_way_of_the_library(
     squeezenet = torchvision.models.squeezenet1_1()
     cache = tmp_path / "hub" / "checkpoints"
     cache.mkdir(parents=True)
-    torch.save(squeezenet.state_dict(), cache / Path(torchvision.models.SqueezeNet1_1_Weights.DEFAULT.url).name)
+    torch.save(
+        squeezenet.state_dict(),
+        cache / Path(torchvision.models.SqueezeNet1_1_Weights.DEFAULT.url).name,
+    )
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     argv = ("S1L0", "--weights=pretrained", SMALL, "--out=fine.safetensors")
     assert cli("eliminate", "torchvision:squeezenet1_1", *argv)[0] == 0
@@ -219,17 +249,23 @@ def test_shared_weights_are_written_for_each_name(cli: Cli) -> None:
 def test_onnx_computes_what_the_operated_model_does(cli: Cli, wanted: str) -> None:
     onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    code, out, err = cli("eliminate", "builders:net", wanted, "--input-size=40x24", "--out", "fine.onnx")
+    code, out, err = cli(
+        "eliminate", "builders:net", wanted, "--input-size=40x24", "--out", "fine.onnx"
+    )
     assert (code, err) == (0, "") and "fine.onnx" in out
     metadata = {entry.key: entry.value for entry in onnx.load("fine.onnx").metadata_props}
-    operated = ss.eliminate(Source("builders:net", {}, None).build(), ss.Surgery.from_json(metadata["surgery"]))
+    operated = ss.eliminate(
+        Source("builders:net", {}, None).build(), ss.Surgery.from_json(metadata["surgery"])
+    )
     session = onnxruntime.InferenceSession("fine.onnx", providers=["CPUExecutionProvider"])
     x = torch.randn(1, 3, 40, 24)
     (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     torch.testing.assert_close(torch.from_numpy(found), operated(x))
 
 
-def test_a_file_is_replaced_as_a_whole_or_not_at_all(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_replaced_as_a_whole_or_not_at_all(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "fine.safetensors").write_text("precious")
@@ -258,9 +294,15 @@ def test_verify_says_no(cli: Cli, tmp_path: Path) -> None:
     state["0.weight"][0, 0, 0, 0] += 1
     safetensors.torch.save_file(state, path, metadata)
     code, out, err = cli("verify", "builders:net", "--operated", path)
-    assert (code, out, err) == (1, "", "stridesurgery verify: weight 0.weight is not the original's\n")
+    assert (code, out, err) == (
+        1,
+        "",
+        "stridesurgery verify: weight 0.weight is not the original's\n",
+    )
     code, _, err = cli("verify", "builders:net", "--model-arg=width=6", "--operated", path)
-    assert code == 1 and "7 of another shape (0.weight (4, 3, 3, 3) instead of (6, 3, 3, 3), " in err
+    assert (
+        code == 1 and "7 of another shape (0.weight (4, 3, 3, 3) instead of (6, 3, 3, 3), " in err
+    )
     del state["3.bias"]
     safetensors.torch.save_file(state, path, metadata)
     code, _, err = cli("verify", "builders:net", "--operated", path)
@@ -280,28 +322,72 @@ OUT = "--out=fine.safetensors"
         (["plot"], 2, "required: PICTURE"),
         (["inspect"], 2, "required: model"),
         (["inspect", "resnet18"], 2, "not timm:NAME, torchvision:NAME or module.path:callable"),
-        (["inspect", "timm:resnet_18"], 2, "timm has no model 'resnet_18'; the closest are resnet18,"),
-        (["inspect", "torchvision:resnet1"], 2, "torchvision has no model 'resnet1'; the closest are resnet1"),
+        (
+            ["inspect", "timm:resnet_18"],
+            2,
+            "timm has no model 'resnet_18'; the closest are resnet18,",
+        ),
+        (
+            ["inspect", "torchvision:resnet1"],
+            2,
+            "torchvision has no model 'resnet1'; the closest are resnet1",
+        ),
         (["inspect", "no_such:thing"], 2, "No module named 'no_such'"),
         (["inspect", "builders:nothing"], 2, "no attribute 'nothing'"),
         (["inspect", "builders:nn.__name__"], 2, "is a str, not a callable"),
-        (["inspect", "builders:broken"], 2, "builders:broken cannot be built: RuntimeError: two lines"),
+        (
+            ["inspect", "builders:broken"],
+            2,
+            "builders:broken cannot be built: RuntimeError: two lines",
+        ),
         (["inspect", "builders:a_number"], 2, "returned a int, not a torch.nn.Module"),
-        (["inspect", "builders:net", "--model-arg=depth=3"], 2, "unexpected keyword argument 'depth'"),
+        (
+            ["inspect", "builders:net", "--model-arg=depth=3"],
+            2,
+            "unexpected keyword argument 'depth'",
+        ),
         (["inspect", "builders:net", "--model-arg", "depth"], 2, "'depth' is not NAME=VALUE"),
-        (["inspect", "builders:net", "--weights=pretrained"], 2, "is for timm: and torchvision: models"),
+        (
+            ["inspect", "builders:net", "--weights=pretrained"],
+            2,
+            "is for timm: and torchvision: models",
+        ),
         (["inspect", "builders:net", "--weights=nowhere.pth"], 2, "there is no file nowhere.pth"),
-        (["inspect", "builders:net", "--weights=builders.py"], 2, "builders.py cannot be read as weights"),
-        (["inspect", "builders:net", "--weights=pickled.pth"], 2, "pickled.pth cannot be read as weights"),
-        (["inspect", "builders:net", "--weights=torn.safetensors"], 2, "torn.safetensors cannot be read as weights"),
-        (["inspect", "builders:net", "--weights=other.pth"], 2, "1 missing (3.weight); 1 unknown (9.weight)"),
+        (
+            ["inspect", "builders:net", "--weights=builders.py"],
+            2,
+            "builders.py cannot be read as weights",
+        ),
+        (
+            ["inspect", "builders:net", "--weights=pickled.pth"],
+            2,
+            "pickled.pth cannot be read as weights",
+        ),
+        (
+            ["inspect", "builders:net", "--weights=torn.safetensors"],
+            2,
+            "torn.safetensors cannot be read as weights",
+        ),
+        (
+            ["inspect", "builders:net", "--weights=other.pth"],
+            2,
+            "1 missing (3.weight); 1 unknown (9.weight)",
+        ),
         (["inspect", "builders:net", "--input-size=0"], 2, "'0' is not a number of pixels"),
         (["inspect", "builders:net", "--input-size=3x4x5"], 2, "'3x4x5' is not a number of pixels"),
         (["inspect", "builders:net", "S1L0", "S1L1"], 2, "unrecognized arguments: S1L1"),
         (["inspect", "builders:net", "S1"], 2, "'S1' is not a surgery name"),
-        (["inspect", "builders:net", "S1L0:axs=w"], 2, "'axs=w' is not an option of a surgery; there are stride=N"),
+        (
+            ["inspect", "builders:net", "S1L0:axs=w"],
+            2,
+            "'axs=w' is not an option of a surgery; there are stride=N",
+        ),
         (["inspect", "builders:net", "S1L0:axis=x"], 2, "axis is 'h', 'w' or 'hw'"),
-        (["inspect", "builders:net", "S1L7"], 1, "layer 7 does not exist: the model has layers 0 to 1"),
+        (
+            ["inspect", "builders:net", "S1L7"],
+            1,
+            "layer 7 does not exist: the model has layers 0 to 1",
+        ),
         (["inspect", "timm:vit_tiny_patch16_224", "S1L0"], 1, "a size is fixed by pos_embed"),
         (["compare", "builders:net"], 2, "required: SURGERY"),
         (["compare", "builders:net", "S1L0", "--tap=nowhere"], 1, "nowhere"),
@@ -310,20 +396,56 @@ OUT = "--out=fine.safetensors"
         (["search", "builders:net", "--budget=2", "--gmacs=1"], 2, "give either --budget, or"),
         (["search", "builders:net", "--budget=-1"], 1, "budget"),
         (["eliminate", "builders:net", "S1L0"], 2, "required: --out"),
-        (["eliminate", "builders:net", "S1L0", "--out=fine.pt"], 2, "must end in .safetensors or .onnx"),
+        (
+            ["eliminate", "builders:net", "S1L0", "--out=fine.pt"],
+            2,
+            "must end in .safetensors or .onnx",
+        ),
         (["eliminate", "builders:net", "S1L0", "--out=no/fine.onnx"], 2, "there is no folder"),
-        (["eliminate", "builders:net", "S1L0", "--out=folder.onnx"], 2, "is there and is not a file"),
-        (["eliminate", "builders:net", "S1L0", "--out=/proc/fine.safetensors"], 2, "cannot be written"),
+        (
+            ["eliminate", "builders:net", "S1L0", "--out=folder.onnx"],
+            2,
+            "is there and is not a file",
+        ),
+        (
+            ["eliminate", "builders:net", "S1L0", "--out=/proc/fine.safetensors"],
+            2,
+            "cannot be written",
+        ),
         (["eliminate", "timm:test_resnet", "S1L2", OUT], 1, "has stride 1. Strided layers: "),
-        (["verify", "builders:net"], 2, "give either a SURGERY to carry out and check, or --operated"),
+        (
+            ["verify", "builders:net"],
+            2,
+            "give either a SURGERY to carry out and check, or --operated",
+        ),
         (["verify", "builders:net", "S1L0", "--operated=other.pth"], 2, "give either a SURGERY"),
         (["verify", "builders:net", "--operated=nowhere"], 2, "there is no file nowhere"),
-        (["verify", "builders:net", "--operated=torn.safetensors"], 2, "cannot be read as safetensors"),
-        (["verify", "builders:net", "--operated=bare.safetensors"], 2, "has no surgery in its metadata"),
+        (
+            ["verify", "builders:net", "--operated=torn.safetensors"],
+            2,
+            "cannot be read as safetensors",
+        ),
+        (
+            ["verify", "builders:net", "--operated=bare.safetensors"],
+            2,
+            "has no surgery in its metadata",
+        ),
         (["plot", "profile", "builders:net", "--out=a.txt"], 2, "must end in .png or .svg or .pdf"),
-        (["plot", "field", "builders:net", "--tap=0", "--out=a.png", "--image=no.jpg"], 2, "no.jpg cannot be read"),
-        (["plot", "field", "builders:net", "--tap=0", "--out=a.png", "--image=builders.py"], 2, "cannot be read"),
-        (["plot", "front", "builders:net", "--budget=1.0", "--out=a.png"], 1, "there is nothing to draw"),
+        (
+            ["plot", "field", "builders:net", "--tap=0", "--out=a.png", "--image=no.jpg"],
+            2,
+            "no.jpg cannot be read",
+        ),
+        (
+            ["plot", "field", "builders:net", "--tap=0", "--out=a.png", "--image=builders.py"],
+            2,
+            "cannot be read",
+        ),
+        (
+            ["plot", "front", "builders:net", "--budget=1.0", "--out=a.png"],
+            1,
+            "there is nothing to draw",
+        ),
     ],
 )
 def test_what_goes_wrong_is_one_line_and_a_code(
@@ -338,7 +460,9 @@ def test_what_goes_wrong_is_one_line_and_a_code(
     torch.save(state, tmp_path / "other.pth")
     found = cli(*argv)
     assert found[0] == code and found[1] == "", found
-    assert found[2].startswith("stridesurgery") and found[2].count("\n") == 1 and said in found[2], found[2]
+    assert (
+        found[2].startswith("stridesurgery") and found[2].count("\n") == 1 and said in found[2]
+    ), found[2]
 
 
 def test_debug_shows_where(cli: Cli) -> None:
@@ -353,15 +477,30 @@ def test_interrupted_it_ends_quietly(cli: Cli) -> None:
 
 def test_help_names_every_command(cli: Cli) -> None:
     code, out, _ = cli("--help")
-    assert code == 0 and all(name in out for name in ("inspect", "compare", "search", "eliminate", "verify", "plot"))
+    assert code == 0 and all(
+        name in out for name in ("inspect", "compare", "search", "eliminate", "verify", "plot")
+    )
     assert "Exit codes: 0 done; 1" in out
     assert cli("--version")[1] == f"stridesurgery {ss.__version__}\n"
-    for name in ("inspect", "compare", "search", "eliminate", "verify", "plot profile", "plot field", "plot front"):
+    for name in (
+        "inspect",
+        "compare",
+        "search",
+        "eliminate",
+        "verify",
+        "plot profile",
+        "plot field",
+        "plot front",
+    ):
         assert cli(*name.split(), "--help")[1].startswith(f"usage: stridesurgery {name}")
 
 
 def test_a_narrow_terminal_shows_all_of_it(cli: Cli) -> None:
-    wide = [str(ss.inspect(net(), 64)), str(ss.compare(net(), ["S1L0", "S1L1", "S2L0-1"], 64)), str(ss.cost(net(), 64))]
+    wide = [
+        str(ss.inspect(net(), 64)),
+        str(ss.compare(net(), ["S1L0", "S1L1", "S2L0-1"], 64)),
+        str(ss.cost(net(), 64)),
+    ]
     for text in wide:
         for width in (40, 60):
             narrow = fitted(text, width)
@@ -382,7 +521,9 @@ def test_only_a_terminal_is_fitted(cli: Cli, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_closed_pipe_ends_it_quietly() -> None:
     command = [sys.executable, "-m", "stridesurgery", "inspect", "timm:test_resnet"]
     environment = {**os.environ, "PYTHONPATH": str(Path(ss.__file__).parent.parent)}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()  # long before it has something to say
     said = process.stderr.read()
@@ -390,9 +531,14 @@ def test_a_closed_pipe_ends_it_quietly() -> None:
     assert process.wait() == 141
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
+@pytest.mark.skipif(
+    not Path("/dev/full").exists(), reason="this system has no disk that is always full"
+)
 def test_output_that_cannot_be_written_is_told(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)
         code, _, err = cli("inspect", "builders:net")
-    assert (code, err) == (2, "stridesurgery: the output cannot be written: No space left on device\n")
+    assert (code, err) == (
+        2,
+        "stridesurgery: the output cannot be written: No space left on device\n",
+    )

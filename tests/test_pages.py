@@ -26,7 +26,10 @@ class Block(NamedTuple):
 
 def blocks(page: Path) -> list[Block]:
     text = page.read_text()
-    return [Block(text.count("\n", 0, found.start(2)), found[1], found[2]) for found in FENCE.finditer(text)]
+    return [
+        Block(text.count("\n", 0, found.start(2)), found[1], found[2])
+        for found in FENCE.finditer(text)
+    ]
 
 
 def steps(page: Path) -> Iterator[tuple[Block, str | None]]:
@@ -47,15 +50,21 @@ def command(text: str) -> None:
 
 
 # none of them in an installed copy of the tests
-PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if page.is_file()]
+PAGES = [
+    page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if page.is_file()
+]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_blocks_are_code_that_runs_or_its_output(page: Path) -> None:
     before = ""
     for block in blocks(page):
-        allowed = block.language in ("python", "console") or block.language.startswith("{")  # a directive of Sphinx
-        assert allowed or (block.language == "text" and before == "python"), f"{page.name}, line {block.line}"
+        allowed = block.language in ("python", "console") or block.language.startswith(
+            "{"
+        )  # a directive of Sphinx
+        assert allowed or (block.language == "text" and before == "python"), (
+            f"{page.name}, line {block.line}"
+        )
         before = block.language
 
 
@@ -65,7 +74,9 @@ def test_the_reference_has_every_public_name() -> None:
     assert sorted(re.findall(r"^\.\. auto\w+:: (\w+)$", reference, re.M)) == sorted(ss.__all__)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(steps(page))], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(steps(page))], ids=lambda page: page.name
+)
 def test_code_prints_what_is_shown(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -76,7 +87,9 @@ def test_code_prints_what_is_shown(
         if step.language == "console":
             command(step.text)
         else:
-            exec(compile("\n" * step.line + step.text, str(page), "exec"), namespace)  # errors name the page's line
+            exec(
+                compile("\n" * step.line + step.text, str(page), "exec"), namespace
+            )  # errors name the page's line
         out, errors = capsys.readouterr()
         printed = out or errors if step.language == "console" else out
         assert shown is None or printed == shown, f"{page.name}, line {step.line}"

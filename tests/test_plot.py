@@ -39,15 +39,29 @@ def drawn(figure: Figure, path: Path) -> list[Axes]:
 
 def values(axes: Axes, number: int) -> dict[int, float]:
     """The line of one network, by layer."""
-    lines = [line for line in axes.lines if line.get_label() and not str(line.get_label()).startswith("_")]
-    return dict(zip(map(int, lines[number].get_xdata()), map(float, lines[number].get_ydata()), strict=True))
+    lines = [
+        line
+        for line in axes.lines
+        if line.get_label() and not str(line.get_label()).startswith("_")
+    ]
+    return dict(
+        zip(map(int, lines[number].get_xdata()), map(float, lines[number].get_ydata()), strict=True)
+    )
 
 
 @pytest.mark.parametrize(
     "name, size, surgeries",
     [
-        ("resnet18", 64, ["S1L0", ss.Surgery(1, (6,), form="graph"), ss.Surgery(1, (16,), dilate=True)]),
-        ("inception_v3", 192, [ss.Surgery(1, (50,), axis="w")]),  # functional pools among its layers
+        (
+            "resnet18",
+            64,
+            ["S1L0", ss.Surgery(1, (6,), form="graph"), ss.Surgery(1, (16,), dilate=True)],
+        ),
+        (
+            "inception_v3",
+            192,
+            [ss.Surgery(1, (50,), axis="w")],
+        ),  # functional pools among its layers
         ("convnextv2_atto", 64, [ss.Surgery(1, (0,), stride=2)]),
     ],
 )
@@ -59,7 +73,10 @@ def test_a_profile_has_every_map_and_every_operation(
     names = [layer.name for layer in ss.inspect(net, size)]
     for number, surgery in enumerate([None, *surgeries]):
         built = net if surgery is None else ss.eliminate(net, surgery, input_size=size)
-        sides = {names.index(la.name): (la.out_grid[0] * la.out_grid[1]) ** 0.5 for la in ss.inspect(built, size)}
+        sides = {
+            names.index(la.name): (la.out_grid[0] * la.out_grid[1]) ** 0.5
+            for la in ss.inspect(built, size)
+        }
         assert values(upper, number) == pytest.approx(sides)
         assert sum(values(lower, number).values()) == pytest.approx(ss.cost(built, size).macs / 1e9)
 
@@ -81,7 +98,9 @@ def test_marks_differ_without_colour() -> None:
     assert all(a.colour != b.colour for a, b in zip(many, many[1:], strict=False))
 
 
-@pytest.mark.parametrize("surgeries", [[], ["S1L0"], [ss.Surgery(1, (0,), axis="w"), "S2L0-1"]], ids=len)
+@pytest.mark.parametrize(
+    "surgeries", [[], ["S1L0"], [ss.Surgery(1, (0,), axis="w"), "S2L0-1"]], ids=len
+)
 def test_a_field_is_where_the_cells_look(surgeries: list[str | ss.Surgery], tmp_path: Path) -> None:
     net, size = timm.create_model("resnet18"), (96, 64)
     panels = drawn(plot.field(net, "layer2", surgeries, size), tmp_path)
@@ -91,7 +110,9 @@ def test_a_field_is_where_the_cells_look(surgeries: list[str | ss.Surgery], tmp_
         maps = ss.features(built, "layer2", input_size=size)
         geometry = maps.feature_info.geometry(0)
         grid = [s // int(r) for s, r in zip(size, geometry.step, strict=True)]
-        rows, columns = (centres - 0.5 for centres in geometry.centres(grid))  # imshow has pixel 0 at 0
+        rows, columns = (
+            centres - 0.5 for centres in geometry.centres(grid)
+        )  # imshow has pixel 0 at 0
         dots = np.asarray(axes.collections[0].get_offsets())
         assert {(x, y) for x, y in dots} == {(float(x), float(y)) for x in columns for y in rows}
         step, _, seen = (patch for patch in axes.patches if isinstance(patch, Rectangle))
@@ -127,7 +148,9 @@ def test_a_front_is_what_the_search_found(tmp_path: Path) -> None:
     assert [label.get_text() for label in axes.get_yticklabels()] == [c.name for c in found.front]
     base, costs = found.original, ("macs", "activation_bytes", "peak_bytes")
     for line, cost in zip(axes.lines, costs, strict=False):
-        assert list(line.get_xdata()) == [getattr(c, cost) / getattr(base, cost) for c in found.front]
+        assert list(line.get_xdata()) == [
+            getattr(c, cost) / getattr(base, cost) for c in found.front
+        ]
     with pytest.raises(ss.RequestError, match="nothing to draw"):
         plot.front(ss.search(timm.create_model("resnet18"), 1.0, input_size=64))
 
@@ -139,7 +162,14 @@ def test_the_command_line_draws_the_same(tmp_path: Path, monkeypatch: pytest.Mon
     Image.new("RGB", (200, 50)).save("photo.png")
     commands = {
         "profile.svg": ["profile", "timm:test_resnet", "S1L0", "--input-size=64"],
-        "field.pdf": ["field", "timm:test_resnet", "--tap=0", "--image=photo.png", "S1L0", "--input-size=64x48"],
+        "field.pdf": [
+            "field",
+            "timm:test_resnet",
+            "--tap=0",
+            "--image=photo.png",
+            "S1L0",
+            "--input-size=64x48",
+        ],
         "front.png": ["front", "timm:test_resnet", "--budget=9", "--input-size=64"],
     }
     for name, argv in commands.items():
@@ -157,7 +187,9 @@ def test_without_matplotlib_it_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delattr(ss, "plot")
-    for name in [name for name in sys.modules if name.startswith(("stridesurgery.plot", "matplotlib"))]:
+    for name in [
+        name for name in sys.modules if name.startswith(("stridesurgery.plot", "matplotlib"))
+    ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["plot", "profile", "timm:test_resnet", "--out", str(tmp_path / "a.png")]) == 2

@@ -15,12 +15,18 @@ def images(count=3, size=64):
 
 
 def test_statistics_are_those_of_the_images():
-    net = nn.Sequential(nn.Conv2d(3, 5, 3, stride=2, padding=1), nn.BatchNorm2d(5, momentum=0.3), nn.ReLU())
+    net = nn.Sequential(
+        nn.Conv2d(3, 5, 3, stride=2, padding=1), nn.BatchNorm2d(5, momentum=0.3), nn.ReLU()
+    )
     fine, batches = ss.eliminate(net, "S1L0", input_size=64), images()
     assert ss.recalibrate(fine, batches) == 3
     maps = [fine[0](batch) for batch in batches]
-    torch.testing.assert_close(fine[1].running_mean, torch.stack([m.mean((0, 2, 3)) for m in maps]).mean(0))
-    torch.testing.assert_close(fine[1].running_var, torch.stack([m.var((0, 2, 3)) for m in maps]).mean(0))
+    torch.testing.assert_close(
+        fine[1].running_mean, torch.stack([m.mean((0, 2, 3)) for m in maps]).mean(0)
+    )
+    torch.testing.assert_close(
+        fine[1].running_var, torch.stack([m.var((0, 2, 3)) for m in maps]).mean(0)
+    )
     assert fine[1].momentum == 0.3
     assert torch.equal(net[1].running_mean, torch.zeros(5))
 
@@ -28,7 +34,11 @@ def test_statistics_are_those_of_the_images():
 @pytest.mark.parametrize("form", ["module", "graph", "dual"])
 def test_only_statistics_change(form):
     net = awake(timm.create_model("resnet18", drop_rate=0.5)).eval()
-    given = ss.dual_path(net, "S1L0", taps="layer1") if form == "dual" else ss.eliminate(net, "S1L0", form=form)
+    given = (
+        ss.dual_path(net, "S1L0", taps="layer1")
+        if form == "dual"
+        else ss.eliminate(net, "S1L0", form=form)
+    )
     given.layer1.train()  # modes are kept one by one
     modes = [module.training for module in given.modules()]
     weights = {name: p.clone() for name, p in given.named_parameters()}
@@ -52,14 +62,20 @@ class Frozen(nn.BatchNorm2d):
 
 
 def test_what_takes_no_part_stays():
-    stem = nn.Sequential(nn.Conv2d(3, 4, 3), nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 4, 3)))
-    net = nn.Sequential(stem, nn.BatchNorm2d(4), Frozen(4), nn.InstanceNorm2d(4, track_running_stats=True))
+    stem = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 4, 3))
+    )
+    net = nn.Sequential(
+        stem, nn.BatchNorm2d(4), Frozen(4), nn.InstanceNorm2d(4, track_running_stats=True)
+    )
     net.add_module("unused", nn.BatchNorm2d(4))
     net.forward = lambda x: net[3](net[2](net[1](net[0](x))))
     awake(net).eval()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     ss.recalibrate(net, images())
-    changed = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    changed = {
+        name for name, value in net.state_dict().items() if not torch.equal(value, before[name])
+    }
     assert changed == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
     with pytest.raises(ss.ModelError, match="takes part"):
         ss.recalibrate(nn.Sequential(nn.Conv2d(3, 4, 3), Frozen(4)), images())

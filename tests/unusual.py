@@ -26,10 +26,15 @@ class Unusual:
     """How to build a model, which strides to take, and which requests may be answered by a refusal."""
 
     build: Callable[[], nn.Module]
-    cuts: tuple[tuple[str, ...], ...] = (("body.a.0",), ("body.c.0",))  # modules that change together
+    cuts: tuple[tuple[str, ...], ...] = (
+        ("body.a.0",),
+        ("body.c.0",),
+    )  # modules that change together
     may_refuse: tuple[str, ...] = ()  # of "module", "graph" and "dilate"
     must_refuse: tuple[str, ...] = ()
-    request: dict[str, Any] = field(default_factory=dict)  # by default L is the first module of the cut
+    request: dict[str, Any] = field(
+        default_factory=dict
+    )  # by default L is the first module of the cut
     loose: bool = False  # the answer contains sizes, which a dilated model may state of either grid
 
     def make(self) -> nn.Module:
@@ -73,7 +78,9 @@ def tail(function: Callable[..., Any], **options: Any) -> Unusual:
     return tails(lambda net, x, maps: function(maps[-1]), **options)
 
 
-def tails(function: Callable[..., Any], parts: Callable[[], dict[str, Any]] = dict, **options: Any) -> Unusual:
+def tails(
+    function: Callable[..., Any], parts: Callable[[], dict[str, Any]] = dict, **options: Any
+) -> Unusual:
     return Unusual(lambda: Tailed(function, **parts()), **options)
 
 
@@ -151,9 +158,13 @@ def hooked(path: str, when: str = "forward") -> Unusual:
     def build() -> nn.Module:
         net = named(Body())
         if when == "forward":
-            net.get_submodule(path).register_forward_hook(lambda module, args, result: result * 2 + 1)
+            net.get_submodule(path).register_forward_hook(
+                lambda module, args, result: result * 2 + 1
+            )
         else:
-            net.get_submodule(path).register_forward_pre_hook(lambda module, args: (args[0] / 3 - 1,))
+            net.get_submodule(path).register_forward_pre_hook(
+                lambda module, args: (args[0] / 3 - 1,)
+            )
         return net
 
     return Unusual(build)
@@ -189,7 +200,11 @@ class CopiesItself(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> "CopiesItself":
         twin = type(self)()
         memo[id(self)] = twin
-        twin.body, twin.scale, twin.training = copy.deepcopy(self.body, memo), self.scale, self.training
+        twin.body, twin.scale, twin.training = (
+            copy.deepcopy(self.body, memo),
+            self.scale,
+            self.training,
+        )
         return twin
 
     def forward(self, x: Tensor) -> Tensor:
@@ -206,7 +221,9 @@ def patched(closed: bool) -> nn.Module:
     return net
 
 
-def reparametrized(rule: Callable[[nn.Module], Any], path: str = "body.c.0") -> Callable[[], nn.Module]:
+def reparametrized(
+    rule: Callable[[nn.Module], Any], path: str = "body.c.0"
+) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         net = named(Body())
         rule(net.get_submodule(path))
@@ -272,10 +289,18 @@ class Written(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body = Body()
-        self.blur, self.weight = nn.Parameter(torch.rand(C, 1, 3, 3)), nn.Parameter(torch.randn(C, C, 3, 3))
+        self.blur, self.weight = (
+            nn.Parameter(torch.rand(C, 1, 3, 3)),
+            nn.Parameter(torch.randn(C, C, 3, 3)),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.conv2d(self.body(x), self.blur, padding=1, groups=C if x.shape[1] == C else self.body(x).shape[1])
+        y = F.conv2d(
+            self.body(x),
+            self.blur,
+            padding=1,
+            groups=C if x.shape[1] == C else self.body(x).shape[1],
+        )
         return F.conv2d(y, (self.weight - self.weight.mean()) / self.weight.std(), padding=1)
 
 
@@ -290,7 +315,10 @@ class PatchTokens(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         tokens = self.mix(self.patches(x).flatten(2).transpose(1, 2))
         h, w = (n // self.patch_size for n in x.shape[-2:])
-        return {"map": tokens.transpose(1, 2).reshape(len(x), -1, h, w), "logits": self.head(tokens.mean(1))}
+        return {
+            "map": tokens.transpose(1, 2).reshape(len(x), -1, h, w),
+            "logits": self.head(tokens.mean(1)),
+        }
 
 
 class Twice(nn.Module):
@@ -340,7 +368,11 @@ def attended(net: nn.Module, tokens: Tensor) -> Tensor:
     return net.attend(tokens, tokens, tokens)[0]
 
 
-BOTH, NOT_DILATED, ANY = ("module", "graph"), {"must_refuse": ("dilate",)}, ("module", "graph", "dilate")
+BOTH, NOT_DILATED, ANY = (
+    ("module", "graph"),
+    {"must_refuse": ("dilate",)},
+    ("module", "graph", "dilate"),
+)
 AS_GRAPH = {"must_refuse": ("graph", "dilate")}  # what a graph cannot build
 
 UNUSUAL: dict[str, Unusual] = {
@@ -351,8 +383,13 @@ UNUSUAL: dict[str, Unusual] = {
     "features_only hook": Unusual(lambda: features_only(feature_cls="hook"), below("body")),
     "features_only fx": Unusual(lambda: features_only(feature_cls="fx"), below("graph_module")),
     "features_only dict": Unusual(lambda: features_only(feature_cls="dict"), RESNET),
-    "features_only list": Unusual(lambda: features_only(feature_cls="list", out_indices=(1, 3)), RESNET[:1]),
-    **{f"hooks that collect: {kind}": Unusual(partial(Collector, kind)) for kind in ("method", "closure", "partial")},
+    "features_only list": Unusual(
+        lambda: features_only(feature_cls="list", out_indices=(1, 3)), RESNET[:1]
+    ),
+    **{
+        f"hooks that collect: {kind}": Unusual(partial(Collector, kind))
+        for kind in ("method", "closure", "partial")
+    },
     "hook on a leaf": hooked("body.b.1"),
     "hook on the strided leaf": hooked("body.c.0"),
     "hook on a block": hooked("body.b"),
@@ -371,7 +408,9 @@ UNUSUAL: dict[str, Unusual] = {
     ),
     "tokens (L, N, C)": tail(sequence),
     "tokens (N, L, C)": tail(lambda y: y.flatten(2).transpose(1, 2)),
-    "tokens (N * L, C)": tail(lambda y: y.permute(0, 2, 3, 1).reshape(-1, C), may_refuse=("dilate",)),
+    "tokens (N * L, C)": tail(
+        lambda y: y.permute(0, 2, 3, 1).reshape(-1, C), may_refuse=("dilate",)
+    ),
     "map (H, W, N, C)": tail(lambda y: y.permute(2, 3, 0, 1), may_refuse=("dilate",)),
     "map (C, N, H, W)": tail(lambda y: y.transpose(0, 1), may_refuse=("dilate",)),
     "map (N, H, W, C)": tail(lambda y: y.permute(0, 2, 3, 1)),
@@ -380,25 +419,41 @@ UNUSUAL: dict[str, Unusual] = {
         lambda y: (y.flatten(2).transpose(1, 2) @ y.flatten(2)).unsqueeze(1), may_refuse=("dilate",)
     ),
     "a list of one map an image": tail(lambda y: list(y.unbind(0)), may_refuse=("graph", "dilate")),
-    "sequence-first attention": tails(lambda net, x, maps: attended(net, sequence(maps[-1])).mean(0), attention),
+    "sequence-first attention": tails(
+        lambda net, x, maps: attended(net, sequence(maps[-1])).mean(0), attention
+    ),
     "attention over the images": tails(
-        lambda net, x, maps: attended(net, maps[-1].flatten(2).transpose(1, 2)), attention, **NOT_DILATED
+        lambda net, x, maps: attended(net, maps[-1].flatten(2).transpose(1, 2)),
+        attention,
+        **NOT_DILATED,
     ),
     "mean over the images": tail(lambda y: y - y.mean(0, keepdim=True), **NOT_DILATED),
     "centred on the first image": tail(lambda y: y - y[:1], **NOT_DILATED),
-    "normalised by its batch": tail(lambda y: F.batch_norm(y, None, None, training=True), **NOT_DILATED),
+    "normalised by its batch": tail(
+        lambda y: F.batch_norm(y, None, None, training=True), **NOT_DILATED
+    ),
     "neighbours in the batch": tail(lambda y: torch.cat([y, y.roll(1, 0)], 1), **NOT_DILATED),
     "clips in the batch": tail(lambda y: y.reshape(-1, 2, *y.shape[1:]).mean(1), may_refuse=ANY),
     "mirror images in the batch": Unusual(flipping, may_refuse=ANY),
     "dict": tails(lambda net, x, maps: dict(enumerate(maps))),
     "tuple with the image": tails(lambda net, x, maps: (x, *maps)),
     "the same map twice": tails(lambda net, x, maps: [maps[2], maps[2], (maps[1],)]),
-    "nested": tails(lambda net, x, maps: OrderedDict(p=[maps[0], {"q": maps[2]}], r=(maps[1].mean((2, 3)), None))),
-    "named tuple": tails(lambda net, x, maps: Pair(maps[1], maps[2]), may_refuse=("graph", "dilate")),
+    "nested": tails(
+        lambda net, x, maps: OrderedDict(
+            p=[maps[0], {"q": maps[2]}], r=(maps[1].mean((2, 3)), None)
+        )
+    ),
+    "named tuple": tails(
+        lambda net, x, maps: Pair(maps[1], maps[2]), may_refuse=("graph", "dilate")
+    ),
     "dataclass": tail(lambda y: Answer(y, y.mean((2, 3))), **AS_GRAPH),
     "sizes in the answer": tail(lambda y: {"map": y, "size": tuple(y.shape[-2:])}, loose=True),
-    "no tensor in the answer": tail(lambda y: {}, must_refuse=("graph", "dilate"), may_refuse=("module",)),
-    "upsampled to the image": tails(lambda net, x, maps: F.interpolate(maps[2], x.shape[-2:], mode="bilinear")),
+    "no tensor in the answer": tail(
+        lambda y: {}, must_refuse=("graph", "dilate"), may_refuse=("module",)
+    ),
+    "upsampled to the image": tails(
+        lambda net, x, maps: F.interpolate(maps[2], x.shape[-2:], mode="bilinear")
+    ),
     "use_hooks": Unusual(Switched),
     "__deepcopy__": Unusual(CopiesItself),
     "forward replaced by a method": Unusual(partial(patched, False)),
@@ -407,7 +462,9 @@ UNUSUAL: dict[str, Unusual] = {
         lambda: named(named(named(Body()))), (("body.body.body.a.0",), ("body.body.body.c.0",))
     ),
     "weight_norm": Unusual(reparametrized(parametrizations.weight_norm), may_refuse=ANY),
-    "weight_norm before the stride": Unusual(reparametrized(parametrizations.weight_norm, "body.b.0")),
+    "weight_norm before the stride": Unusual(
+        reparametrized(parametrizations.weight_norm, "body.b.0")
+    ),
     "old weight_norm": Unusual(reparametrized(weight_norm), may_refuse=ANY),
     "pruned": Unusual(reparametrized(pruned)),
     "low rank beside": Unusual(adapted, (("body.a.0",), ("body.c.0.base", "body.c.0.down"))),
@@ -418,5 +475,7 @@ UNUSUAL: dict[str, Unusual] = {
     "cached by size": Unusual(Cached, may_refuse=ANY),
     "coordinates": tail(coordinates, may_refuse=("dilate",)),
     "groups=x.shape[1]": Unusual(Written),
-    "tokens by patch_size": Unusual(PatchTokens, (("patches",),), request={"stride": 2}, may_refuse=ANY),
+    "tokens by patch_size": Unusual(
+        PatchTokens, (("patches",),), request={"stride": 2}, may_refuse=ANY
+    ),
 }

@@ -7,7 +7,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.unusual import ANY, NOT_DILATED, Body, C, Unusual, attended, attention, named, sequence, tail, tails
+from tests.unusual import (
+    ANY,
+    NOT_DILATED,
+    Body,
+    C,
+    Unusual,
+    attended,
+    attention,
+    named,
+    sequence,
+    tail,
+    tails,
+)
 
 
 def writes(edit: Callable[[Tensor], Any], **options: Any) -> Unusual:
@@ -24,7 +36,9 @@ def writes(edit: Callable[[Tensor], Any], **options: Any) -> Unusual:
 class Mirrored(nn.Module):
     """The mean over an image and its mirror image, which run as one batch."""
 
-    def __init__(self, join: Callable[[Tensor, Tensor], Tensor], split: Callable[[Tensor, int], Tensor]) -> None:
+    def __init__(
+        self, join: Callable[[Tensor, Tensor], Tensor], split: Callable[[Tensor, int], Tensor]
+    ) -> None:
         super().__init__()
         self.body, self.join, self.split = Body(), join, split
 
@@ -48,7 +62,9 @@ class Context(nn.Module):
 def with_mean() -> nn.Module:
     """A hook on the whole model that adds numbers to its answer."""
     net = named(Body())
-    net.register_forward_hook(lambda module, args, result: {"map": result, "mean": result.mean((2, 3))})
+    net.register_forward_hook(
+        lambda module, args, result: {"map": result, "mean": result.mean((2, 3))}
+    )
     return net
 
 
@@ -74,7 +90,9 @@ ANSWERS: dict[str, Unusual] = {
     "times the batch": tail(lambda y: y * y.shape[0], **GRAPHS),
     "over the batch of the image": tails(lambda net, x, maps: maps[-1] / x.shape[0], **GRAPHS),
     "normalised over the images": tail(lambda y: F.normalize(y, dim=0), **NOT_DILATED),
-    "layer norm over the images": tail(lambda y: F.layer_norm(y.mean((2, 3)).T, (y.shape[0],)), **GRAPHS),
+    "layer norm over the images": tail(
+        lambda y: F.layer_norm(y.mean((2, 3)).T, (y.shape[0],)), **GRAPHS
+    ),
     "convolution over the images": tails(
         lambda net, x, maps: net.mix(maps[-1].mean((2, 3)).T[None]),
         lambda: {"mix": nn.Conv1d(C, C, 3, 1, 1)},
@@ -94,16 +112,22 @@ ANSWERS: dict[str, Unusual] = {
     "softmax over the images, a module": tails(
         lambda net, x, maps: net.soft(maps[-1]), lambda: {"soft": nn.Softmax(0)}, **NOT_DILATED
     ),
-    "softmax over the images, by name": tail(lambda y: torch.softmax(input=y, dim=0), **NOT_DILATED),
+    "softmax over the images, by name": tail(
+        lambda y: torch.softmax(input=y, dim=0), **NOT_DILATED
+    ),
     "sdpa over the images": tail(
         lambda y: F.scaled_dot_product_attention(*[y.mean((2, 3))[None]] * 3)[0], **NOT_DILATED
     ),
     "images weighed by their likeness": tail(
         lambda y: y.mean((2, 3)) @ (y.mean((2, 3)).T @ y.mean((2, 3))), **NOT_DILATED
     ),
-    "mean without nan over the images": tail(lambda y: y - y.nanmean(0, keepdim=True), **NOT_DILATED),
+    "mean without nan over the images": tail(
+        lambda y: y - y.nanmean(0, keepdim=True), **NOT_DILATED
+    ),
     "rolled as one row": tail(lambda y: y.roll(1), **NOT_DILATED),
-    "gathered along the images": tail(lambda y: y.gather(0, torch.zeros_like(y, dtype=torch.int64)), **NOT_DILATED),
+    "gathered along the images": tail(
+        lambda y: y.gather(0, torch.zeros_like(y, dtype=torch.int64)), **NOT_DILATED
+    ),
     "upside down": tail(lambda y: torch.flipud(y), **NOT_DILATED),
     "one image overwritten": tail(overwritten, **NOT_DILATED),
     "running sum over the images": tail(lambda y: y.cumsum(0), **NOT_DILATED),
@@ -119,7 +143,8 @@ ANSWERS: dict[str, Unusual] = {
     ),
     "mirror images, in turn": Unusual(
         lambda: Mirrored(
-            lambda x, z: torch.stack([x, z], 1).flatten(0, 1), lambda y, n: y.mean((2, 3)).view(n, 2, -1).mean(1)
+            lambda x, z: torch.stack([x, z], 1).flatten(0, 1),
+            lambda y, n: y.mean((2, 3)).view(n, 2, -1).mean(1),
         ),
         **MAY,
     ),
@@ -127,7 +152,9 @@ ANSWERS: dict[str, Unusual] = {
     "(C * N, H, W)": tail(lambda y: y.transpose(0, 1).flatten(0, 1), **MAY),
     "(N * C, H, W)": tail(lambda y: y.flatten(0, 1), **MAY),
     "(H * W * N, C)": tail(lambda y: y.permute(2, 3, 0, 1).reshape(-1, C), **MAY),
-    "(N * heads, L, C / heads)": tail(lambda y: y.reshape(y.shape[0] * 2, C // 2, -1).transpose(1, 2), **MAY),
+    "(N * heads, L, C / heads)": tail(
+        lambda y: y.reshape(y.shape[0] * 2, C // 2, -1).transpose(1, 2), **MAY
+    ),
     "(1, N, C)": tail(lambda y: y.mean((2, 3))[None]),
     "(C, N)": tail(lambda y: y.mean((2, 3)).T),
     "last place of a sequence": tail(lambda y: sequence(y)[-1], may_refuse=ANY),
@@ -135,6 +162,8 @@ ANSWERS: dict[str, Unusual] = {
         lambda net, x, maps: attended(net, sequence(maps[-1]))[0], attention, may_refuse=ANY
     ),
     # contexts, which a graph does not hold
-    "half precision inside": Unusual(lambda: Context(lambda: torch.autocast("cpu", torch.bfloat16)), **GRAPHS),
+    "half precision inside": Unusual(
+        lambda: Context(lambda: torch.autocast("cpu", torch.bfloat16)), **GRAPHS
+    ),
     "numbers from a hook of the model": Unusual(with_mean, **GRAPHS),
 }

@@ -46,7 +46,10 @@ def calls(model: nn.Module, x: Tensor) -> list[Call]:
     handles = []
     for name, module in model.named_modules():
         if name and is_watched(module):
-            handles += [module.register_forward_pre_hook(keep(name)), module.register_forward_hook(watch(name))]
+            handles += [
+                module.register_forward_pre_hook(keep(name)),
+                module.register_forward_hook(watch(name)),
+            ]
     try:
         model(x)
     finally:
@@ -74,7 +77,9 @@ def pairs(original: nn.Module, operated: nn.Module, x: Tensor) -> Iterator[tuple
 
 def grown(before: Tensor, after: Tensor) -> tuple[int, ...] | None:
     """By how much each dimension grew; None where that is not a whole number."""
-    if before.dim() != after.dim() or any(b % a for a, b in zip(before.shape, after.shape, strict=True)):
+    if before.dim() != after.dim() or any(
+        b % a for a, b in zip(before.shape, after.shape, strict=True)
+    ):
         return None
     return tuple(b // a for a, b in zip(before.shape, after.shape, strict=True))
 
@@ -95,8 +100,12 @@ def error(found: Tensor, wanted: Tensor) -> float:
 def snapshot(model: nn.Module) -> dict[str, Any]:
     """Everything of a model that nobody may change behind its owner's back."""
     return {
-        "state": {k: v.clone() if isinstance(v, Tensor) else v for k, v in model.state_dict().items()},
-        "storage": {k: v.data_ptr() for k, v in model.state_dict().items() if isinstance(v, Tensor)},
+        "state": {
+            k: v.clone() if isinstance(v, Tensor) else v for k, v in model.state_dict().items()
+        },
+        "storage": {
+            k: v.data_ptr() for k, v in model.state_dict().items() if isinstance(v, Tensor)
+        },
         "modules": [(n, type(m), id(m), m.training) for n, m in model.named_modules()],
         "hooks": [(n, k, tuple(v.items())) for n, m in model.named_modules() for k, v in _hooks(m)],
         "attributes": [(n, sorted(vars(m))) for n, m in model.named_modules()],
@@ -113,8 +122,14 @@ def _hooks(module: nn.Module) -> list[tuple[str, Any]]:
 def unchanged(before: dict[str, Any], model: nn.Module) -> list[str]:
     """The names of the parts of a snapshot in which the model differs now."""
     now = snapshot(model)
-    odd = [key for key in before if key not in ("state", "feature_info") and before[key] != now[key]]
-    odd += [f"state {k}" for k, v in before["state"].items() if isinstance(v, Tensor) and not v.equal(now["state"][k])]
+    odd = [
+        key for key in before if key not in ("state", "feature_info") and before[key] != now[key]
+    ]
+    odd += [
+        f"state {k}"
+        for k, v in before["state"].items()
+        if isinstance(v, Tensor) and not v.equal(now["state"][k])
+    ]
     if repr(_plain(before["feature_info"])) != repr(_plain(now["feature_info"])):
         odd.append("feature_info")
     return odd

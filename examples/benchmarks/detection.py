@@ -45,7 +45,9 @@ CPU = torch.device("cpu")
 CLASSES = 81
 FIGURE_IMAGES = 32  # for COCO's figures
 OBJECTS = 7  # an image, as many as COCO's have on average
-BACKGROUND = 8.0  # how much larger its logit is: nearly everything is background for a trained network
+BACKGROUND = (
+    8.0  # how much larger its logit is: nearly everything is background for a trained network
+)
 
 Call = Callable[[], object]
 
@@ -93,13 +95,17 @@ def loss_calls(theirs: TorchvisionSSD, priors: Tensor, batch: int, size: int) ->
 
     def our_call() -> object:
         a, b = offsets.clone().requires_grad_(), logits.clone().requires_grad_()
-        losses(a, b, priors, torch.cat(boxes), torch.cat(labels), [OBJECTS] * batch).mean().backward()
+        losses(
+            a, b, priors, torch.cat(boxes), torch.cat(labels), [OBJECTS] * batch
+        ).mean().backward()
         return a.grad
 
     def their_call() -> object:
         a, b = offsets.clone().requires_grad_(), logits.clone().requires_grad_()
         matched = [their_match(theirs, t["boxes"], anchors[0]) for t in targets]
-        both = theirs.compute_loss(targets, {"bbox_regression": a, "cls_logits": b}, anchors, matched)
+        both = theirs.compute_loss(
+            targets, {"bbox_regression": a, "cls_logits": b}, anchors, matched
+        )
         sum(both.values()).backward()
         return a.grad
 
@@ -113,12 +119,18 @@ def their_match(theirs: TorchvisionSSD, boxes: Tensor, anchors: Tensor) -> Tenso
     return theirs.proposal_matcher(box_iou(boxes, anchors))
 
 
-def suppression_calls(theirs: TorchvisionSSD, priors: Tensor, batch: int, size: int) -> tuple[Call, Call]:
+def suppression_calls(
+    theirs: TorchvisionSSD, priors: Tensor, batch: int, size: int
+) -> tuple[Call, Call]:
     """From outputs to detections, with the same limits."""
     offsets, logits = outputs(batch, len(priors), priors.device)
     anchors = [box_convert(priors, "cxcywh", "xyxy") * size] * batch
     limits = replace(PAPER, per_class=PAPER.candidates, per_image=theirs.detections_per_img)
-    theirs.score_thresh, theirs.nms_thresh, theirs.topk_candidates = limits.score, limits.iou, limits.candidates
+    theirs.score_thresh, theirs.nms_thresh, theirs.topk_candidates = (
+        limits.score,
+        limits.iou,
+        limits.candidates,
+    )
 
     def their_call() -> object:
         heads = {"bbox_regression": offsets, "cls_logits": logits}
@@ -141,10 +153,14 @@ def evaluation_calls(ours: model.SSD, theirs: TorchvisionSSD, images: Tensor) ->
 
     def their_call() -> object:
         found = theirs([image / 255 for image in images])
-        return [result for i, of_image in enumerate(found) for result in as_reference_does(i, of_image)]
+        return [
+            result for i, of_image in enumerate(found) for result in as_reference_does(i, of_image)
+        ]
 
     limits = replace(PAPER, per_class=PAPER.candidates, per_image=theirs.detections_per_img)
-    return inference(lambda: predict(ours, [batch], annotations, images.device, limits)), inference(their_call)
+    return inference(lambda: predict(ours, [batch], annotations, images.device, limits)), inference(
+        their_call
+    )
 
 
 def as_reference_does(image_id: int, found: dict[str, Tensor]) -> list[dict[str, object]]:
@@ -153,7 +169,8 @@ def as_reference_does(image_id: int, found: dict[str, Tensor]) -> list[dict[str,
     boxes = torch.stack((xmin, ymin, xmax - xmin, ymax - ymin), dim=1).tolist()
     scores, labels = found["scores"].tolist(), found["labels"].tolist()
     return [
-        {"image_id": image_id, "category_id": labels[k], "bbox": box, "score": scores[k]} for k, box in enumerate(boxes)
+        {"image_id": image_id, "category_id": labels[k], "bbox": box, "score": scores[k]}
+        for k, box in enumerate(boxes)
     ]
 
 
@@ -187,11 +204,22 @@ def figure_calls(batch: int) -> tuple[Call, Call]:
 def coco(images: int, side: int = 300) -> COCO:
     """The objects of as many images, in COCO's form."""
     truth = COCO()
-    boxes = [(i, box) for i in range(images) for box in box_convert(objects(i, CPU) * side, "xyxy", "xywh").tolist()]
+    boxes = [
+        (i, box)
+        for i in range(images)
+        for box in box_convert(objects(i, CPU) * side, "xyxy", "xywh").tolist()
+    ]
     truth.dataset = {
         "images": [{"id": i, "width": side, "height": side} for i in range(images)],
         "annotations": [
-            {"id": n, "image_id": i, "category_id": n % 80 + 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+            {
+                "id": n,
+                "image_id": i,
+                "category_id": n % 80 + 1,
+                "bbox": box,
+                "area": box[2] * box[3],
+                "iscrowd": 0,
+            }
             for n, (i, box) in enumerate(boxes, start=1)
         ],
         "categories": [{"id": k, "name": str(k)} for k in range(1, CLASSES)],
@@ -219,7 +247,9 @@ def objects(seed: int, device: torch.device) -> Tensor:
     return torch.cat([start, start + side], dim=1).to(device)
 
 
-def medians(pair: tuple[Call, Call], rounds: int, device: torch.device) -> tuple[float, float, float]:
+def medians(
+    pair: tuple[Call, Call], rounds: int, device: torch.device
+) -> tuple[float, float, float]:
     """Milliseconds of each, called in turn, and the ratio of a round; who goes first takes turns too."""
     samples: tuple[list[float], list[float]] = ([], [])
     for number in range(rounds + 2):
@@ -241,15 +271,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", help="cpu, cuda, ... (default: the GPU if there is one)")
     arguments = parser.parse_args(argv)
     device = wanted_device(arguments.device)
-    row = replace(find("SSD-VGG16"), boxes=(4, 6, 6, 6, 4, 4))  # torchvision has four boxes on the first map
+    row = replace(
+        find("SSD-VGG16"), boxes=(4, 6, 6, 6, 4, 4)
+    )  # torchvision has four boxes on the first map
     ours = model.build(row, CLASSES).eval().to(device)
-    theirs = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=CLASSES).eval().to(device)
+    theirs = (
+        ssd300_vgg16(weights=None, weights_backbone=None, num_classes=CLASSES).eval().to(device)
+    )
     with_equal_weights(ours, theirs)
-    pixels = torch.randint(0, 256, (arguments.batch, 3, row.size, row.size), device=device, dtype=torch.uint8)
+    pixels = torch.randint(
+        0, 256, (arguments.batch, 3, row.size, row.size), device=device, dtype=torch.uint8
+    )
     images = ours.prepare(pixels)
     with torch.inference_mode():
         heads = theirs.head(list(theirs.backbone(images).values()))
-        torch.testing.assert_close(ours(images), (heads["bbox_regression"], heads["cls_logits"]), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            ours(images), (heads["bbox_regression"], heads["cls_logits"]), rtol=1e-3, atol=1e-3
+        )
     pairs = {
         "network": networks(ours, theirs, images),
         "loss": loss_calls(theirs, ours.priors, arguments.batch, row.size),
@@ -261,7 +299,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, pair in pairs.items():
         mine, other, ratio = medians(pair, arguments.rounds, device)
         lines.append((name, f"{mine:.1f}", f"{other:.1f}", f"{ratio:.2f}"))
-    print(f"{arguments.batch} images, {len(ours.priors)} priors, {arguments.rounds} rounds, {device}")
+    print(
+        f"{arguments.batch} images, {len(ours.priors)} priors, {arguments.rounds} rounds, {device}"
+    )
     print(as_table(("", "ours ms", "torchvision ms", "ratio"), lines))
 
 

@@ -29,7 +29,11 @@ def awake(net: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
-            for tensor, low in ((module.weight, 0.7), (module.bias, -0.2), (module.running_mean, -0.2)):
+            for tensor, low in (
+                (module.weight, 0.7),
+                (module.bias, -0.2),
+                (module.running_mean, -0.2),
+            ):
                 assert tensor is not None
                 tensor.data.copy_(torch.rand(tensor.shape, generator=generator) * 0.5 + low)
     return net.eval()
@@ -57,7 +61,11 @@ def timm_candidates(name: str, stride: int, size: int) -> Candidates:
     """The original, this library's and timm's network at that output stride."""
     net = awake(timm.create_model(name))
     theirs = with_weights(timm.create_model(name, output_stride=stride), net)
-    return {"original": net, f"timm output_stride={stride}": theirs, "stridesurgery": dilated(net, stride, size)}
+    return {
+        "original": net,
+        f"timm output_stride={stride}": theirs,
+        "stridesurgery": dilated(net, stride, size),
+    }
 
 
 def torchvision_candidates(name: str, stride: int, size: int) -> Candidates:
@@ -82,7 +90,9 @@ CASES: dict[str, tuple[Callable[[str, int, int], Candidates], str, int]] = {
 }
 
 
-def compare(case: str, size: int, count: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+def compare(
+    case: str, size: int, count: int
+) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
     """Times as ratios to what the other library gives, and errors against the original's map."""
     make, name, stride = CASES[case]
     nets = {title: last_map(net, size) for title, net in make(name, stride, size).items()}
@@ -92,7 +102,9 @@ def compare(case: str, size: int, count: int) -> tuple[dict[str, dict[str, float
         original = maps.pop("original")
         errors = {title: error(found, original) for title, found in maps.items()}
         other = next(iter(maps))
-        candidates: dict[str, Callable[[], object]] = {title: partial(nets[title], image) for title in maps}
+        candidates: dict[str, Callable[[], object]] = {
+            title: partial(nets[title], image) for title in maps
+        }
         return summary(rounds(candidates, count, case), other), errors
 
 
@@ -105,7 +117,9 @@ def error(found: Tensor, original: Tensor) -> float:
 
 def main() -> None:
     """Time every case and print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--size", type=int, default=224, help="pixels, a multiple of 32")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
@@ -114,13 +128,16 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     results = {case: compare(case, arguments.size, arguments.rounds) for case in CASES}
     show(
-        "Output stride 8 or 16, one image: ratios to the other library", {c: times for c, (times, _) in results.items()}
+        "Output stride 8 or 16, one image: ratios to the other library",
+        {c: times for c, (times, _) in results.items()},
     )
     print("\nLargest difference from the original's last map on its own cells, relative")
     for case, (_, errors) in results.items():
         print(f"{case:28}", "   ".join(f"{title}: {value:.1e}" for title, value in errors.items()))
     if arguments.json:
-        figures = {case: {"times": times, "errors": errors} for case, (times, errors) in results.items()}
+        figures = {
+            case: {"times": times, "errors": errors} for case, (times, errors) in results.items()
+        }
         arguments.json.write_text(json.dumps(figures, indent=2))
 
 

@@ -32,7 +32,9 @@ class Both(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """x: (N, 3, H, W). Returns the maps of both, by path."""
         small, large = self.small(x), self.large(x)
-        return {f"small.{k}": v for k, v in small.items()} | {f"large.{k}": v for k, v in large.items()}
+        return {f"small.{k}": v for k, v in small.items()} | {
+            f"large.{k}": v for k, v in large.items()
+        }
 
 
 def after_first_convolution(net: fx.GraphModule) -> fx.GraphModule:
@@ -50,7 +52,10 @@ def times(name: str, size: int, count: int) -> dict[str, dict[str, float]]:
     """The medians of one model, its first stride eliminated, on one size x size image."""
     net, image = timm.create_model(name).eval(), torch.randn(1, 3, size, size)
     last = ss.features(net, input_size=size).feature_info.module_name()[-2:]
-    fine, original = (ss.features(m, last, input_size=size) for m in (ss.eliminate(net, "S1L0", input_size=size), net))
+    fine, original = (
+        ss.features(m, last, input_size=size)
+        for m in (ss.eliminate(net, "S1L0", input_size=size), net)
+    )
     dual = ss.dual_path(net, "S1L0", taps=last, input_size=size)
     two = Both(fine, original)
     stem = next(m for m in net.modules() if isinstance(m, nn.Conv2d))
@@ -77,18 +82,26 @@ def check(two: dict[str, Tensor], dual: dict[str, Tensor], tail: dict[str, Tenso
 
 def main() -> None:
     """Time every model and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--size", type=int, default=224, help="pixels")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     parser.add_argument(
-        "--models", nargs="+", default=list(MODELS), help="timm names whose first layer is a convolution"
+        "--models",
+        nargs="+",
+        default=list(MODELS),
+        help="timm names whose first layer is a convolution",
     )
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     results = {name: times(name, arguments.size, arguments.rounds) for name in arguments.models}
-    show("Dual path S1L0, one image: ratios to the fine network and the original's tail (equal maps, checked)", results)
+    show(
+        "Dual path S1L0, one image: ratios to the fine network and the original's tail (equal maps, checked)",
+        results,
+    )
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2))
 

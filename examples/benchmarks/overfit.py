@@ -47,14 +47,20 @@ def subset(split: Split, count: int = IMAGES) -> Iterator[Split]:
         by_image.setdefault(mark["image_id"], []).append(mark)
     fine = [i for i in content["images"] if 1 <= len(by_image.get(i["id"], ())) <= MOST_OBJECTS]
     fine = [i for i in fine if not any(mark["iscrowd"] for mark in by_image[i["id"]])][:count]
-    kept = {**content, "images": fine, "annotations": [mark for i in fine for mark in by_image[i["id"]]]}
+    kept = {
+        **content,
+        "images": fine,
+        "annotations": [mark for i in fine for mark in by_image[i["id"]]],
+    }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "instances.json"
         path.write_text(json.dumps(kept))
         yield Split(path, split.images)
 
 
-def learn(row: Configuration, split: Split, weights: str, passes: int, every: int, folder: Path) -> tuple[int, float]:
+def learn(
+    row: Configuration, split: Split, weights: str, passes: int, every: int, folder: Path
+) -> tuple[int, float]:
     """Passes over the images taken, and AP50 reached; stops where it is enough."""
     torch.manual_seed(0)
     annotations = read_annotations(split)
@@ -68,7 +74,10 @@ def learn(row: Configuration, split: Split, weights: str, passes: int, every: in
         run_epoch(training, None)
         if number % every == 0 or number == passes:
             ap50 = evaluated(split, detect_all(ssd, annotations, alone)).ap50
-            print(f"{row.name}: pass {number}, AP50 {ap50:.1f}, {time.perf_counter() - started:.0f} s", flush=True)
+            print(
+                f"{row.name}: pass {number}, AP50 {ap50:.1f}, {time.perf_counter() - started:.0f} s",
+                flush=True,
+            )
             if ap50 > WANTED:
                 break
     return number, ap50
@@ -78,14 +87,35 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=existing_folder, required=True, help="COCO's layout")
     parser.add_argument("--rows", nargs="+", default=list(ROWS))
-    parser.add_argument("--weights", default="pretrained", help="of the backbone: pretrained, none, or a file")
-    parser.add_argument("--passes", type=positive, default=60, help="most, over all images (default: %(default)s)")
-    parser.add_argument("--every", type=positive, default=5, help="passes between evaluations (default: %(default)s)")
+    parser.add_argument(
+        "--weights", default="pretrained", help="of the backbone: pretrained, none, or a file"
+    )
+    parser.add_argument(
+        "--passes", type=positive, default=60, help="most, over all images (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--every",
+        type=positive,
+        default=5,
+        help="passes between evaluations (default: %(default)s)",
+    )
     arguments = parser.parse_args(argv)
-    with subset(find_split(arguments.data, "train")) as split, tempfile.TemporaryDirectory() as folder:
+    with (
+        subset(find_split(arguments.data, "train")) as split,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         for name in arguments.rows:
-            number, ap50 = learn(find(name), split, arguments.weights, arguments.passes, arguments.every, Path(folder))
-            print(f"{name}: AP50 {ap50:.1f} after {number} passes{'' if ap50 > WANTED else ': NOT LEARNED'}")
+            number, ap50 = learn(
+                find(name),
+                split,
+                arguments.weights,
+                arguments.passes,
+                arguments.every,
+                Path(folder),
+            )
+            print(
+                f"{name}: AP50 {ap50:.1f} after {number} passes{'' if ap50 > WANTED else ': NOT LEARNED'}"
+            )
 
 
 if __name__ == "__main__":

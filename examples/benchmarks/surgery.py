@@ -29,8 +29,16 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "convnext_tiny": torchvision.models.convnext_tiny,
     "inception_v3": lambda: torchvision.models.inception_v3(init_weights=False),
 }
-LAST = {"resnet50": "layer4", "efficientnet_b0": "features", "convnext_tiny": "features", "inception_v3": "Mixed_7c"}
-INFERENCE = ("mobilenetv1_100", "resnet18")  # whose first convolution is plain: patched by hand it is the same network
+LAST = {
+    "resnet50": "layer4",
+    "efficientnet_b0": "features",
+    "convnext_tiny": "features",
+    "inception_v3": "Mixed_7c",
+}
+INFERENCE = (
+    "mobilenetv1_100",
+    "resnet18",
+)  # whose first convolution is plain: patched by hand it is the same network
 
 
 def surgery_times(name: str, count: int) -> dict[str, dict[str, float]]:
@@ -62,13 +70,20 @@ def inference_times(name: str, count: int) -> dict[str, dict[str, float]]:
         if not torch.equal(by_hand(image), operated(image)):
             raise AssertionError(f"{name}: patched by hand is another network")
         return summary(
-            rounds({"by hand": lambda: by_hand(image), "operated": lambda: operated(image)}, count, name), "by hand"
+            rounds(
+                {"by hand": lambda: by_hand(image), "operated": lambda: operated(image)},
+                count,
+                name,
+            ),
+            "by hand",
         )
 
 
 def main() -> None:
     """Run both comparisons and print them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     parser.add_argument("--json", type=Path, help="also write the figures here")
@@ -79,7 +94,9 @@ def main() -> None:
     show("Surgery: ratios to torchvision's create_feature_extractor", surgery)
     show("Inference: ratios to the stride patched by hand (equal outputs, checked)", inference)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"surgery": surgery, "inference": inference}, indent=2))
+        arguments.json.write_text(
+            json.dumps({"surgery": surgery, "inference": inference}, indent=2)
+        )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ def timed(function: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def rounds(candidates: dict[str, Callable[[], object]], count: int, title: str) -> dict[str, list[float]]:
+def rounds(
+    candidates: dict[str, Callable[[], object]], count: int, title: str
+) -> dict[str, list[float]]:
     """Seconds per candidate and round, after one round that does not count."""
     for function in candidates.values():
         function()

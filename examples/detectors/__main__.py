@@ -40,7 +40,15 @@ class Case:
 
 
 CASES = (
-    Case("ssd300_vgg16", detection.ssd300_vgg16, finer_ssd, ssd_levels, "S1L9", "backbone.features.16", (300, 300)),
+    Case(
+        "ssd300_vgg16",
+        detection.ssd300_vgg16,
+        finer_ssd,
+        ssd_levels,
+        "S1L9",
+        "backbone.features.16",
+        (300, 300),
+    ),
     Case(
         "ssdlite320_mobilenet_v3_large",
         detection.ssdlite320_mobilenet_v3_large,
@@ -88,7 +96,9 @@ def row(case: Case, title: str, model: nn.Module) -> tuple[str, ...]:
     return described(title, levels, model.get_submodule(case.generator), case.size)
 
 
-def described(title: str, levels: Sequence[Level], generator: nn.Module, size: Pair) -> tuple[str, ...]:
+def described(
+    title: str, levels: Sequence[Level], generator: nn.Module, size: Pair
+) -> tuple[str, ...]:
     """Maps and anchors in words."""
     found = placement(generator, levels, size)
     cells = " ".join(f"{h}x{w}" for h, w in (level.grid for level in levels))
@@ -101,7 +111,12 @@ def print_table(title: str, lines: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     print(f"\n{title}")
     for line in lines:
-        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        print(
+            "  "
+            + "  ".join(
+                cell.ljust(width) for cell, width in zip(line, widths, strict=True)
+            ).rstrip()
+        )
 
 
 def main() -> None:
@@ -110,19 +125,34 @@ def main() -> None:
         "centre to where its cell looks, in cells"
     )
     for case in CASES:
-        print_table(f"{case.name}, {case.surgery}, {case.size[0]}x{case.size[1]}", [HEADER, *rows(case)])
+        print_table(
+            f"{case.name}, {case.surgery}, {case.size[0]}x{case.size[1]}", [HEADER, *rows(case)]
+        )
 
     backbone = pyramid(timm.create_model("efficientnet_b0", num_classes=0), "S1L0")
     detector, size = faster_rcnn(backbone, num_classes=91), (512, 512)
-    line = described("library", backbone.levels(size), detector.get_submodule("rpn.anchor_generator"), size)
-    print_table("Faster R-CNN on a pyramid of timm's efficientnet_b0, S1L0, 512x512", [HEADER, line])
+    line = described(
+        "library", backbone.levels(size), detector.get_submodule("rpn.anchor_generator"), size
+    )
+    print_table(
+        "Faster R-CNN on a pyramid of timm's efficientnet_b0, S1L0, 512x512", [HEADER, line]
+    )
 
     net = timm.create_model("resnet18", features_only=True)
     fine = ss.eliminate(net, "S1L0")
-    print("\ntimm's resnet18, features_only=True: reductions", net.feature_info.reduction(), end=" -> ")
+    print(
+        "\ntimm's resnet18, features_only=True: reductions",
+        net.feature_info.reduction(),
+        end=" -> ",
+    )
     print(fine.feature_info.reduction())  # type: ignore[operator, union-attr]
     encoder = Encoder(timm.create_model("resnet18"), "S1L0")
-    print("An encoder for segmentation: channels", encoder.out_channels, "output stride", encoder.output_stride)
+    print(
+        "An encoder for segmentation: channels",
+        encoder.out_channels,
+        "output stride",
+        encoder.output_stride,
+    )
 
 
 if __name__ == "__main__":

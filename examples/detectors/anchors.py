@@ -56,10 +56,19 @@ def stands(
         ValueError: a word that is neither; a map whose cells are no place for anchors, see `check_looks`.
     """
     if sizes not in ("follow", "stay") or centres not in ("looks", "carried"):
-        raise ValueError(f"sizes is 'follow' or 'stay', centres 'looks' or 'carried'; got {sizes!r}, {centres!r}")
+        raise ValueError(
+            f"sizes is 'follow' or 'stay', centres 'looks' or 'carried'; got {sizes!r}, {centres!r}"
+        )
     check_looks(after)
-    at = carried(stock, size, before, after) if centres == "carried" else tuple(level.looks for level in after)
-    scales = [_scale(old.looks, new.looks) if sizes == "follow" else (1.0, 1.0) for old, new in _pairs(before, after)]
+    at = (
+        carried(stock, size, before, after)
+        if centres == "carried"
+        else tuple(level.looks for level in after)
+    )
+    scales = [
+        _scale(old.looks, new.looks) if sizes == "follow" else (1.0, 1.0)
+        for old, new in _pairs(before, after)
+    ]
     return tuple(map(Stand, at, scales))
 
 
@@ -97,10 +106,16 @@ def carried(
     apart), and then every cell has a distance of its own. Anchors of border cells may so leave the image.
     """
     moved = []
-    for anchors, (old, new) in zip(stock_anchors(stock, size, before), _pairs(before, after), strict=True):
+    for anchors, (old, new) in zip(
+        stock_anchors(stock, size, before), _pairs(before, after), strict=True
+    ):
         looks = points(old.looks, old.grid)
-        right, down = (middles(anchors).view(len(looks), -1, 2) - looks[:, None]).mean((0, 1)).tolist()
-        row, column = new.looks.carry((float(looks[0, 1]) + down, float(looks[0, 0]) + right), old.looks)
+        right, down = (
+            (middles(anchors).view(len(looks), -1, 2) - looks[:, None]).mean((0, 1)).tolist()
+        )
+        row, column = new.looks.carry(
+            (float(looks[0, 1]) + down, float(looks[0, 0]) + right), old.looks
+        )
         moved.append(replace(new.looks, offset=(row - 0.5, column - 0.5)))
     return tuple(moved)
 
@@ -110,8 +125,12 @@ def stock_anchors(generator: nn.Module, size: Pair, levels: Sequence[Level]) -> 
     image = ImageList(torch.empty((1, 3, *size), device="meta"), [size])
     per_cell = generator.num_anchors_per_location()  # type: ignore[operator]
     # A copy: torchvision's moves its boxes to the device and type of the maps it is given.
-    [anchors] = copy.deepcopy(generator)(image, [torch.zeros(1, 1, *level.grid) for level in levels])
-    return anchors.split([n * level.grid[0] * level.grid[1] for n, level in zip(per_cell, levels, strict=True)])
+    [anchors] = copy.deepcopy(generator)(
+        image, [torch.zeros(1, 1, *level.grid) for level in levels]
+    )
+    return anchors.split(
+        [n * level.grid[0] * level.grid[1] for n, level in zip(per_cell, levels, strict=True)]
+    )
 
 
 def points(geometry: ss.MapGeometry, grid: Sequence[int]) -> Tensor:
@@ -141,8 +160,12 @@ class GeometryBoxes(DefaultBoxGenerator):
     def __init__(self, stock: DefaultBoxGenerator, where: Sequence[Stand]) -> None:
         super().__init__(stock.aspect_ratios, scales=stock.scales, clip=stock.clip)
         self.where = tuple(where)
-        shapes = [pairs.clamp(0, 1) if stock.clip else pairs for pairs in stock._wh_pairs]  # (boxes, 2): w, h in 0..1
-        self._wh_pairs = [p * torch.tensor(s.scale).flip(0) for p, s in zip(shapes, where, strict=True)]
+        shapes = [
+            pairs.clamp(0, 1) if stock.clip else pairs for pairs in stock._wh_pairs
+        ]  # (boxes, 2): w, h in 0..1
+        self._wh_pairs = [
+            p * torch.tensor(s.scale).flip(0) for p, s in zip(shapes, where, strict=True)
+        ]
 
     def _grid_default_boxes(
         self, grid_sizes: list[list[int]], image_size: list[int], dtype: torch.dtype = torch.float32
@@ -169,10 +192,16 @@ class GeometryAnchors(AnchorGenerator):
     def __init__(self, stock: AnchorGenerator, where: Sequence[Stand]) -> None:
         super().__init__(stock.sizes, stock.aspect_ratios)
         self.where = tuple(where)
-        shapes = [cell.to("cpu", torch.float32) for cell in stock.cell_anchors]  # (anchors, 4), around (0, 0)
-        self.cell_anchors = [c * torch.tensor(s.scale).flip(0).repeat(2) for c, s in zip(shapes, where, strict=True)]
+        shapes = [
+            cell.to("cpu", torch.float32) for cell in stock.cell_anchors
+        ]  # (anchors, 4), around (0, 0)
+        self.cell_anchors = [
+            c * torch.tensor(s.scale).flip(0).repeat(2) for c, s in zip(shapes, where, strict=True)
+        ]
 
-    def grid_anchors(self, grid_sizes: list[list[int]], strides: list[list[Tensor]]) -> list[Tensor]:
+    def grid_anchors(
+        self, grid_sizes: list[list[int]], strides: list[list[Tensor]]
+    ) -> list[Tensor]:
         """The (A, 4) anchors of each map in pixels; `strides`, which are guessed from sizes, are not used."""
         anchors = []
         for stand, grid, cell in zip(self.where, grid_sizes, self.cell_anchors, strict=True):

@@ -30,7 +30,9 @@ def map_sizes(backbone: nn.Module, size: Pair) -> dict[str, Pair]:
     state = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
     weightless = {name: torch.empty_like(value, device="meta") for name, value in state.items()}
     # Two images: batch norm does not train on a single cell.
-    maps: Mapping[str, Tensor] = functional_call(backbone, weightless, torch.empty((2, 3, *size), device="meta"))
+    maps: Mapping[str, Tensor] = functional_call(
+        backbone, weightless, torch.empty((2, 3, *size), device="meta")
+    )
     return {name: (value.shape[2], value.shape[3]) for name, value in maps.items()}
 
 
@@ -41,7 +43,9 @@ def levels_at(backbone: nn.Module, tap_of: Callable[[str], str], size: Pair) -> 
     """
     grids = map_sizes(backbone, size)
     looks = read_info(ss.features(backbone, list(map(tap_of, grids)), input_size=size)).geometry()
-    return tuple(Level(name, grid, look) for (name, grid), look in zip(grids.items(), looks, strict=True))
+    return tuple(
+        Level(name, grid, look) for (name, grid), look in zip(grids.items(), looks, strict=True)
+    )
 
 
 def read_info(maps: nn.Module) -> ss.FeatureInfo:

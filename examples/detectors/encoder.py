@@ -47,7 +47,9 @@ class Encoder(nn.Module):
         kept = [f for f in every.features if min(f.reduction) >= finest][:depth]
         if len(kept) < depth:
             reductions = ", ".join(map(str, every.reduction()))
-            raise ValueError(f"there are {len(kept)} maps, not {depth}: reductions are {reductions}; set encoder_depth")
+            raise ValueError(
+                f"there are {len(kept)} maps, not {depth}: reductions are {reductions}; set encoder_depth"
+            )
         self.maps = ss.features(operated, [f.name for f in kept], input_size=input_size)
         info = read_info(self.maps)
         self.out_channels: list[int] = [IMAGE_CHANNELS, *info.channels()]

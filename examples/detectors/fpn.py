@@ -56,7 +56,9 @@ def finer_faster_rcnn(
     finer = copy.deepcopy(model)
     finer.backbone = operated(model.backbone, surgery, RECORDED_AT)
     before, after = (fpn_levels(m.backbone, RECORDED_AT) for m in (model, finer))
-    where = stands(model.rpn.anchor_generator, RECORDED_AT, before, after, sizes=sizes, centres=centres)
+    where = stands(
+        model.rpn.anchor_generator, RECORDED_AT, before, after, sizes=sizes, centres=centres
+    )
     finer.rpn.anchor_generator = GeometryAnchors(model.rpn.anchor_generator, where)
     steps = {level.name: level.looks.step for level in after}
     for pool in (m for m in finer.modules() if isinstance(m, MultiScaleRoIAlign)):
@@ -83,7 +85,9 @@ class MapsByStep:
     """
 
     def __init__(self, steps: Sequence[float], cells: float) -> None:
-        self.limits = [cells * math.sqrt(2 * a * b) for a, b in zip(steps, steps[1:], strict=False)]  # pixels
+        self.limits = [
+            cells * math.sqrt(2 * a * b) for a, b in zip(steps, steps[1:], strict=False)
+        ]  # pixels
 
     def __call__(self, boxes: list[Tensor]) -> Tensor:
         """boxes: (R, 4) for each image, in pixels. Returns the numbers of the maps, (all R,)."""
@@ -98,6 +102,10 @@ def set_scales(pool: MultiScaleRoIAlign, steps: Sequence[tuple[float, float]]) -
         ValueError: rows and columns differ.
     """
     if any(rows != columns for rows, columns in steps):
-        raise ValueError("RoIAlign has one scale for rows and columns; eliminate strides of both axes (axis='hw')")
+        raise ValueError(
+            "RoIAlign has one scale for rows and columns; eliminate strides of both axes (axis='hw')"
+        )
     pool.scales = [1 / rows for rows, _ in steps]
-    pool.map_levels = MapsByStep([rows for rows, _ in steps], pool.canonical_scale / 2**pool.canonical_level)
+    pool.map_levels = MapsByStep(
+        [rows for rows, _ in steps], pool.canonical_scale / 2**pool.canonical_level
+    )

@@ -47,5 +47,7 @@ def by_hand(model: nn.Module, *paths: str) -> nn.Module:
         elif isinstance(module, nn.Conv2d):
             module.stride = (1, 1)
         else:
-            raise ValueError(f"{path} is a {type(module).__name__}; patch convolutions and max pools")
+            raise ValueError(
+                f"{path} is a {type(module).__name__}; patch convolutions and max pools"
+            )
     return patched

@@ -32,7 +32,9 @@ class Pyramid(BackboneWithFPN):
     def __init__(self, body: nn.Module, out_channels: int = 256) -> None:
         nn.Module.__init__(self)
         self.body = body
-        self.fpn = FeaturePyramidNetwork(read_info(body).channels(), out_channels, LastLevelMaxPool())
+        self.fpn = FeaturePyramidNetwork(
+            read_info(body).channels(), out_channels, LastLevelMaxPool()
+        )
         self.out_channels = out_channels
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -45,7 +47,9 @@ class Pyramid(BackboneWithFPN):
         pooled = ss.features(self, "fpn[pool]", input_size=size)
         looks = [*read_info(self.body).geometry(), *read_info(pooled).geometry()]
         maps = map_sizes(self, size).items()
-        return tuple(Level(name, grid, look) for (name, grid), look in zip(maps, looks, strict=True))
+        return tuple(
+            Level(name, grid, look) for (name, grid), look in zip(maps, looks, strict=True)
+        )
 
 
 def pyramid(
@@ -83,9 +87,13 @@ def faster_rcnn(backbone: Pyramid, num_classes: int, **options: Any) -> FasterRC
     """
     levels = backbone.levels()
     check_looks(levels)
-    plain = AnchorGenerator(tuple((ANCHOR_CELLS * level.looks.step[0],) for level in levels), (RATIOS,) * len(levels))
+    plain = AnchorGenerator(
+        tuple((ANCHOR_CELLS * level.looks.step[0],) for level in levels), (RATIOS,) * len(levels)
+    )
     merged = levels[:-1]  # the pooled map makes proposals only
     pool = MultiScaleRoIAlign([level.name for level in merged], POOLED_CELLS, sampling_ratio=2)
     set_scales(pool, [level.looks.step for level in merged])
     anchors = GeometryAnchors(plain, [Stand(level.looks) for level in levels])
-    return FasterRCNN(backbone, num_classes, rpn_anchor_generator=anchors, box_roi_pool=pool, **options)
+    return FasterRCNN(
+        backbone, num_classes, rpn_anchor_generator=anchors, box_roi_pool=pool, **options
+    )

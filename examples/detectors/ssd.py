@@ -10,7 +10,9 @@ from examples.detectors.anchors import GeometryBoxes, Level, Pair, stands
 from examples.detectors.backbones import levels_at, operated
 
 
-def finer_ssd(model: SSD, surgery: str | ss.Surgery, *, sizes: str = "follow", centres: str = "looks") -> SSD:
+def finer_ssd(
+    model: SSD, surgery: str | ss.Surgery, *, sizes: str = "follow", centres: str = "looks"
+) -> SSD:
     """A copy of a torchvision SSD with strides eliminated in its backbone and its default boxes moved.
 
     Args:
@@ -29,15 +31,21 @@ def finer_ssd(model: SSD, surgery: str | ss.Surgery, *, sizes: str = "follow", c
     finer = copy.deepcopy(model)
     finer.backbone = operated(model.backbone, surgery, (height, width))
     before, after = (ssd_levels(m.backbone, (height, width)) for m in (model, finer))
-    where = stands(model.anchor_generator, (height, width), before, after, sizes=sizes, centres=centres)
+    where = stands(
+        model.anchor_generator, (height, width), before, after, sizes=sizes, centres=centres
+    )
     finer.anchor_generator = GeometryBoxes(model.anchor_generator, where)
     return finer
 
 
 def ssd_levels(backbone: nn.Module, size: Pair) -> tuple[Level, ...]:
     """The maps that an SSD backbone returns for inputs of (h, w) pixels."""
-    paths = [f"{part}.{name}" for part in ("features", "extra") for name in _children(backbone, part)]
-    if isinstance(backbone, SSDFeatureExtractorVGG):  # the first map is that of all `features`, rescaled
+    paths = [
+        f"{part}.{name}" for part in ("features", "extra") for name in _children(backbone, part)
+    ]
+    if isinstance(
+        backbone, SSDFeatureExtractorVGG
+    ):  # the first map is that of all `features`, rescaled
         paths = ["features", *(path for path in paths if path.startswith("extra."))]
     return levels_at(backbone, lambda name: paths[int(name)], size)
 

@@ -28,7 +28,9 @@ class Group:
 
     image: NDArray[np.int64]  # (D,): position of the detection's image
     right: NDArray[np.bool_]  # (IoUs, D): matches an object
-    wrong: NDArray[np.bool_]  # (IoUs, D): matches none; what matches an object of another size is neither
+    wrong: NDArray[
+        np.bool_
+    ]  # (IoUs, D): matches none; what matches an object of another size is neither
     objects: Floats  # (images,)
 
 
@@ -40,7 +42,9 @@ class Matches:
     images: int
 
 
-def matches(truth: COCO, detections: Sequence[Detection], image_ids: Sequence[int] | None = None) -> Matches:
+def matches(
+    truth: COCO, detections: Sequence[Detection], image_ids: Sequence[int] | None = None
+) -> Matches:
     """image_ids: the images that count; all, if none are named."""
     done = match(truth, detections, image_ids)
     ids = done.params.imgIds
@@ -57,11 +61,15 @@ def matches(truth: COCO, detections: Sequence[Detection], image_ids: Sequence[in
 
 def common(found: Matches, least: int) -> Matches:
     """Without the classes of which a range of sizes has fewer objects, in that range: one object would be a third."""
-    return Matches({key: g for key, g in found.groups.items() if g.objects.sum() >= least}, found.images)
+    return Matches(
+        {key: g for key, g in found.groups.items() if g.objects.sum() >= least}, found.images
+    )
 
 
 def _group(per_image: Sequence[Mapping | None]) -> Group | None:
-    objects = np.array([0.0 if e is None else np.sum(1 - np.asarray(e["gtIgnore"])) for e in per_image])
+    objects = np.array(
+        [0.0 if e is None else np.sum(1 - np.asarray(e["gtIgnore"])) for e in per_image]
+    )
     if not objects.any():
         return None
     present = [(i, e) for i, e in enumerate(per_image) if e is not None]
@@ -88,7 +96,9 @@ def figures(found: Matches, weights: Floats, apart: Sequence[str] = ()) -> dict[
     result = {}
     for size in SIZES:
         both = {name: _of_group(g, weights) for (name, s), g in found.groups.items() if s == size}
-        precision = _stacked([p for p, _ in both.values()], len(weights))  # classes, IoUs, resamples
+        precision = _stacked(
+            [p for p, _ in both.values()], len(weights)
+        )  # classes, IoUs, resamples
         recall = _stacked([r for _, r in both.values()], len(weights))
         result[f"ap{size}"], result[f"ar{size}"] = _mean(precision), _mean(recall)
         if size == "":
@@ -110,7 +120,9 @@ class Evaluated:
 
 def evaluated(found: Matches, apart: Sequence[str] = ()) -> Evaluated:
     """apart: classes, as in `figures`."""
-    return Evaluated(figures(found, resamples(found.images), apart), objects(found, apart), found.images)
+    return Evaluated(
+        figures(found, resamples(found.images), apart), objects(found, apart), found.images
+    )
 
 
 def objects(found: Matches, apart: Sequence[str] = ()) -> dict[str, int]:
@@ -138,7 +150,9 @@ def _of_group(group: Group, weights: Floats) -> tuple[Floats, Floats]:
             reached = right_so_far / objects[:, None]
             sharp = right_so_far / (wrong_so_far + right_so_far + np.spacing(1))
         envelope = np.maximum.accumulate(sharp[:, ::-1], axis=1)[:, ::-1]
-        precision[k, some] = [_at_recalls(r, e) for r, e in zip(reached[some], envelope[some], strict=True)]
+        precision[k, some] = [
+            _at_recalls(r, e) for r, e in zip(reached[some], envelope[some], strict=True)
+        ]
         recall[k, some] = reached[some, -1] if len(hits) else 0.0
     return precision, recall
 

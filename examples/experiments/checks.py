@@ -32,7 +32,17 @@ from examples.training_free import data_folder
 
 BASE = small_objects.ROWS[0]
 CELLS, RARE_CLASS = "bccd", "WBC"  # the set, and 8 % of its objects
-FIGURES = ("ap", "ap50", "ap_small", "ap_medium", "ap_large", "ar", "ar_small", "ar_medium", "ar_large")
+FIGURES = (
+    "ap",
+    "ap50",
+    "ap_small",
+    "ap_medium",
+    "ap_large",
+    "ar",
+    "ar_small",
+    "ar_medium",
+    "ar_large",
+)
 STATISTICS = (0, 1, 3, 4, 5, 8, 9, 10, 11)  # their places in COCOeval.stats
 
 
@@ -45,13 +55,18 @@ def gap_to_pycocotools(truth: COCO, found: Sequence[Detection], ids: Sequence[in
         direct.evaluate()
         direct.accumulate()
         direct.summarize()
-    return max(abs(float(ours[k][0]) - 100 * direct.stats[i]) for k, i in zip(FIGURES, STATISTICS, strict=True))
+    return max(
+        abs(float(ours[k][0]) - 100 * direct.stats[i])
+        for k, i in zip(FIGURES, STATISTICS, strict=True)
+    )
 
 
 def with_shuffled_labels(found: Sequence[Detection], seed: int = 0) -> list[Detection]:
     """Each detection gets the category of another one: every category is detected as often as before."""
     order = np.random.default_rng(seed).permutation(len(found))
-    return [{**d, "category_id": found[k]["category_id"]} for d, k in zip(found, order, strict=True)]
+    return [
+        {**d, "category_id": found[k]["category_id"]} for d, k in zip(found, order, strict=True)
+    ]
 
 
 def of_other_photographs(found: Sequence[Detection], ids: Sequence[int]) -> list[Detection]:
@@ -65,12 +80,24 @@ def largest_weight_gap(seeds: tuple[int, int]) -> float:
     weights = []
     for seed in seeds:
         with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
-            words = ["aerial_cars", "--first", "8", "--epochs", "1", "--batch", "4", "--work", folder]
+            words = [
+                "aerial_cars",
+                "--first",
+                "8",
+                "--epochs",
+                "1",
+                "--batch",
+                "4",
+                "--work",
+                folder,
+            ]
             asked = small_objects.parse_arguments(words)
             asked.data = data_folder()
             path = small_objects.train_row(BASE, seed, asked, Path(folder))
             weights.append(torch.load(path, weights_only=True)["model"])
-    return max(float((v.float() - weights[1][k].float()).abs().max()) for k, v in weights[0].items())
+    return max(
+        float((v.float() - weights[1][k].float()).abs().max()) for k, v in weights[0].items()
+    )
 
 
 # ---- a detector that learned shuffled labels
@@ -95,7 +122,11 @@ def write_shuffled_set(source: Path, folder: Path, seed: int = 0) -> None:
 
 def recipe(settings: Mapping[str, Any]) -> list[str]:
     """The options of `small_objects` that train a row as the one with these settings was trained."""
-    named = {"--lr": "rate", "--first": "images", **{f"--{k}": k for k in ("epochs", "batch", "warmup", "amp")}}
+    named = {
+        "--lr": "rate",
+        "--first": "images",
+        **{f"--{k}": k for k in ("epochs", "batch", "warmup", "amp")},
+    }
     words = [word for option, name in named.items() for word in (option, str(settings[name]))]
     return words + ["--no-augment"] * (not settings["augmented"])
 
@@ -112,8 +143,14 @@ def ap_of_rare_class(data: Path, work: Path, options: Sequence[str]) -> float:
 
 def with_right_and_shuffled_labels(data: Path, work: Path, results: Path) -> dict[str, float]:
     """AP of the rare class, learned from either. results: has the record of the base row."""
-    record = records.read(results / "small_objects" / CELLS / f"{small_objects.file_name(BASE, 0)}.json")
-    options = [*recipe(record["settings"]), "--weights", str(data / "weights" / small_objects.WEIGHTS)]
+    record = records.read(
+        results / "small_objects" / CELLS / f"{small_objects.file_name(BASE, 0)}.json"
+    )
+    options = [
+        *recipe(record["settings"]),
+        "--weights",
+        str(data / "weights" / small_objects.WEIGHTS),
+    ]
     write_shuffled_set(data / "smallobj" / CELLS, work / "shuffled" / "smallobj" / CELLS)
     return {
         f"AP of {RARE_CLASS}, trained on {CELLS}": ap_of_rare_class(data, work, options),
@@ -144,7 +181,9 @@ def measure(experiment: Experiment) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="folder of training_free")
-    parser.add_argument("--results", type=Path, default=records.RESULTS, help="(default: docs/results)")
+    parser.add_argument(
+        "--results", type=Path, default=records.RESULTS, help="(default: docs/results)"
+    )
     arguments = parser.parse_args(argv)
     experiment = Experiment(data_folder(), arguments.work, arguments.results, None)
     path = arguments.results / "checks.json"

@@ -28,7 +28,13 @@ class Pointwise(nn.Module):
 
 
 def depthwise(channels: int, times: int) -> nn.Sequential:
-    return nn.Sequential(*(m for _ in range(times) for m in (*conv(channels, channels, 5, groups=channels), nn.ReLU())))
+    return nn.Sequential(
+        *(
+            m
+            for _ in range(times)
+            for m in (*conv(channels, channels, 5, groups=channels), nn.ReLU())
+        )
+    )
 
 
 class Pyramid(nn.Module):
@@ -56,7 +62,11 @@ class Heads(nn.Module):
     def __init__(self, inputs: int) -> None:
         super().__init__()
         self.conv1x1 = Pointwise(inputs, inputs)
-        self.obj_layers, self.reg_layers, self.cls_layers = Head(inputs, 1), Head(inputs, 4), Head(inputs, CLASSES)
+        self.obj_layers, self.reg_layers, self.cls_layers = (
+            Head(inputs, 1),
+            Head(inputs, 4),
+            Head(inputs, CLASSES),
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns boxes as they are said (N, 4, H, W) and scores (N, CLASSES, H, W)."""
@@ -76,7 +86,9 @@ class FastestDet(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         first, second, third = self.backbone(x)
-        return self.detect_head(self.SPP(torch.cat([self.avg_pool(first), second, self.upsample(third)], 1)))
+        return self.detect_head(
+            self.SPP(torch.cat([self.avg_pool(first), second, self.upsample(third)], 1))
+        )
 
 
 def load(folder: Path) -> FastestDet:
@@ -87,7 +99,11 @@ def load(folder: Path) -> FastestDet:
 
 
 def candidates(
-    said: Tensor, scores: Tensor, image: tuple[int, int], category_ids: Sequence[int], scale: float = 1.0
+    said: Tensor,
+    scores: Tensor,
+    image: tuple[int, int],
+    category_ids: Sequence[int],
+    scale: float = 1.0,
 ) -> Candidates:
     """The boxes of a batch of one that are worth a look. scale: how large objects are that look as large as before."""
     rows, columns = said.shape[-2:]
@@ -96,5 +112,7 @@ def candidates(
     x, y, width, height = said[0][:, row, column]
     centre = torch.stack([(y.tanh() + row) / rows, (x.tanh() + column) / columns], dim=1)
     half = torch.stack([height.sigmoid(), width.sigmoid()], dim=1) * scale / 2
-    corners = torch.cat([centre - half, centre + half], dim=1).clamp(0, 1) * said.new_tensor([*image, *image])
+    corners = torch.cat([centre - half, centre + half], dim=1).clamp(0, 1) * said.new_tensor(
+        [*image, *image]
+    )
     return Candidates(corners, best[row, column], torch.tensor(category_ids)[label[row, column]])

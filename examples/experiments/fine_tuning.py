@@ -49,13 +49,27 @@ def described(row: Row) -> Configuration:
 
 
 def train_row(
-    ssd: SSD, row: Row, seed: int, annotations: Annotations, arguments: argparse.Namespace, folder: Path
+    ssd: SSD,
+    row: Row,
+    seed: int,
+    annotations: Annotations,
+    arguments: argparse.Namespace,
+    folder: Path,
 ) -> SSD:
     """The network after the last step; a run that was stopped goes on."""
     everyone, stop = Processes(Share(), wanted_device(arguments.device)), Stop()
-    recipe = Recipe(learning_rate=arguments.lr, epochs=arguments.epochs, batch=arguments.batch, warmup=arguments.warmup)
+    recipe = Recipe(
+        learning_rate=arguments.lr,
+        epochs=arguments.epochs,
+        batch=arguments.batch,
+        warmup=arguments.warmup,
+    )
     options = Options(
-        seed=seed, augment=not arguments.no_augment, workers=arguments.workers, channels_last=True, amp=arguments.amp
+        seed=seed,
+        augment=not arguments.no_augment,
+        workers=arguments.workers,
+        channels_last=True,
+        amp=arguments.amp,
     )
     training = Training(ssd, described(row), recipe, annotations, everyone, options, folder, stop)
     if training.checkpoint.is_file():
@@ -63,7 +77,9 @@ def train_row(
     with stop.on_signals():
         while not training.finished:
             if not run_epoch(training, None, shown=True):
-                sys.exit(f"Stopped; {training.checkpoint} holds the run, the same command goes on with it.")
+                sys.exit(
+                    f"Stopped; {training.checkpoint} holds the run, the same command goes on with it."
+                )
     return training.ssd
 
 
@@ -93,9 +109,14 @@ class Run:
 
     def rivals(self) -> dict[str, Path]:
         """The detections of what the row is compared with."""
-        found = {other: self.folder(other, self.kind) for other in trained.rivals(self.row.name, RIVALS)}
+        found = {
+            other: self.folder(other, self.kind) for other in trained.rivals(self.row.name, RIVALS)
+        }
         if self.arguments.epochs:
-            found |= {f"{name} before training": self.folder(name, UNTRAINED) for name in (self.row.name, RIVALS[0])}
+            found |= {
+                f"{name} before training": self.folder(name, UNTRAINED)
+                for name in (self.row.name, RIVALS[0])
+            }
         return {name: folder / trained.DETECTIONS for name, folder in found.items()}
 
 
@@ -115,7 +136,9 @@ def write_record(each: Run, annotations: Annotations, same: Mapping[str, Any], v
     ssd = build(each.row, load_stock(each.arguments.data / "weights"), annotations.categories.ids)
     about = {"row": each.row.name, "seed": each.seed, "settings": same}
     judge = trained.Judge(val, apart=APART)
-    facts = trained.facts(ssd, each.row.size, each.arguments.device, each.kept, judge, each.rivals())
+    facts = trained.facts(
+        ssd, each.row.size, each.arguments.device, each.kept, judge, each.rivals()
+    )
     records.write(each.record, {**about, **facts})
     print(f"{each.record}: AP {facts['figures']['ap'][0]:.1f}", flush=True)
 
@@ -123,7 +146,9 @@ def write_record(each: Run, annotations: Annotations, same: Mapping[str, Any], v
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     arguments.data = data_folder()
-    train, val = (Split(arguments.data / s / "instances.json", arguments.data / s / "images") for s in SETS)
+    train, val = (
+        Split(arguments.data / s / "instances.json", arguments.data / s / "images") for s in SETS
+    )
     annotations = read_annotations(train).with_objects()
     annotations = replace(annotations, records=annotations.records[: arguments.first])
     same = trained.settings(arguments, len(annotations.records))

@@ -37,7 +37,9 @@ def page(results: Path) -> str:
         said = [*choosing.plain(free, tuned, sets), choosing.unlearned(free), choosing.unused(free)]
         said += [choosing.harm(tuned, free), choosing.recalibrating(norms), *choosing.cost(times)]
         parts.append(what_to_choose(decisions, said, comparisons(free, norms, tuned, sets)))
-        parts.append(f"{PAPER}\n\n{beside_paper(free, tuned)}\n\n{listed(verdicts(free, tuned, sets, times))}")
+        parts.append(
+            f"{PAPER}\n\n{beside_paper(free, tuned)}\n\n{listed(verdicts(free, tuned, sets, times))}"
+        )
         parts.append(untrained.training_free(free))
     if norms:
         parts.append(untrained.recalibrated(norms))
@@ -50,7 +52,9 @@ def page(results: Path) -> str:
         groups = {name: trained_rows.titled(rows) for name, rows in panels.items()}
         plots.by_size(groups, results / "trained.png")
         plots.trained_against_compute(groups, results / "trained_against_compute.png")
-        parts.append("![AP of the trained rows against compute](results/trained_against_compute.png)")
+        parts.append(
+            "![AP of the trained rows against compute](results/trained_against_compute.png)"
+        )
         parts.append("![AP by size of the trained rows](results/trained.png)")
     if times:
         parts.append(protocol.latency(times))
@@ -76,7 +80,11 @@ rounded. Of twenty differences that are none, one is clear by chance. Compute is
 
 
 def pictures_of(results: Path) -> str:
-    shown = [f"![{title}](results/{file_name(title)})" for title in PAIRS if (results / file_name(title)).is_file()]
+    shown = [
+        f"![{title}](results/{file_name(title)})"
+        for title in PAIRS
+        if (results / file_name(title)).is_file()
+    ]
     return "\n\n".join(
         [
             f"""## Pictures
@@ -133,7 +141,9 @@ the paper. Bold: fine-tuned, clear, and of the other sign."""
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--results", type=Path, default=records.RESULTS, help="(default: docs/results)")
+    parser.add_argument(
+        "--results", type=Path, default=records.RESULTS, help="(default: docs/results)"
+    )
     arguments = parser.parse_args(argv)
     out = arguments.results.with_suffix(".md")
     text = page(arguments.results)

@@ -47,7 +47,9 @@ class Candidate:
 
 def paper_rows() -> dict[str, Candidate]:
     names = [*TABLE_4, "SSDMnetv1-Size600"]
-    return {name: Candidate(build(find(name)), find(name).size, TABLE_4.get(name)) for name in names}
+    return {
+        name: Candidate(build(find(name)), find(name).size, TABLE_4.get(name)) for name in names
+    }
 
 
 def stock_rows() -> dict[str, Candidate]:
@@ -62,7 +64,10 @@ def stock_rows() -> dict[str, Candidate]:
     }
 
 
-GROUPS: Mapping[str, Callable[[], dict[str, Candidate]]] = {"paper": paper_rows, "stock": stock_rows}
+GROUPS: Mapping[str, Callable[[], dict[str, Candidate]]] = {
+    "paper": paper_rows,
+    "stock": stock_rows,
+}
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,9 @@ class How:
         return call
 
 
-def rounds(calls: Mapping[str, Callable[[], object]], how: How, count: int) -> dict[str, list[float]]:
+def rounds(
+    calls: Mapping[str, Callable[[], object]], how: How, count: int
+) -> dict[str, list[float]]:
     """Milliseconds of each call in every round, after a few rounds that do not count."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     warmup = min(WARMUP, count)
@@ -139,33 +146,54 @@ def measure(group: str, how: How, runs: int) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--groups", nargs="+", choices=tuple(GROUPS), default=list(GROUPS))
-    parser.add_argument("--runs", type=positive, default=1000, help="of each network (default: %(default)s)")
+    parser.add_argument(
+        "--runs", type=positive, default=1000, help="of each network (default: %(default)s)"
+    )
     parser.add_argument("--device", default="cpu", help="(default: %(default)s)")
-    parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp32", help="(default: %(default)s)")
-    parser.add_argument("--batch", type=positive, default=1, help="images at once (default: %(default)s)")
+    parser.add_argument(
+        "--dtype", choices=tuple(DTYPES), default="fp32", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--batch", type=positive, default=1, help="images at once (default: %(default)s)"
+    )
     parser.add_argument("--compile", action="store_true", help="torch.compile")
     parser.add_argument(
-        "--processor-time", action="store_true", help="count the processor's time, not the clock's: on one CPU thread"
+        "--processor-time",
+        action="store_true",
+        help="count the processor's time, not the clock's: on one CPU thread",
     )
     parser.add_argument("--threads", type=positive, help="on a CPU (default: torch's)")
     parser.add_argument("--note", help="for the page: what else runs on the machine")
-    parser.add_argument("--results", type=Path, default=records.RESULTS, help="(default: docs/results)")
+    parser.add_argument(
+        "--results", type=Path, default=records.RESULTS, help="(default: docs/results)"
+    )
     arguments = parser.parse_args(argv)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     device, processor = wanted_device(arguments.device), arguments.processor_time
     if processor and (device.type != "cpu" or torch.get_num_threads() > 1):
-        raise RequestError("--processor-time is how long an image takes on one thread of a CPU only: --threads 1.")
+        raise RequestError(
+            "--processor-time is how long an image takes on one thread of a CPU only: --threads 1."
+        )
     how = How(device, arguments.dtype, arguments.batch, arguments.compile, processor)
     for group in arguments.groups:
         path = arguments.results / "latency" / f"{group}-{how.name}.json"
-        settings = {"runs": arguments.runs, "threads": torch.get_num_threads(), "processor time": processor}
+        settings = {
+            "runs": arguments.runs,
+            "threads": torch.get_num_threads(),
+            "processor time": processor,
+        }
         if records.is_done(path, settings):
             print(f"{path} is there.")
             continue
         rows = measure(group, how, arguments.runs)
         note = "; ".join(filter(None, (arguments.note, f"torch {torch.__version__}")))
-        kept = {"settings": settings, "note": note, "rows": rows, "hardware": records.hardware(how.device)}
+        kept = {
+            "settings": settings,
+            "note": note,
+            "rows": rows,
+            "hardware": records.hardware(how.device),
+        }
         records.write(path, kept)
         print(path)
 

@@ -46,17 +46,29 @@ def best(experiment: Experiment, left: str, right: str, count: int) -> list[Comp
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="folder of training_free")
-    parser.add_argument("--count", type=positive, default=4, help="pictures of each kind (default: %(default)s)")
-    parser.add_argument("--results", type=Path, default=records.RESULTS, help="(default: docs/results)")
+    parser.add_argument(
+        "--count", type=positive, default=4, help="pictures of each kind (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=records.RESULTS, help="(default: docs/results)"
+    )
     arguments = parser.parse_args(argv)
     experiment = Experiment(data_folder(), arguments.work, arguments.work, None)
     for title, (left, right) in PAIRS.items():
-        for number, comparison in enumerate(best(experiment, left, right, arguments.count), start=1):
+        for number, comparison in enumerate(
+            best(experiment, left, right, arguments.count), start=1
+        ):
             out = arguments.work / "pictures" / f"{title} {number}.png"
             out.parent.mkdir(parents=True, exist_ok=True)
             draw(comparison, experiment.truth, experiment.folder, (left, right), out)
             if number == 1:
-                draw(comparison, experiment.truth, None, (left, right), arguments.results / file_name(title))
+                draw(
+                    comparison,
+                    experiment.truth,
+                    None,
+                    (left, right),
+                    arguments.results / file_name(title),
+                )
             print(f"{out}: {len(comparison.gained)} objects")
 
 

@@ -137,7 +137,9 @@ class Experiment:
         if title not in self.known:
             row = ROWS[title]
             found = self.detections(title, row, lambda: self.network(row))
-            self.known[title] = bootstrap.evaluated(bootstrap.matches(self.truth, found, self.ids), APART)
+            self.known[title] = bootstrap.evaluated(
+                bootstrap.matches(self.truth, found, self.ids), APART
+            )
         return self.known[title]
 
     def record(self, title: str) -> None:
@@ -154,7 +156,10 @@ class Experiment:
             "gmacs": counting.compute(self.network(Row(row.surgery, row.size)), row.size) / 1e9,
             "figures": intervals,
             "objects": dict(own.objects),
-            "differences": {base: bootstrap.differences(own.figures, self.evaluated(base).figures) for base in bases},
+            "differences": {
+                base: bootstrap.differences(own.figures, self.evaluated(base).figures)
+                for base in bases
+            },
             "hardware": records.hardware(),
         }
         records.write(path, content)
@@ -165,9 +170,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), metavar="ROW")
     parser.add_argument("--images", type=positive, help="only the first so many (default: all)")
-    parser.add_argument("--seen", type=positive, default=400, help="images for the statistics (default: %(default)s)")
+    parser.add_argument(
+        "--seen",
+        type=positive,
+        default=400,
+        help="images for the statistics (default: %(default)s)",
+    )
     parser.add_argument("--work", type=Path, required=True, help="folder for detections")
-    parser.add_argument("--results", type=Path, default=records.RESULTS, help="(default: docs/results)")
+    parser.add_argument(
+        "--results", type=Path, default=records.RESULTS, help="(default: docs/results)"
+    )
     arguments = parser.parse_args(argv)
     experiment = Experiment(arguments)
     for title in arguments.rows:

@@ -38,7 +38,11 @@ def is_done(path: Path, settings: Mapping[str, Any]) -> bool:
     if not path.is_file():
         return False
     before, now = read(path)["settings"], _plain(dict(settings))
-    changed = [f"{k} {before.get(k)} (now {now.get(k)})" for k in {**before, **now} if before.get(k) != now.get(k)]
+    changed = [
+        f"{k} {before.get(k)} (now {now.get(k)})"
+        for k in {**before, **now}
+        if before.get(k) != now.get(k)
+    ]
     if changed:
         # A folder without its note would be claimed for what is asked for now, with all that was kept in it before.
         kept = path.parent if path.name == NOTE else path

@@ -36,9 +36,16 @@ WEIGHTS = "mobilenet_v1_100_imagenet1001_timm_dequant.safetensors"
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("set", choices=SETS)
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), help="configurations, or resnet18, resnet18:S1L0, ...")
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        default=list(ROWS),
+        help="configurations, or resnet18, resnet18:S1L0, ...",
+    )
     trained.add_recipe(parser, epochs=100)
-    parser.add_argument("--weights", type=existing_file, help=f"of the backbone (default: {WEIGHTS})")
+    parser.add_argument(
+        "--weights", type=existing_file, help=f"of the backbone (default: {WEIGHTS})"
+    )
     return parser.parse_args(argv)
 
 
@@ -52,7 +59,12 @@ def named(row: str) -> list[str]:
     if row in CONFIGURATIONS:
         return ["--config", row]
     name, surgery, dual = (*row.split(":"), "", "")[:3]
-    return ["--backbone", name, *(["--surgery", surgery] if surgery else []), *(["--dual"] if dual else [])]
+    return [
+        "--backbone",
+        name,
+        *(["--surgery", surgery] if surgery else []),
+        *(["--dual"] if dual else []),
+    ]
 
 
 def train_row(row: str, seed: int, arguments: argparse.Namespace, folder: Path) -> Path:
@@ -60,12 +72,28 @@ def train_row(row: str, seed: int, arguments: argparse.Namespace, folder: Path) 
     data = arguments.data / "smallobj" / arguments.set
     recipe = ["--epochs", arguments.epochs, "--batch", arguments.batch, "--lr", arguments.lr]
     recipe += ["--warmup", arguments.warmup, "--amp", arguments.amp]
-    how = ["--seed", seed, "--device", arguments.device, "--workers", arguments.workers, "--eval-every", 0]
+    how = [
+        "--seed",
+        seed,
+        "--device",
+        arguments.device,
+        "--workers",
+        arguments.workers,
+        "--eval-every",
+        0,
+    ]
     flags = ["--channels-last"] + ["--no-augment"] * arguments.no_augment
     flags += ["--first", arguments.first] * (arguments.first is not None)
     flags += ["--resume"] * (folder / "last.pt").is_file()
     split = find_split(data, "train")
-    images = ["--train-json", split.annotations, "--train-images", split.images, "--weights", weights(arguments)]
+    images = [
+        "--train-json",
+        split.annotations,
+        "--train-images",
+        split.images,
+        "--weights",
+        weights(arguments),
+    ]
     images += ["--out", folder]
     train.main([str(word) for word in (*named(row), *recipe, *how, *flags, *images)])
     return folder / "last.pt"
@@ -78,7 +106,9 @@ def backbone(row: str) -> str:
 
 def rivals(row: str) -> Sequence[str]:
     """What a row is compared with: of another backbone, that backbone as it is and with one path."""
-    return trained.rivals(row, RIVALS if row in CONFIGURATIONS else (backbone(row), f"{backbone(row)}:S1L0"))
+    return trained.rivals(
+        row, RIVALS if row in CONFIGURATIONS else (backbone(row), f"{backbone(row)}:S1L0")
+    )
 
 
 def file_name(row: str, seed: int) -> str:
@@ -92,12 +122,18 @@ def images_in(data: Path) -> int:
 
 def settings(arguments: argparse.Namespace, images: int) -> dict[str, Any]:
     """What a record must have been measured with. images: that there are to train on."""
-    return {"set": arguments.set, "weights": weights(arguments).name, **trained.settings(arguments, images)}
+    return {
+        "set": arguments.set,
+        "weights": weights(arguments).name,
+        **trained.settings(arguments, images),
+    }
 
 
 def kept(row: str, seed: int, arguments: argparse.Namespace) -> Path:
     """What a row finds on the validation images, beside its checkpoint."""
-    return Path(arguments.work / "small_objects" / arguments.set / file_name(row, seed) / trained.DETECTIONS)
+    return Path(
+        arguments.work / "small_objects" / arguments.set / file_name(row, seed) / trained.DETECTIONS
+    )
 
 
 def detect(row: str, seed: int, arguments: argparse.Namespace) -> None:
@@ -115,7 +151,12 @@ def write_record(row: str, seed: int, arguments: argparse.Namespace, path: Path)
     others = {other: kept(other, seed, arguments) for other in rivals(row)}
     judge = trained.Judge(find_split(data, "val"), trained.FEW, known.categories.names)
     facts = trained.facts(known.ssd, known.row.size, arguments.device, found, judge, others)
-    about = {"row": row, "backbone": backbone(row), "seed": seed, "settings": settings(arguments, images_in(data))}
+    about = {
+        "row": row,
+        "backbone": backbone(row),
+        "seed": seed,
+        "settings": settings(arguments, images_in(data)),
+    }
     records.write(path, {**about, **facts})
     print(f"{path}: AP {facts['figures']['ap'][0]:.1f}", flush=True)
 
@@ -125,11 +166,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.data = data_folder()
     same = settings(arguments, images_in(arguments.data / "smallobj" / arguments.set))
     results = arguments.results / "small_objects" / arguments.set
-    runs = {results / f"{file_name(row, seed)}.json": (row, seed) for seed in arguments.seeds for row in arguments.rows}
+    runs = {
+        results / f"{file_name(row, seed)}.json": (row, seed)
+        for seed in arguments.seeds
+        for row in arguments.rows
+    }
     todo = {path: pair for path, pair in runs.items() if not records.is_done(path, same)}
     for row, seed in todo.values():
         detect(row, seed, arguments)
-    for path, (row, seed) in todo.items():  # once all have been looked at, so that each is compared with its rivals
+    for path, (
+        row,
+        seed,
+    ) in todo.items():  # once all have been looked at, so that each is compared with its rivals
         write_record(row, seed, arguments, path)
 
 

@@ -22,9 +22,24 @@ from examples.ssd.heads import Heads
 from examples.ssd.loss import Losses, match
 from examples.ssd.model import SSD
 from examples.ssd.stock import HIGH_TAP, INPUT_SIZE, LOW_TAP, StockSSD
-from examples.ssd.stock_boxes import SCALES, anchor_sizes, anchors, learned_centres, six_layers, usual_centres
+from examples.ssd.stock_boxes import (
+    SCALES,
+    anchor_sizes,
+    anchors,
+    learned_centres,
+    six_layers,
+    usual_centres,
+)
 
-FINE = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)  # the paper's rule: a map of a step has the boxes of that step
+FINE = (
+    0.1,
+    0.2,
+    0.35,
+    0.5,
+    0.65,
+    0.8,
+    0.95,
+)  # the paper's rule: a map of a step has the boxes of that step
 SPLIT = (0.1, 0.2, 0.5, 0.65, 0.8, 0.95, 1.0)  # the maps after the second are those of the original
 _SIDE = 5.0  # an offset of 1 is a fifth of a factor e, see `stock_boxes.decode`
 _TO_SSD = (1, 0, 3, 2)  # TensorFlow's rows and columns as x and y
@@ -38,7 +53,9 @@ class Row:
     surgery: str | None = None
     size: int = INPUT_SIZE  # pixels
     scales: tuple[float, ...] = SCALES  # of the boxes, shares of the image
-    finer_maps: int = 0  # how many of the six maps have twice the cells that the predictors were trained on
+    finer_maps: int = (
+        0  # how many of the six maps have twice the cells that the predictors were trained on
+    )
     combine: str | None = None  # two paths: "split" or "concat"
     padded: bool = True  # whether the last extra looks beyond the border; not: the paper's Fmap1
 
@@ -69,7 +86,11 @@ class Extras(nn.Module):
         """maps: (N, C, H, W) by key: for small objects the first two. The extras start from `root`, or the second."""
         low, high, *_ = maps.values()
         start = high if self.root is None else maps[self.root]
-        return [low, high, *list(accumulate(self.extras, lambda x, extra: extra(x), initial=start))[1:]]
+        return [
+            low,
+            high,
+            *list(accumulate(self.extras, lambda x, extra: extra(x), initial=start))[1:],
+        ]
 
 
 class StockHeads(nn.Module):
@@ -83,8 +104,12 @@ class StockHeads(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """maps: (N, C, H, W). Returns offsets (N, P, 4) and logits (N, P, classes - 1): the background has none."""
         pairs = list(zip(self.heads, maps, strict=True))
-        offsets = torch.cat([_by_anchor(head.get_submodule("box")(m), 4) for head, m in pairs], dim=1)
-        scores = torch.cat([_by_anchor(head.get_submodule("cls")(m), 91) for head, m in pairs], dim=1)
+        offsets = torch.cat(
+            [_by_anchor(head.get_submodule("box")(m), 4) for head, m in pairs], dim=1
+        )
+        scores = torch.cat(
+            [_by_anchor(head.get_submodule("cls")(m), 91) for head, m in pairs], dim=1
+        )
         return offsets[..., _TO_SSD], scores[..., self.category_ids]
 
 
@@ -98,7 +123,9 @@ class StockDetector(SSD):
     def scores(self, logits: Tensor) -> Tensor:
         return logits.float().sigmoid()
 
-    def losses(self, offsets: Tensor, logits: Tensor, boxes: Tensor, labels: Tensor, counts: Sequence[int]) -> Losses:
+    def losses(
+        self, offsets: Tensor, logits: Tensor, boxes: Tensor, labels: Tensor, counts: Sequence[int]
+    ) -> Losses:
         matched = match(self.priors, boxes, counts)
         positive = matched >= 0
         rows = matched[positive]
@@ -107,7 +134,9 @@ class StockDetector(SSD):
         wanted = encode(boxes[rows], self.priors.expand(len(matched), -1, -1)[positive])
         return Losses(
             boxes=F.smooth_l1_loss(offsets.float()[positive], wanted, reduction="sum") / 4,
-            classes=sigmoid_focal_loss(logits.float(), targets, alpha=0.75, gamma=2, reduction="sum"),
+            classes=sigmoid_focal_loss(
+                logits.float(), targets, alpha=0.75, gamma=2, reduction="sum"
+            ),
             positives=positive.sum(),
         )
 
@@ -145,8 +174,14 @@ def _features(row: Row, net: StockSSD) -> nn.Module:
         chosen = {"small": taps, "large": (HIGH_TAP,)}
         return ss.dual_path(net.backbone, row.surgery, taps=chosen, input_size=row.size)
     if row.combine == "concat":
-        return ss.dual_path(net.backbone, row.surgery, taps=taps, combine="concat", input_size=row.size)
-    operated = ss.eliminate(net.backbone, row.surgery, input_size=row.size) if row.surgery else net.backbone
+        return ss.dual_path(
+            net.backbone, row.surgery, taps=taps, combine="concat", input_size=row.size
+        )
+    operated = (
+        ss.eliminate(net.backbone, row.surgery, input_size=row.size)
+        if row.surgery
+        else net.backbone
+    )
     return ss.features(operated, taps, input_size=row.size)
 
 
@@ -177,7 +212,9 @@ def _rebase(box: nn.Conv2d, level: int, row: Row) -> None:
 
     On a map with twice the cells it takes objects for twice as large: what it says is meant from anchors half as large.
     """
-    meant = anchor_sizes(level) * (0.5 if level < row.finer_maps else 1.0)  # (anchors, 2): height, width
+    meant = anchor_sizes(level) * (
+        0.5 if level < row.finer_maps else 1.0
+    )  # (anchors, 2): height, width
     factor = meant / anchor_sizes(level, row.scales)
     weight, bias = box.weight.data.unflatten(0, (-1, 4)), box.bias.data.view(-1, 4)  # type: ignore[union-attr]
     weight[:, :2] *= factor[:, :, None, None, None]
@@ -188,7 +225,9 @@ def _rebase(box: nn.Conv2d, level: int, row: Row) -> None:
 def _widen(conv: nn.Conv2d, more: int) -> None:
     """Further input channels, which count nothing before they are trained."""
     out, _, *kernel = conv.weight.shape
-    conv.weight = nn.Parameter(torch.cat([conv.weight.data, conv.weight.new_zeros(out, more, *kernel)], dim=1))
+    conv.weight = nn.Parameter(
+        torch.cat([conv.weight.data, conv.weight.new_zeros(out, more, *kernel)], dim=1)
+    )
     conv.in_channels += more
 
 

@@ -19,7 +19,10 @@ from examples.ssd.options import AMP
 from examples.ssd.processes import Processes
 from examples.ssd.programs import amount, natural, positive, wanted_device
 
-COCOS, FEW = 1, 20  # objects of a class that count in an average: COCO's rule, and ours where there are few classes
+COCOS, FEW = (
+    1,
+    20,
+)  # objects of a class that count in an average: COCO's rule, and ours where there are few classes
 DETECTIONS = "detections.json"  # of a run, in its folder of --work
 
 
@@ -30,16 +33,32 @@ def add_recipe(parser: argparse.ArgumentParser, epochs: int) -> None:
     """What is the same for every row that is compared. epochs: unless others are asked for."""
     parser.add_argument("--seeds", nargs="+", type=natural, default=[0, 1, 2])
     parser.add_argument("--epochs", type=natural, default=epochs, help="(default: %(default)s)")
-    parser.add_argument("--batch", type=positive, default=32, help="images a step, of every row (default: %(default)s)")
+    parser.add_argument(
+        "--batch",
+        type=positive,
+        default=32,
+        help="images a step, of every row (default: %(default)s)",
+    )
     parser.add_argument("--lr", type=amount, default=1e-3, help="(default: %(default)s)")
     parser.add_argument("--warmup", type=natural, default=0, help="epochs (default: %(default)s)")
-    parser.add_argument("--amp", choices=tuple(AMP), default="off", help="mixed precision (default: off)")
+    parser.add_argument(
+        "--amp", choices=tuple(AMP), default="off", help="mixed precision (default: off)"
+    )
     parser.add_argument("--no-augment", action="store_true", help="resize only")
     parser.add_argument("--first", type=positive, help="train on so many images only")
     parser.add_argument("--device", default="cpu", help="(default: %(default)s)")
-    parser.add_argument("--workers", type=natural, default=0, help="processes that read images (default: %(default)s)")
-    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and detections")
-    parser.add_argument("--results", type=Path, default=records.RESULTS, help="(default: docs/results)")
+    parser.add_argument(
+        "--workers",
+        type=natural,
+        default=0,
+        help="processes that read images (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for checkpoints and detections"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=records.RESULTS, help="(default: docs/results)"
+    )
 
 
 def settings(arguments: argparse.Namespace, images: int) -> dict[str, Any]:
@@ -85,7 +104,11 @@ class Judge:
     def left_out(self, found: bootstrap.Matches) -> list[str]:
         """The classes that do not count, with the size in which they do not."""
         counted = bootstrap.common(found, self.least).groups
-        return [f"{name}{size.replace('_', ', ')}" for name, size in found.groups if (name, size) not in counted]
+        return [
+            f"{name}{size.replace('_', ', ')}"
+            for name, size in found.groups
+            if (name, size) not in counted
+        ]
 
 
 def rivals(row: str, among: Sequence[str]) -> Sequence[str]:
@@ -104,7 +127,11 @@ def facts(
     """The part of a record that says what was measured. others: the detections of what the row is compared with."""
     found = judge.found(kept)
     own = judge.judged(found)
-    known = {name: judge.judged(judge.found(path)) for name, path in others.items() if is_rival(path, kept)}
+    known = {
+        name: judge.judged(judge.found(path))
+        for name, path in others.items()
+        if is_rival(path, kept)
+    }
     return {
         "gmacs": counting.compute(ssd, size) / 1e9,
         "parameters": counting.parameters(ssd),
@@ -112,7 +139,9 @@ def facts(
         "figures": bootstrap.intervals(own.figures),
         "objects": dict(own.objects),
         "left out": judge.left_out(found),
-        "differences": {name: bootstrap.differences(own.figures, other.figures) for name, other in known.items()},
+        "differences": {
+            name: bootstrap.differences(own.figures, other.figures) for name, other in known.items()
+        },
         "hardware": records.hardware(wanted_device(device)),
     }
 
@@ -127,5 +156,7 @@ def is_rival(other: Path, kept: Path) -> bool:
         return False
     theirs, own = (records.read(path.parent / records.NOTE)["settings"] for path in (other, kept))
     if theirs["steps"] and theirs != own:
-        raise RequestError(f"{other} is of a row trained with {theirs}, not {own}; remove it, or name another --work.")
+        raise RequestError(
+            f"{other} is of a row trained with {theirs}, not {own}; remove it, or name another --work."
+        )
     return True

@@ -23,7 +23,16 @@ from pycocotools.coco import COCO  # type: ignore[import-untyped]
 from tqdm import tqdm
 
 from examples.experiments import bootstrap, records
-from examples.experiments.views import AS_IS, LARGE, SURGERIES, View, largest_difference, rows, seen, views
+from examples.experiments.views import (
+    AS_IS,
+    LARGE,
+    SURGERIES,
+    View,
+    largest_difference,
+    rows,
+    seen,
+    views,
+)
 from examples.ssd.errors import RequestError
 from examples.ssd.evaluation import Detection, load_truth
 from examples.ssd.files import write_atomically
@@ -39,7 +48,9 @@ BOUNDS = (0, *TRIED)  # 0: none of the finer view's boxes
 # ---- what the views find
 
 
-def all_seen(view: View, truth: COCO, folder: Path, ids: Sequence[int], kept: Path) -> list[Candidates]:
+def all_seen(
+    view: View, truth: COCO, folder: Path, ids: Sequence[int], kept: Path
+) -> list[Candidates]:
     """What a view finds on every photograph; read from `kept` if it was looked at before."""
     if not kept.is_file():
         looked = tqdm(ids, desc=kept.stem, disable=None)
@@ -135,7 +146,9 @@ class Experiment:
         }
 
     def candidates(self, name: str) -> list[Candidates]:
-        return all_seen(self.views[name], self.truth, self.folder, self.ids, self.kept_in / f"{name}.pt")
+        return all_seen(
+            self.views[name], self.truth, self.folder, self.ids, self.kept_in / f"{name}.pt"
+        )
 
     def measured(self, title: str) -> Measured:
         row = self.rows[title]
@@ -160,9 +173,18 @@ class Experiment:
         path = self.kept_in / f"{title} figures.pt"
         if not path.is_file():
             measured = self.measured(title)
-            figures = {name: torch.from_numpy(v) for name, v in self.figures(measured.detections).items()}
+            figures = {
+                name: torch.from_numpy(v) for name, v in self.figures(measured.detections).items()
+            }
             with write_atomically(path) as part:
-                torch.save({"figures": figures, "facts": dict(measured.facts), "found": measured.detections}, part)
+                torch.save(
+                    {
+                        "figures": figures,
+                        "facts": dict(measured.facts),
+                        "found": measured.detections,
+                    },
+                    part,
+                )
         return dict(torch.load(path, weights_only=True))
 
     def found(self, title: str) -> list[Detection]:
@@ -188,7 +210,9 @@ class Experiment:
             "gmacs": self.rows[title].gmacs,
             "figures": intervals,
             "objects": bootstrap.objects(matches, APART),
-            "differences": {base: bootstrap.differences(figures, other) for base, other in against.items()},
+            "differences": {
+                base: bootstrap.differences(figures, other) for base, other in against.items()
+            },
             "splits": bootstrap.intervals(split),
             "splits against as is": bootstrap.differences(split, self.base_by_split),
             **facts,
@@ -205,7 +229,10 @@ class Experiment:
         """AP on every resample of the photographs of each of COCO's sets."""
         splits = np.array([self.truth.imgs[i].get("split", "") for i in self.ids])
         drawn = bootstrap.resamples(matches.images)
-        return {s: bootstrap.figures(matches, drawn * (splits == s))["ap"] for s in sorted(set(splits.tolist()))}
+        return {
+            s: bootstrap.figures(matches, drawn * (splits == s))["ap"]
+            for s in sorted(set(splits.tolist()))
+        }
 
     def rivals(self, title: str) -> list[str]:
         """What a row is compared with on the same photographs: the detector as it is, and what it might be instead."""
@@ -226,12 +253,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", nargs="+", help="some only")
     parser.add_argument("--images", type=positive, help="only the first so many (default: all)")
     parser.add_argument("--work", type=Path, required=True, help="folder for what the views find")
-    parser.add_argument("--results", type=Path, default=records.RESULTS, help="(default: docs/results)")
+    parser.add_argument(
+        "--results", type=Path, default=records.RESULTS, help="(default: docs/results)"
+    )
     arguments = parser.parse_args(argv)
     experiment = Experiment(data_folder(), arguments.work, arguments.results, arguments.images)
     unknown = [title for title in arguments.rows or () if title not in experiment.rows]
     if unknown:
-        raise RequestError(f"there is no row {unknown[0]!r}. There are: {', '.join(experiment.rows)}.")
+        raise RequestError(
+            f"there is no row {unknown[0]!r}. There are: {', '.join(experiment.rows)}."
+        )
     for title in arguments.rows or experiment.rows:
         experiment.record(title)
 

@@ -29,7 +29,12 @@ from examples.ssd.stock_networks import (
 )
 from examples.training_free import DOUBLED, FINER
 
-SURGERIES: Mapping[str, tuple[int, ...]] = {"S1L0": (0,), "S1L4": (4,), "S1L6": (6,), "S2L4-6": (4, 6)}
+SURGERIES: Mapping[str, tuple[int, ...]] = {
+    "S1L0": (0,),
+    "S1L4": (4,),
+    "S1L6": (6,),
+    "S2L4-6": (4, 6),
+}
 AS_IS, LARGE, ENLARGED, DILATED = "as is", "600 pixels", "300 pixels enlarged", "S1L12 dilated"
 
 
@@ -67,7 +72,9 @@ def seen_enlarged(photograph: Image.Image) -> Image.Image:
 def views(net: StockSSD) -> dict[str, View]:
     """Every network that is compared; all have the weights of one."""
     trained = six_layers(net, INPUT_SIZE)
-    doubled = anchors(learned_centres(six_layers(net, DOUBLED), DOUBLED, trained, INPUT_SIZE), FINER)
+    doubled = anchors(
+        learned_centres(six_layers(net, DOUBLED), DOUBLED, trained, INPUT_SIZE), FINER
+    )
     result = {
         AS_IS: View(net, anchors(usual_centres(trained)), seen_small),
         LARGE: View(net, doubled, seen_large),
@@ -77,7 +84,9 @@ def views(net: StockSSD) -> dict[str, View]:
         scale = FINER ** len(layers)
         patched, operated = with_stride_patched(net, layers), with_stride_eliminated(net, surgery)
         in_middle = usual_centres(six_layers(patched, INPUT_SIZE))
-        where_learned = learned_centres(six_layers(operated, INPUT_SIZE), INPUT_SIZE, trained, INPUT_SIZE)
+        where_learned = learned_centres(
+            six_layers(operated, INPUT_SIZE), INPUT_SIZE, trained, INPUT_SIZE
+        )
         result[f"{surgery} by hand"] = View(patched, anchors(in_middle, scale), seen_small)
         result[surgery] = View(operated, anchors(where_learned, scale), seen_small)
     dilated = Dilated(net)
@@ -124,7 +133,9 @@ def halfway(centres: Centres, cells: Sequence[int]) -> Centres:
 # ---- two paths
 
 
-def largest_difference(net: StockSSD, alone: nn.Module, surgery: str, photographs: Iterable[Image.Image]) -> float:
+def largest_difference(
+    net: StockSSD, alone: nn.Module, surgery: str, photographs: Iterable[Image.Image]
+) -> float:
     """Of a score, between both paths of one graph and the two networks that they stand for."""
     two_paths, gaps = TwoPaths(net, surgery), [0.0]
     for photograph in photographs:
@@ -139,14 +150,20 @@ def rows(net: StockSSD, known: Mapping[str, View]) -> dict[str, Row]:
     """Every row of the table by its title."""
     base = counting.compute(net, INPUT_SIZE) / 1e9
     large = counting.compute(net, DOUBLED) / 1e9
-    alone = {name: counting.compute(known[name].net, INPUT_SIZE) / 1e9 for name in known if name in SURGERIES}
+    alone = {
+        name: counting.compute(known[name].net, INPUT_SIZE) / 1e9
+        for name in known
+        if name in SURGERIES
+    }
     result = {AS_IS: Row(AS_IS, False, base), LARGE: Row(LARGE, False, large)}
     for name, gmacs in alone.items():
         result[f"{name} by hand"] = Row(f"{name} by hand", False, gmacs)
         result[name] = Row(name, False, gmacs)
     result[DILATED] = Row(DILATED, False, counting.compute(known[DILATED].net, INPUT_SIZE) / 1e9)
     for name in alone:
-        result[f"{name} dual path"] = Row(name, True, counting.compute(TwoPaths(net, name), INPUT_SIZE) / 1e9)
+        result[f"{name} dual path"] = Row(
+            name, True, counting.compute(TwoPaths(net, name), INPUT_SIZE) / 1e9
+        )
     result["pyramid, 600 pixels"] = Row(LARGE, True, base + large)
     result["pyramid, 300 pixels enlarged"] = Row(ENLARGED, True, base + large)
     return result

@@ -62,23 +62,34 @@ class Annotations:
         """
         kept = tuple(r for r in self.records if r.boxes)
         if not kept:
-            raise DataError(f"none of the {len(self.records)} images has an object to train on: {self.said()}.")
+            raise DataError(
+                f"none of the {len(self.records)} images has an object to train on: {self.said()}."
+            )
         empty = len(self.records) - len(kept)
-        return Annotations(kept, self.categories, {**self.left_out, "images without objects": empty})
+        return Annotations(
+            kept, self.categories, {**self.left_out, "images without objects": empty}
+        )
 
     def said(self, size: int | None = None) -> str:
         """For people. size: of the network's input; tells how many objects are lost in it."""
         objects = sum(len(r.boxes) for r in self.records)
         out = [f"{count} {reason}" for reason, count in self.left_out.items() if count]
-        text = f"{len(self.records)} images, {objects} objects, {len(self.categories.ids)} categories"
+        text = (
+            f"{len(self.records)} images, {objects} objects, {len(self.categories.ids)} categories"
+        )
         text += f"; left out: {', '.join(out)}" if out else ""
         lost = 0 if size is None else self.lost_at(size)
-        return f"{text}; {lost} objects are narrower than a pixel at {size} x {size}, and not learned" if lost else text
+        return (
+            f"{text}; {lost} objects are narrower than a pixel at {size} x {size}, and not learned"
+            if lost
+            else text
+        )
 
     def lost_at(self, size: int) -> int:
         """How many objects are narrower than a pixel once their image is resized; the transforms drop them."""
         return sum(
-            min((right - left) * size / record.width, (bottom - top) * size / record.height) < LEAST_SIDE
+            min((right - left) * size / record.width, (bottom - top) * size / record.height)
+            < LEAST_SIDE
             for record in self.records
             for left, top, right, bottom in record.boxes
         )
@@ -139,8 +150,12 @@ def read_annotations(split: Split) -> Annotations:
         else:
             objects[mark["image_id"]].append((box, labels[mark["category_id"]]))
     paths = image_paths(file, split.images)
-    records = tuple(_record(entry, paths[number], objects[number]) for number, entry in file.images.items())
-    return Annotations(records, Categories(tuple(ids), tuple(file.categories[i]["name"] for i in ids)), left_out)
+    records = tuple(
+        _record(entry, paths[number], objects[number]) for number, entry in file.images.items()
+    )
+    return Annotations(
+        records, Categories(tuple(ids), tuple(file.categories[i]["name"] for i in ids)), left_out
+    )
 
 
 def inside(box: Sequence[float], image: Entry) -> Box | None:
@@ -169,12 +184,19 @@ def image_paths(file: CocoFile, folder: Path) -> dict[int, Path]:
         raise DataError(f"there is no image folder {folder}.")
     home = folder.resolve()
     found = {
-        number: _inside(folder, home, entry.get("file_name"), f"{file.where}: {place('images', position, entry)}")
+        number: _inside(
+            folder,
+            home,
+            entry.get("file_name"),
+            f"{file.where}: {place('images', position, entry)}",
+        )
         for position, (number, entry) in enumerate(file.images.items())
     }
     missing = [path for path in found.values() if not path.is_file()]
     if missing:
-        raise DataError(f"{len(missing)} of {len(found)} images are not in {folder}, the first is {missing[0].name!r}.")
+        raise DataError(
+            f"{len(missing)} of {len(found)} images are not in {folder}, the first is {missing[0].name!r}."
+        )
     return found
 
 
@@ -186,9 +208,15 @@ def _inside(folder: Path, home: Path, name: object, where: str) -> Path:
     try:
         path.is_file()
         real = path.resolve()
-    except (OSError, ValueError, RuntimeError) as problem:  # too long, a zero byte, not text, a link to itself
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as problem:  # too long, a zero byte, not text, a link to itself
         why = getattr(problem, "strerror", None) or problem
         raise DataError(f"{where}: file_name {shown(name)} cannot be a file: {why}.") from problem
     if not real.is_relative_to(home):
-        raise DataError(f"{where}: file_name {shown(name)} leaves the folder {folder}; it is not read.")
+        raise DataError(
+            f"{where}: file_name {shown(name)} leaves the folder {folder}; it is not read."
+        )
     return path

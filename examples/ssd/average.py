@@ -9,7 +9,9 @@ class Average:
 
     def __init__(self, net: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.weights: dict[str, Tensor] = {k: v.detach().clone() for k, v in net.state_dict().items()}
+        self.weights: dict[str, Tensor] = {
+            k: v.detach().clone() for k, v in net.state_dict().items()
+        }
 
     @torch.no_grad()
     def update(self, net: nn.Module, step: int) -> None:

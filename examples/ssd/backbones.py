@@ -15,7 +15,9 @@ from examples.ssd.pelee import peleenet
 from examples.ssd.shufflenet import ShuffleNetV2
 
 # Of torchvision's models: GoogLeNet brings two more classifiers.
-OPTIONS: Mapping[str, Mapping[str, Any]] = {"googlenet": {"aux_logits": False, "init_weights": False}}
+OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "googlenet": {"aux_logits": False, "init_weights": False}
+}
 
 
 def create(name: str) -> nn.Module:
@@ -33,7 +35,9 @@ def create(name: str) -> nn.Module:
     if timm.is_model(name):
         return timm_backbone(name)
     if name in torchvision.models.list_models(module=torchvision.models):
-        return without_classifier(torchvision.models.get_model(name, weights=None, **OPTIONS.get(name, {})))
+        return without_classifier(
+            torchvision.models.get_model(name, weights=None, **OPTIONS.get(name, {}))
+        )
     raise RequestError(
         f"neither timm nor torchvision knows a backbone {name!r}; `timm.list_models('*resnet*')` searches names."
     )
@@ -71,7 +75,9 @@ def without_classifier(net: nn.Module) -> nn.Module:
         if hasattr(net, name):
             setattr(net, name, nn.Identity())
             return net
-    raise RequestError(f"{type(net).__name__} ends in no fc, classifier or head that could be left out.")
+    raise RequestError(
+        f"{type(net).__name__} ends in no fc, classifier or head that could be left out."
+    )
 
 
 def maps_of(backbone: nn.Module, row: Configuration) -> nn.Module:

@@ -53,7 +53,9 @@ def clock(call: Callable[[], object], device: torch.device) -> float:
     return (time.perf_counter() - started) * 1e3
 
 
-def measure(calls: Mapping[str, Callable[[], object]], device: torch.device, runs: int) -> dict[str, Times]:
+def measure(
+    calls: Mapping[str, Callable[[], object]], device: torch.device, runs: int
+) -> dict[str, Times]:
     """Each call `runs` times, in turn; fewer where the person at the keyboard has seen enough."""
     for call in tqdm(calls.values(), desc="warming up", leave=False):
         for _ in range(min(WARMUP, runs)):
@@ -74,7 +76,9 @@ def summarised(values: Sequence[float]) -> Times:
     return Times(middle, (low, high), len(values))
 
 
-def network_call(name: str, device: torch.device, channels_last: bool, compiled: bool) -> Callable[[], object]:
+def network_call(
+    name: str, device: torch.device, channels_last: bool, compiled: bool
+) -> Callable[[], object]:
     row = find(name)
     memory = torch.channels_last if channels_last else torch.contiguous_format
     net: nn.Module = build(row).eval().to(device, memory_format=memory)  # type: ignore[call-overload]
@@ -107,7 +111,9 @@ def as_text(times: Mapping[str, Times]) -> str:
         )
         for name, t in times.items()
     ]
-    return as_table(("network", "ms", "half of the runs", "ratio", "paper ms", "paper ratio"), lines)
+    return as_table(
+        ("network", "ms", "half of the runs", "ratio", "paper ms", "paper ratio"), lines
+    )
 
 
 def as_json(times: Times, base: Times) -> dict[str, object]:
@@ -116,8 +122,12 @@ def as_json(times: Times, base: Times) -> dict[str, object]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", nargs="+", default=["all"], help="names, table4, or all (default)")
-    parser.add_argument("--runs", type=positive, default=1000, help="of each (default: %(default)s)")
+    parser.add_argument(
+        "--rows", nargs="+", default=["all"], help="names, table4, or all (default)"
+    )
+    parser.add_argument(
+        "--runs", type=positive, default=1000, help="of each (default: %(default)s)"
+    )
     parser.add_argument("--device", help="cpu, cuda, ... (default: the GPU if there is one)")
     parser.add_argument("--threads", type=positive, help="on a CPU (default: torch's)")
     parser.add_argument("--channels-last", action="store_true")
@@ -128,13 +138,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         torch.set_num_threads(arguments.threads)
     device = wanted_device(arguments.device)
     names = tqdm(rows_named(arguments.rows), desc="building", leave=False)
-    calls = {name: network_call(name, device, arguments.channels_last, arguments.compile) for name in names}
+    calls = {
+        name: network_call(name, device, arguments.channels_last, arguments.compile)
+        for name in names
+    }
     times = measure(calls, device, arguments.runs)
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    where = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
     print(f"One image, network alone, {times[BASE].runs} runs each; {where}\n{as_text(times)}")
     if arguments.json is not None:
         with write_atomically(arguments.json) as part:
-            part.write_text(json.dumps({name: as_json(t, times[BASE]) for name, t in times.items()}, indent=2))
+            part.write_text(
+                json.dumps({name: as_json(t, times[BASE]) for name, t in times.items()}, indent=2)
+            )
 
 
 if __name__ == "__main__":

@@ -4,8 +4,13 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
-CENTRE, SIDE = 0.1, 0.2  # the variances: what an offset of 1 means, as shares of the prior's side and of a factor e
-LARGEST_LOG = 4.0  # a box at most this many powers of e larger than its prior, so that exp does not overflow
+CENTRE, SIDE = (
+    0.1,
+    0.2,
+)  # the variances: what an offset of 1 means, as shares of the prior's side and of a factor e
+LARGEST_LOG = (
+    4.0  # a box at most this many powers of e larger than its prior, so that exp does not overflow
+)
 
 
 def encode(boxes: Tensor, priors: Tensor) -> Tensor:

@@ -42,7 +42,10 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
     try:
         with write_atomically(path) as part:
             torch.save(dict(content), part)
-    except (OSError, RuntimeError) as problem:  # torch's writer turns errors of the disk into RuntimeError
+    except (
+        OSError,
+        RuntimeError,
+    ) as problem:  # torch's writer turns errors of the disk into RuntimeError
         raise CheckpointError(f"{path} could not be written ({first_line(problem)}).") from problem
 
 
@@ -61,22 +64,34 @@ def load(path: Path) -> dict[str, Any]:
             f"{path} cannot be read; it is cut off or no checkpoint ({first_line(problem)})."
         ) from problem
     if not isinstance(content, dict) or any(part not in content for part in _PARTS):
-        raise CheckpointError(f"{path} is no checkpoint of these programs: it lacks one of {', '.join(_PARTS)}.")
+        raise CheckpointError(
+            f"{path} is no checkpoint of these programs: it lacks one of {', '.join(_PARTS)}."
+        )
     if type(content["format"]) is not int or content["format"] != FORMAT:
-        raise CheckpointError(f"{path} has format {content['format']}; this version reads {FORMAT}.")
+        raise CheckpointError(
+            f"{path} has format {content['format']}; this version reads {FORMAT}."
+        )
     if not is_state(content["model"]) or not is_state(content.get("average") or {}):
-        raise CheckpointError(f"{path} is no checkpoint of these programs: its weights are not tensors by name.")
+        raise CheckpointError(
+            f"{path} is no checkpoint of these programs: its weights are not tensors by name."
+        )
     return content
 
 
 def first_line(problem: BaseException) -> str:
     """Of its message, for a sentence about a file."""
-    return str(problem).strip().splitlines()[0][:120] if str(problem).strip() else type(problem).__name__
+    return (
+        str(problem).strip().splitlines()[0][:120]
+        if str(problem).strip()
+        else type(problem).__name__
+    )
 
 
 def is_state(state: object) -> bool:
     """Whether it is what `state_dict` gives: plain tensors by name."""
-    return isinstance(state, Mapping) and all(isinstance(k, str) and _is_plain(v) for k, v in state.items())
+    return isinstance(state, Mapping) and all(
+        isinstance(k, str) and _is_plain(v) for k, v in state.items()
+    )
 
 
 def _is_plain(value: object) -> bool:
@@ -116,7 +131,9 @@ def check_weights(ssd: SSD, weights: Mapping[str, Tensor], where: str) -> None:
     shapes = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
     if missing or strange or shapes:
         faults = {"missing": missing, "unknown": strange, "of another shape": sorted(shapes)}
-        said = "; ".join(f"{len(keys)} {what}, such as {keys[0]}" for what, keys in faults.items() if keys)
+        said = "; ".join(
+            f"{len(keys)} {what}, such as {keys[0]}" for what, keys in faults.items() if keys
+        )
         raise CheckpointError(f"the weights of {where} are not those of this network: {said}.")
 
 
@@ -128,11 +145,15 @@ def configuration_in(content: Mapping[str, Any]) -> Configuration:
     try:
         row = Configuration(**{**fields, "recipe": Recipe(**fields["recipe"])})
     except (TypeError, KeyError, RequestError) as problem:
-        raise CheckpointError(f"the checkpoint's configuration is not understood: {problem}") from problem
+        raise CheckpointError(
+            f"the checkpoint's configuration is not understood: {problem}"
+        ) from problem
     for part in (row, row.recipe):
         for name, kind in get_type_hints(type(part)).items():
             if not _is_a(getattr(part, name), kind):
-                raise CheckpointError(f"the checkpoint's configuration is not understood: {name} is no {kind}.")
+                raise CheckpointError(
+                    f"the checkpoint's configuration is not understood: {name} is no {kind}."
+                )
     return row
 
 
@@ -154,4 +175,6 @@ def categories_in(content: Mapping[str, Any]) -> Categories:
         ids, names = stored["ids"], stored["names"]
         if _is_a(ids, tuple[int, ...]) and _is_a(names, tuple[str, ...]) and len(ids) == len(names):
             return Categories(ids, names)
-    raise CheckpointError("the checkpoint's categories are not understood: ids and names that belong together.")
+    raise CheckpointError(
+        "the checkpoint's categories are not understood: ids and names that belong together."
+    )

@@ -26,7 +26,9 @@ class CocoFile:
 
     where: str  # the file, for messages
     images: Mapping[int, Entry]  # by id: width and height are whole numbers of pixels
-    annotations: Sequence[Entry]  # image_id and category_id are in the file, bbox is four numbers, iscrowd 0 or 1
+    annotations: Sequence[
+        Entry
+    ]  # image_id and category_id are in the file, bbox is four numbers, iscrowd 0 or 1
     categories: Mapping[int, Entry]  # by id: name is a text
     content: Mapping[str, Any]  # all that the file holds
 
@@ -41,7 +43,11 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"there is no file {path}.") from None
-    except (OSError, ValueError, RecursionError) as problem:  # not JSON, not UTF-8, too large a number, too deep
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ) as problem:  # not JSON, not UTF-8, too large a number, too deep
         raise DataError(f"{path} is not JSON: {problem}") from problem
 
 
@@ -53,8 +59,12 @@ def read(path: Path) -> CocoFile:
     """
     content, where = read_json(path), str(path)
     if not isinstance(content, dict):
-        raise DataError(f"{where} holds a {type(content).__name__}, not an object with images and annotations.")
-    images, marks, kinds = (_entries(content, part, where) for part in ("images", "annotations", "categories"))
+        raise DataError(
+            f"{where} holds a {type(content).__name__}, not an object with images and annotations."
+        )
+    images, marks, kinds = (
+        _entries(content, part, where) for part in ("images", "annotations", "categories")
+    )
     if not images or not kinds:
         raise DataError(f"{where}: the list of {'categories' if images else 'images'} is empty.")
     check_each(where, "images", images, _check_image)
@@ -67,14 +77,18 @@ def read(path: Path) -> CocoFile:
 def _entries(content: Mapping[str, Any], part: str, where: str) -> Sequence[Entry]:
     entries = content.get(part)
     if not isinstance(entries, list):
-        raise DataError(f"{where} has no list of {part}; COCO's files have images, annotations and categories.")
+        raise DataError(
+            f"{where} has no list of {part}; COCO's files have images, annotations and categories."
+        )
     return entries
 
 
 # ---- checks of one entry: each raises a DataError that the place is put before
 
 
-def check_each(where: str, part: str, entries: Sequence[Entry], check: Callable[[Entry], None]) -> None:
+def check_each(
+    where: str, part: str, entries: Sequence[Entry], check: Callable[[Entry], None]
+) -> None:
     """Check every entry of a list, and say which one fails."""
     for number, entry in enumerate(entries):
         try:
@@ -135,14 +149,19 @@ def is_whole(value: Any) -> bool:
 
 def is_length(value: Any) -> bool:
     """A number of pixels; nan and infinity are none."""
-    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(
+        value, bool
+    )
     return bool(is_number and -FARTHEST < value < FARTHEST)
 
 
 def _check_image(image: Entry) -> None:
     check_keys(image, "id", "width", "height")
     check_id(image)
-    if not all(is_length(side) and side >= 1 and side == int(side) for side in (image["width"], image["height"])):
+    if not all(
+        is_length(side) and side >= 1 and side == int(side)
+        for side in (image["width"], image["height"])
+    ):
         raise DataError(f": {shown(image['width'])} x {shown(image['height'])} pixels")
 
 

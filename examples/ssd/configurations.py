@@ -15,7 +15,12 @@ from examples.ssd.formatting import as_table
 Tap = int | str  # a layer's number, or a module path
 Extra = Literal["S", "P", " "]  # stride 2, padding 1; stride 2, padding 0; stride 1, padding 0
 
-MOBILENET, VGG, PELEENET, SHUFFLENET = "mobilenetv1_100", "vgg16_reduced", "peleenet", "shufflenetv2_05"
+MOBILENET, VGG, PELEENET, SHUFFLENET = (
+    "mobilenetv1_100",
+    "vgg16_reduced",
+    "peleenet",
+    "shufflenetv2_05",
+)
 SSSS: tuple[Extra, ...] = ("S", "S", "S", "S")
 SSSP: tuple[Extra, ...] = ("S", "S", "S", "P")
 
@@ -45,11 +50,30 @@ class Configuration:
     widen_third: bool = False  # concatenate what is left of the large path to the first extra's map, for its predictor
     extras: tuple[Extra, ...] = SSSS
     depths: tuple[int, ...] = (512, 256, 256, 128)  # channels of each extra map
-    separable: bool = True  # extras: depthwise with batch norm, as on MobileNet; else plain with biases
+    separable: bool = (
+        True  # extras: depthwise with batch norm, as on MobileNet; else plain with biases
+    )
     boxes: tuple[int, ...] = (6, 6, 6, 6, 6, 4)  # per cell of each predictor
-    sizes: tuple[float, ...] = (45, 90, 135, 180, 225, 270, 315)  # of the boxes, pixels; one more than predictors
-    steps: tuple[float, ...] | None = (16, 32, 64, 100, 150, 300)  # between cells, pixels; None: the true geometry
-    neck: Literal["ssd", "rfb", "rfb_mobile", "pelee"] = "ssd"  # the paper's, or that of a network it compares with
+    sizes: tuple[float, ...] = (
+        45,
+        90,
+        135,
+        180,
+        225,
+        270,
+        315,
+    )  # of the boxes, pixels; one more than predictors
+    steps: tuple[float, ...] | None = (
+        16,
+        32,
+        64,
+        100,
+        150,
+        300,
+    )  # between cells, pixels; None: the true geometry
+    neck: Literal["ssd", "rfb", "rfb_mobile", "pelee"] = (
+        "ssd"  # the paper's, or that of a network it compares with
+    )
     head_kernel: int = 3  # of the predictors
     recipe: Recipe = Recipe()
 
@@ -61,9 +85,13 @@ class Configuration:
             facts["steps"] = len(self.steps)
         for what, count in facts.items():
             if count != predictors:
-                raise RequestError(f"{self.name} has {predictors} predictors, and {what} for {count}.")
+                raise RequestError(
+                    f"{self.name} has {predictors} predictors, and {what} for {count}."
+                )
         if len(self.extras) != len(self.depths):
-            raise RequestError(f"{self.name} has {len(self.extras)} extras and depths for {len(self.depths)}.")
+            raise RequestError(
+                f"{self.name} has {len(self.extras)} extras and depths for {len(self.depths)}."
+            )
 
     @property
     def with_true_anchors(self) -> "Configuration":
@@ -78,8 +106,12 @@ VGG_FINE = replace(VGG_RECIPE, batch=16)
 
 ENLARGED_STEPS = (8, 16, 32, 64, 100, 150)
 FMAP1_STEPS = (8, 16, 32, 64, 100, 300)
-ENLARGED = Configuration("SSDMnetv1-S1L6", surgery="S1L6", sizes=(10, 45, 90, 135, 180, 225, 270), steps=ENLARGED_STEPS)
-FMAP1 = replace(ENLARGED, name="SSDMnetv1-S1L0-Fmap1", surgery="S1L0", extras=SSSP, steps=FMAP1_STEPS)
+ENLARGED = Configuration(
+    "SSDMnetv1-S1L6", surgery="S1L6", sizes=(10, 45, 90, 135, 180, 225, 270), steps=ENLARGED_STEPS
+)
+FMAP1 = replace(
+    ENLARGED, name="SSDMnetv1-S1L0-Fmap1", surgery="S1L0", extras=SSSP, steps=FMAP1_STEPS
+)
 TWICE = Configuration(
     "SSDMnetv1-S2L4-6",
     surgery="S2L4-6",
@@ -119,13 +151,22 @@ _ROWS = (
     ENLARGED,
     replace(ENLARGED, name="SSDMnetv1-S1L4", surgery="S1L4"),
     replace(ENLARGED, name="SSDMnetv1-S1L0", surgery="S1L0"),
-    replace(FMAP1, name="SSDMnetv1-S1L4-Fmap1", surgery="S1L4", sizes=(10, 45, 90, 135, 180, 225, 315)),
+    replace(
+        FMAP1, name="SSDMnetv1-S1L4-Fmap1", surgery="S1L4", sizes=(10, 45, 90, 135, 180, 225, 315)
+    ),
     FMAP1,
     # Nothing reads the large path's layer 13 in 19-C; the paper ran it all the same: its compute counts layers 12 and
     # 13, and their batch norms see the large path in training.
-    replace(FMAP1, name="SSDMnetv1-S1L0-DualPath19-C", large=(11, 13), combine="concat", recipe=DUAL),
     replace(
-        FMAP1, name="SSDMnetv1-S1L0-DualPath19-10-C", large=(11, 13), combine="concat", widen_third=True, recipe=DUAL
+        FMAP1, name="SSDMnetv1-S1L0-DualPath19-C", large=(11, 13), combine="concat", recipe=DUAL
+    ),
+    replace(
+        FMAP1,
+        name="SSDMnetv1-S1L0-DualPath19-10-C",
+        large=(11, 13),
+        combine="concat",
+        widen_third=True,
+        recipe=DUAL,
     ),
     Configuration(
         "SSDMnetv1-S1L0-DualPath19-10-S",
@@ -160,7 +201,9 @@ _ROWS = (
     # boxes and steps are those of SSD-VGG16. (pool4 cannot: of 75 cells it would make 18, not 19.)
     replace(SSD_VGG, name="SSD-VGG16-S1L2-Restored", surgery="S1L2", restore_at=9, recipe=VGG_FINE),
     # What S1L0's boxes do without its finer maps: a difference from the base is of both.
-    replace(ENLARGED, name="SSDMnetv1-Anchor10-45", surgery=None, steps=Configuration("SSDMnetv1").steps),
+    replace(
+        ENLARGED, name="SSDMnetv1-Anchor10-45", surgery=None, steps=Configuration("SSDMnetv1").steps
+    ),
     # What the compute of S1L0 buys by a larger input instead: S1L0's boxes, twice as large.
     Configuration(
         "SSDMnetv1-Size600",
@@ -228,7 +271,17 @@ def _listed(values: Sequence[object]) -> str:
 
 
 def main() -> None:
-    header = ("row", "backbone", "size", "surgery", "taps", "extras", "box sizes", "steps", "rate x epochs")
+    header = (
+        "row",
+        "backbone",
+        "size",
+        "surgery",
+        "taps",
+        "extras",
+        "box sizes",
+        "steps",
+        "rate x epochs",
+    )
     print(as_table(header, [described(row) for row in ROWS.values()], left=range(len(header))))
 
 

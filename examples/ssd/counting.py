@@ -31,7 +31,11 @@ def compute(module: nn.Module, size: int | tuple[int, int]) -> int:
     """
     rows, columns = (size, size) if isinstance(size, int) else size
     skeleton = copy.deepcopy(module).to("meta").eval()
-    with torch.inference_mode(), _Calls() as calls, _module_inputs(skeleton, PER_INPUT_MODULES) as inputs:
+    with (
+        torch.inference_mode(),
+        _Calls() as calls,
+        _module_inputs(skeleton, PER_INPUT_MODULES) as inputs,
+    ):
         skeleton(torch.empty(1, 3, rows, columns, device="meta"))
     return calls.total + sum(inputs)
 
@@ -53,14 +57,20 @@ class _Calls(TorchFunctionMode):
         self.total = 0
 
     def __torch_function__(
-        self, func: Callable, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Callable,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         given = dict(kwargs or {})
         result = func(*args, **given)
         if func is torch.conv2d:
             bias = args[2] if len(args) > 2 else given.get("bias")
             self.total += convolution(result, args[1], bias)
-        elif func is F.batch_norm or func is torch.batch_norm:  # the outer one only: a mode does not see itself
+        elif (
+            func is F.batch_norm or func is torch.batch_norm
+        ):  # the outer one only: a mode does not see itself
             self.total += batch_norm(args[0])
         return result
 

@@ -16,7 +16,12 @@ ROUND = 32  # pixels: the step of most backbones' last maps
 
 
 def configuration_for(
-    backbone: str, surgery: str | None, size: int, taps: Sequence[Tap] | None = None, *, dual: bool = False
+    backbone: str,
+    surgery: str | None,
+    size: int,
+    taps: Sequence[Tap] | None = None,
+    *,
+    dual: bool = False,
 ) -> Configuration:
     """The configuration of a backbone by name under a surgery.
 
@@ -28,7 +33,9 @@ def configuration_for(
         SurgeryError: the backbone does not run at this size, or the surgery is refused.
     """
     if dual and surgery is None:
-        raise RequestError("two paths need a stride to remove: give --surgery as well, such as S1L0.")
+        raise RequestError(
+            "two paths need a stride to remove: give --surgery as well, such as S1L0."
+        )
     net = create(backbone)
     small = default_taps(backbone, net, size) if taps is None else tuple(taps)
     original = ss.features(net, small, input_size=size)
@@ -36,7 +43,9 @@ def configuration_for(
     operated = ss.eliminate(net, surgery, input_size=size) if surgery else net
     after = steps(ss.features(operated, modules, input_size=size))
     root = before[-1] if dual else after[-1]
-    name = "-".join(["SSD", backbone, *([surgery] if surgery else []), *(["DualPath-S"] if dual else [])])
+    name = "-".join(
+        ["SSD", backbone, *([surgery] if surgery else []), *(["DualPath-S"] if dual else [])]
+    )
     return Configuration(
         name,
         backbone=backbone,
@@ -59,7 +68,9 @@ def default_taps(name: str, net: nn.Module, size: int) -> tuple[Tap, ...]:
         if size % ROUND == 0:
             raise
         way_out = f"Many networks need a side that {ROUND} divides, such as --size {-(-size // ROUND) * ROUND}."
-        raise RequestError(f"{name} does not run on {size} x {size} pixels. {way_out} ({problem})") from problem
+        raise RequestError(
+            f"{name} does not run on {size} x {size} pixels. {way_out} ({problem})"
+        ) from problem
     taps = tuple(info(features).module_name()[-2:])
     share = share_on_tokens(net, features, size)
     if share > 0.5:

@@ -55,11 +55,15 @@ class Batch:
     positions: tuple[int, ...]  # in the data set
 
     def to(self, device: torch.device) -> "Batch":
-        moved = {k: getattr(self, k).to(device, non_blocking=True) for k in ("images", "boxes", "labels")}
+        moved = {
+            k: getattr(self, k).to(device, non_blocking=True) for k in ("images", "boxes", "labels")
+        }
         return replace(self, **moved)
 
     def pin_memory(self) -> "Batch":
-        return replace(self, **{k: getattr(self, k).pin_memory() for k in ("images", "boxes", "labels")})
+        return replace(
+            self, **{k: getattr(self, k).pin_memory() for k in ("images", "boxes", "labels")}
+        )
 
 
 class Images(Dataset[Sample]):
@@ -72,7 +76,9 @@ class Images(Dataset[Sample]):
         return len(self.annotations.records)
 
     def __getitem__(self, ticket: int | Ticket) -> Sample:
-        position, seed = (ticket.position, ticket.seed) if isinstance(ticket, Ticket) else (ticket, 0)
+        position, seed = (
+            (ticket.position, ticket.seed) if isinstance(ticket, Ticket) else (ticket, 0)
+        )
         record = self.annotations.records[position]
         image, target = load(record)
         with random_from(seed):
@@ -99,7 +105,10 @@ def load(record: Record) -> tuple[tv_tensors.Image, dict[str, Tensor]]:
         format="XYXY",
         canvas_size=(record.height, record.width),
     )
-    return tv_tensors.Image(VF.pil_to_tensor(picture)), {"boxes": boxes, "labels": torch.tensor(record.labels).long()}
+    return tv_tensors.Image(VF.pil_to_tensor(picture)), {
+        "boxes": boxes,
+        "labels": torch.tensor(record.labels).long(),
+    }
 
 
 def stack(samples: Sequence[Sample]) -> Batch:
@@ -128,9 +137,21 @@ class Epoch(Sampler[list[Ticket]]):
     """
 
     def __init__(
-        self, images: int, batch: int, seed: int, epoch: int, first: int = 0, share: Share | None = None
+        self,
+        images: int,
+        batch: int,
+        seed: int,
+        epoch: int,
+        first: int = 0,
+        share: Share | None = None,
     ) -> None:
-        self.images, self.batch, self.seed, self.epoch, self.first = images, min(batch, images), seed, epoch, first
+        self.images, self.batch, self.seed, self.epoch, self.first = (
+            images,
+            min(batch, images),
+            seed,
+            epoch,
+            first,
+        )
         self.share = share or Share()
 
     @property
@@ -156,7 +177,9 @@ def training_batches(images: Images, epoch: Epoch, workers: int, pin: bool) -> D
     return _loader(images, epoch, workers, pin)
 
 
-def every_image(images: Images, batch: int, workers: int, pin: bool, share: Share | None = None) -> DataLoader[Batch]:
+def every_image(
+    images: Images, batch: int, workers: int, pin: bool, share: Share | None = None
+) -> DataLoader[Batch]:
     """All images in order, those of this process."""
     share = share or Share()
     positions = range(share.rank, len(images), share.world)
@@ -164,7 +187,9 @@ def every_image(images: Images, batch: int, workers: int, pin: bool, share: Shar
     return _loader(images, chunks, workers, pin)
 
 
-def _loader(images: Images, batches: Iterable[list[Any]], workers: int, pin: bool) -> DataLoader[Batch]:
+def _loader(
+    images: Images, batches: Iterable[list[Any]], workers: int, pin: bool
+) -> DataLoader[Batch]:
     return DataLoader(
         images,  # type: ignore[arg-type]
         batch_sampler=batches,
@@ -187,7 +212,9 @@ def faults(annotations: Annotations) -> Iterator[DetectionError]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Read annotations and decode every image; say what is wrong.")
+    parser = argparse.ArgumentParser(
+        description="Read annotations and decode every image; say what is wrong."
+    )
     parser.add_argument("folder", type=existing_folder)
     parser.add_argument("--split", choices=("train", "val"), default="train")
     arguments = parser.parse_args(argv)

@@ -27,20 +27,50 @@ SIZE = 160  # pixels; the shapes are drawn on 320
 def shapes(folder: Path, train_images: int, val_images: int) -> Path:
     """The data set, drawn unless it is there."""
     if not (folder / "annotations" / "instances_val2017.json").is_file():
-        synthetic.write(synthetic.Scene(), folder, {"train2017": train_images, "val2017": val_images}, progress=True)
+        synthetic.write(
+            synthetic.Scene(),
+            folder,
+            {"train2017": train_images, "val2017": val_images},
+            progress=True,
+        )
     return folder
 
 
 def trained(name: str, surgery: str | None, arguments: argparse.Namespace, data: Path) -> Path:
     """The checkpoint of a run."""
     out = arguments.out / name
-    detector_of = ["--backbone", arguments.backbone, "--size", str(SIZE), *(["--surgery", surgery] if surgery else [])]
+    detector_of = [
+        "--backbone",
+        arguments.backbone,
+        "--size",
+        str(SIZE),
+        *(["--surgery", surgery] if surgery else []),
+    ]
     # The shapes are drawn with random sizes and places: what SSD's augmentation would add, costs more steps.
-    recipe = ["--epochs", str(arguments.epochs), "--batch", "8", "--lr", "0.02", "--warmup", "1", "--no-augment"]
+    recipe = [
+        "--epochs",
+        str(arguments.epochs),
+        "--batch",
+        "8",
+        "--lr",
+        "0.02",
+        "--warmup",
+        "1",
+        "--no-augment",
+    ]
     how = ["--weights", "none", "--workers", "0", "--device", arguments.device, "--train-json"]
     split = find_split(data, "train")
     train.main(
-        [*detector_of, *recipe, *how, str(split.annotations), "--train-images", str(split.images), "--out", str(out)]
+        [
+            *detector_of,
+            *recipe,
+            *how,
+            str(split.annotations),
+            "--train-images",
+            str(split.images),
+            "--out",
+            str(out),
+        ]
     )
     return out / "last.pt"
 
@@ -48,7 +78,9 @@ def trained(name: str, surgery: str | None, arguments: argparse.Namespace, data:
 def row(name: str, checkpoint: Path, data: Path, everyone: Processes) -> tuple[str, ...]:
     known = detector(checkpoint)
     split = find_split(data, "val")
-    found = detect_all(known.ssd.to(everyone.device), read_annotations(split), everyone, progress=True)
+    found = detect_all(
+        known.ssd.to(everyone.device), read_annotations(split), everyone, progress=True
+    )
     compute = counting.compute(known.ssd.cpu(), SIZE) / 1e9
     return (*as_row(name, evaluated(split, found)), f"{compute:.2f}")
 
@@ -56,15 +88,28 @@ def row(name: str, checkpoint: Path, data: Path, everyone: Processes) -> tuple[s
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--surgeries", nargs="+", default=["S1L0"], help="(default: S1L0)")
-    parser.add_argument("--backbone", default="test_resnet", help="timm or torchvision (default: %(default)s, small)")
+    parser.add_argument(
+        "--backbone",
+        default="test_resnet",
+        help="timm or torchvision (default: %(default)s, small)",
+    )
     parser.add_argument("--epochs", type=positive, default=12, help="(default: %(default)s)")
-    parser.add_argument("--images", type=positive, default=600, help="to train on (default: %(default)s)")
+    parser.add_argument(
+        "--images", type=positive, default=600, help="to train on (default: %(default)s)"
+    )
     parser.add_argument("--device", default="cpu", help="(default: %(default)s)")
-    parser.add_argument("--out", type=new_folder, default=Path("demonstration"), help="folder (default: %(default)s)")
+    parser.add_argument(
+        "--out",
+        type=new_folder,
+        default=Path("demonstration"),
+        help="folder (default: %(default)s)",
+    )
     arguments = parser.parse_args(argv)
     everyone = Processes(Share(), wanted_device(arguments.device))
     for surgery in arguments.surgeries:
-        configuration_for(arguments.backbone, surgery, SIZE)  # what cannot be built is told before minutes of training
+        configuration_for(
+            arguments.backbone, surgery, SIZE
+        )  # what cannot be built is told before minutes of training
     data = shapes(arguments.out / "shapes", arguments.images, max(1, arguments.images // 6))
     rows = []
     for name, surgery in [("base", None), *((s, s) for s in arguments.surgeries)]:

@@ -26,7 +26,15 @@ from examples.ssd.programs import new_folder, run, wanted_device
 
 JPEG = {"quality": 95, "subsampling": 0}  # thin lines stay sharp
 THRESHOLD = 0.2  # the paper's, in its Figures 4 and 7
-COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")  # told apart by everyone
+COLOURS = (
+    "#e69f00",
+    "#56b4e9",
+    "#009e73",
+    "#f0e442",
+    "#0072b2",
+    "#d55e00",
+    "#cc79a7",
+)  # told apart by everyone
 
 
 @torch.inference_mode()
@@ -37,18 +45,26 @@ def detect(known: Detector, picture: Image.Image, device: torch.device) -> Detec
     return detections(offsets, known.ssd.scores(logits), known.ssd.priors)[0]
 
 
-def drawn(picture: Image.Image, found: Detections, names: Sequence[str], threshold: float) -> Tensor:
+def drawn(
+    picture: Image.Image, found: Detections, names: Sequence[str], threshold: float
+) -> Tensor:
     """(3, H, W), uint8: the image with the boxes above a score, each with its class and score."""
     pixels = VF.pil_to_tensor(picture)
     sure = found.scores > threshold
     if not sure.any():
         return pixels
-    boxes, labels, scores = found.boxes[sure].cpu(), found.labels[sure].tolist(), found.scores[sure].tolist()
+    boxes, labels, scores = (
+        found.boxes[sure].cpu(),
+        found.labels[sure].tolist(),
+        found.scores[sure].tolist(),
+    )
     scale = torch.tensor([picture.width, picture.height, picture.width, picture.height])
     return draw_bounding_boxes(
         pixels,
         at_least_a_pixel(boxes * scale),
-        labels=[f"{names[label - 1]} {score:.2f}" for label, score in zip(labels, scores, strict=True)],
+        labels=[
+            f"{names[label - 1]} {score:.2f}" for label, score in zip(labels, scores, strict=True)
+        ],
         colors=[COLOURS[label % len(COLOURS)] for label in labels],
         width=max(1, min(picture.size) // 200),
     )
@@ -83,7 +99,9 @@ def drawings(images: Iterable[Path], out: Path) -> dict[Path, Path]:
     for path in sources.values():
         drawing = out / (path.name if path.suffix.lower() in IMAGE_SUFFIXES else f"{path.name}.png")
         if drawing in found:
-            raise RequestError(f"{found[drawing]} and {path} have one name; give them to two runs, each with an --out.")
+            raise RequestError(
+                f"{found[drawing]} and {path} have one name; give them to two runs, each with an --out."
+            )
         if drawing.resolve() in sources:
             raise RequestError(f"{drawing} is one of the images; give another folder with --out.")
         found[drawing] = path
@@ -100,10 +118,17 @@ def score(text: str) -> float:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("paths", nargs="+", type=Path, help="checkpoints (.pt), then images or folders of images")
-    parser.add_argument("--threshold", type=score, default=THRESHOLD, help="least score (default: %(default)s)")
     parser.add_argument(
-        "--out", type=new_folder, default=Path("detections"), help="folder of the drawings (default: %(default)s)"
+        "paths", nargs="+", type=Path, help="checkpoints (.pt), then images or folders of images"
+    )
+    parser.add_argument(
+        "--threshold", type=score, default=THRESHOLD, help="least score (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out",
+        type=new_folder,
+        default=Path("detections"),
+        help="folder of the drawings (default: %(default)s)",
     )
     parser.add_argument("--device", help="cpu, cuda, ... (default: the GPU if there is one)")
     return parser.parse_args(argv)
@@ -112,7 +137,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     checkpoints = [path for path in arguments.paths if path.suffix == ".pt"]
-    images = drawings(images_in(path for path in arguments.paths if path.suffix != ".pt"), arguments.out)
+    images = drawings(
+        images_in(path for path in arguments.paths if path.suffix != ".pt"), arguments.out
+    )
     if not checkpoints or not images:
         raise RequestError("give at least one checkpoint (a .pt file) and one image.")
     device = wanted_device(arguments.device)
@@ -122,7 +149,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     for path, drawing in tqdm(images.items(), desc="detecting", leave=False):
         picture = read_image(path)
-        parts = [drawn(picture, detect(k, picture, device), k.categories.names, arguments.threshold) for k in known]
+        parts = [
+            drawn(picture, detect(k, picture, device), k.categories.names, arguments.threshold)
+            for k in known
+        ]
         VF.to_pil_image(torch.cat(parts, dim=2)).save(drawing, **JPEG)
     order = " | ".join(k.row.name for k in known)
     print(f"Drew {len(images)} images in {arguments.out}: {order}")

@@ -30,16 +30,48 @@ from examples.ssd.formatting import as_table
 from examples.ssd.model import SSD
 from examples.ssd.postprocess import PAPER, Limits, detections
 from examples.ssd.processes import Processes, processes
-from examples.ssd.programs import existing_file, existing_folder, natural, new_folder, positive, run, wanted_device
+from examples.ssd.programs import (
+    existing_file,
+    existing_folder,
+    natural,
+    new_folder,
+    positive,
+    run,
+    wanted_device,
+)
 
-COLUMNS = ("ap", "ap_small", "ap_medium", "ap_large", "ar_small", "ar_medium", "ar_large", "ap50", "ap75")
-TITLES = ("AP", "AP small", "AP medium", "AP large", "AR small", "AR medium", "AR large", "AP50", "AP75")
+COLUMNS = (
+    "ap",
+    "ap_small",
+    "ap_medium",
+    "ap_large",
+    "ar_small",
+    "ar_medium",
+    "ar_large",
+    "ap50",
+    "ap75",
+)
+TITLES = (
+    "AP",
+    "AP small",
+    "AP medium",
+    "AP large",
+    "AR small",
+    "AR medium",
+    "AR large",
+    "AP50",
+    "AP75",
+)
 EQUAL = 1e-6  # percent: two evaluators that differ by more do not agree
 
 
 @torch.inference_mode()
 def predict(
-    ssd: SSD, batches: Iterable[Batch], annotations: Annotations, device: torch.device, limits: Limits = PAPER
+    ssd: SSD,
+    batches: Iterable[Batch],
+    annotations: Annotations,
+    device: torch.device,
+    limits: Limits = PAPER,
 ) -> list[dict[str, Any]]:
     """Detections in COCO's results format, in pixels of the annotated images."""
     ssd.eval()
@@ -101,7 +133,9 @@ def evaluated(split: Split, found: Sequence[dict[str, Any]]) -> Summary:
     return evaluate(load_truth(split.annotations), found)
 
 
-def evaluated_by(evaluator: str, truth: COCO, found: Sequence[dict[str, Any]]) -> tuple[Summary, str]:
+def evaluated_by(
+    evaluator: str, truth: COCO, found: Sequence[dict[str, Any]]
+) -> tuple[Summary, str]:
     """The figures, and for the record who gave them. evaluator: pycocotools, faster, or both, which must agree.
 
     Raises:
@@ -111,13 +145,18 @@ def evaluated_by(evaluator: str, truth: COCO, found: Sequence[dict[str, Any]]) -
     reference = f"pycocotools {version('pycocotools')}"
     if evaluator == "pycocotools":
         return evaluate(truth, found), reference
-    fast, fast_name = fast_evaluation.evaluate(truth, found), f"faster-coco-eval {version('faster-coco-eval')}"
+    fast, fast_name = (
+        fast_evaluation.evaluate(truth, found),
+        f"faster-coco-eval {version('faster-coco-eval')}",
+    )
     if evaluator == "faster":
         return fast, fast_name
     summary = evaluate(truth, found)
     gap = fast_evaluation.largest_difference(summary, fast)
     if not gap <= EQUAL:
-        raise EvaluationError(f"{reference} and {fast_name} differ by {gap:g} percent; take --evaluator pycocotools.")
+        raise EvaluationError(
+            f"{reference} and {fast_name} differ by {gap:g} percent; take --evaluator pycocotools."
+        )
     return summary, f"{reference}; {fast_name} agrees, largest difference {gap:.0e} percent"
 
 
@@ -139,7 +178,9 @@ def per_class_text(summary: Summary) -> str:
 
 def record(found: Detector, summary: Summary, evaluator: str) -> dict[str, Any]:
     """What `report` draws; null where there are no objects to find."""
-    figures = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(summary).items()}
+    figures = {
+        k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(summary).items()
+    }
     return {
         "row": found.row.name,
         "gmacs": counting.compute(found.ssd, found.row.size) / 1e9,
@@ -176,8 +217,15 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=existing_file, help="instead: an annotation file")
     parser.add_argument("--images", type=existing_folder, help="and its images")
     parser.add_argument("--split", choices=("train", "val"), default="val")
-    parser.add_argument("--batch", type=positive, default=16, help="images at once (default: %(default)s)")
-    parser.add_argument("--workers", type=natural, default=2, help="processes that read images (default: %(default)s)")
+    parser.add_argument(
+        "--batch", type=positive, default=16, help="images at once (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=natural,
+        default=2,
+        help="processes that read images (default: %(default)s)",
+    )
     parser.add_argument(
         "--per-image",
         type=natural,
@@ -192,7 +240,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="faster: faster-coco-eval; both: stop unless they agree (default: %(default)s)",
     )
     parser.add_argument("--device", help="cpu, cuda, ... (default: the GPU if there is one)")
-    parser.add_argument("--out", type=new_folder, help="folder for detections.json and summary.json")
+    parser.add_argument(
+        "--out", type=new_folder, help="folder for detections.json and summary.json"
+    )
     return parser.parse_args(argv)
 
 
@@ -225,7 +275,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.out is not None:
         write_results(arguments.out / "detections.json", found)
         with write_atomically(arguments.out / "summary.json") as part:
-            part.write_text(json.dumps(record(known, summary, evaluator), indent=2, allow_nan=False))
+            part.write_text(
+                json.dumps(record(known, summary, evaluator), indent=2, allow_nan=False)
+            )
         print(f"Wrote {arguments.out}/detections.json and summary.json")
 
 

@@ -19,7 +19,16 @@ from pycocotools.coco import COCO  # type: ignore[import-untyped]
 from pycocotools.cocoeval import COCOeval  # type: ignore[import-untyped]
 
 from examples.ssd import coco_file
-from examples.ssd.coco_file import Entry, check_box, check_each, check_id, check_keys, check_known, is_length, shown
+from examples.ssd.coco_file import (
+    Entry,
+    check_box,
+    check_each,
+    check_id,
+    check_keys,
+    check_known,
+    is_length,
+    shown,
+)
 from examples.ssd.errors import DataError
 from examples.ssd.files import write_atomically
 
@@ -62,7 +71,9 @@ def load_truth(path: str | PathLike[str]) -> COCO:
     return _indexed({**file.content, "annotations": numbered})
 
 
-def evaluate(truth: COCO, detections: Sequence[Detection], image_ids: Iterable[int] | None = None) -> Summary:
+def evaluate(
+    truth: COCO, detections: Sequence[Detection], image_ids: Iterable[int] | None = None
+) -> Summary:
     """Compare detections with the truth, on all its images or on those of `image_ids` (others are left out).
 
     Raises:
@@ -75,7 +86,9 @@ def evaluate(truth: COCO, detections: Sequence[Detection], image_ids: Iterable[i
     return summary(matched, truth)
 
 
-def match(truth: COCO, detections: Sequence[Detection], image_ids: Iterable[int] | None = None) -> COCOeval:
+def match(
+    truth: COCO, detections: Sequence[Detection], image_ids: Iterable[int] | None = None
+) -> COCOeval:
     """pycocotools' evaluator, which detection matches which object; nothing is averaged yet.
 
     Raises:
@@ -84,7 +97,9 @@ def match(truth: COCO, detections: Sequence[Detection], image_ids: Iterable[int]
     chosen = sorted(truth.imgs if image_ids is None else set(image_ids))
     unknown = [i for i in chosen if i not in truth.imgs]
     if unknown or not chosen:
-        raise DataError(f"image_ids: {unknown[:5]} are not in the truth." if unknown else "there are no images.")
+        raise DataError(
+            f"image_ids: {unknown[:5]} are not in the truth." if unknown else "there are no images."
+        )
     check_detections(truth, detections)
     with redirect_stdout(io.StringIO()):
         evaluator = COCOeval(truth, as_annotations(detections, truth), "bbox")
@@ -140,7 +155,9 @@ def summary(done: Any, truth: COCO) -> Summary:
 
 
 def _percent(value: float) -> float:
-    return math.nan if value < 0 else 100 * float(value)  # pycocotools says -1 where there are no objects
+    return (
+        math.nan if value < 0 else 100 * float(value)
+    )  # pycocotools says -1 where there are no objects
 
 
 def _indexed(content: Mapping[str, Any]) -> COCO:
@@ -178,7 +195,9 @@ def check_detections(truth: COCO, detections: Sequence[Detection]) -> None:
     Raises:
         DataError: one does not.
     """
-    check_each("results", "detections", detections, lambda detection: _check_detection(detection, truth))
+    check_each(
+        "results", "detections", detections, lambda detection: _check_detection(detection, truth)
+    )
 
 
 def _check_detection(detection: Entry, truth: COCO) -> None:

@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Sequence
 
 
-def as_table(header: Sequence[str], rows: Iterable[Sequence[str]], left: Iterable[int] = (0,)) -> str:
+def as_table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], left: Iterable[int] = (0,)
+) -> str:
     """Columns as wide as their widest cell, aligned right but for the ones in `left`."""
     lines = [tuple(header), *map(tuple, rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

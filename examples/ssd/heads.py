@@ -9,12 +9,18 @@ from torch import Tensor, nn
 class Heads(nn.Module):
     """One convolution for the offsets and one for the classes on each map, 3x3 with biases."""
 
-    def __init__(self, channels: Sequence[int], boxes: Sequence[int], classes: int, kernel: int = 3) -> None:
+    def __init__(
+        self, channels: Sequence[int], boxes: Sequence[int], classes: int, kernel: int = 3
+    ) -> None:
         super().__init__()
         self.classes = classes  # with the background
         pairs = list(zip(channels, boxes, strict=True))
-        self.offsets = nn.ModuleList(nn.Conv2d(c, b * 4, kernel, padding=kernel // 2) for c, b in pairs)
-        self.scores = nn.ModuleList(nn.Conv2d(c, b * classes, kernel, padding=kernel // 2) for c, b in pairs)
+        self.offsets = nn.ModuleList(
+            nn.Conv2d(c, b * 4, kernel, padding=kernel // 2) for c, b in pairs
+        )
+        self.scores = nn.ModuleList(
+            nn.Conv2d(c, b * classes, kernel, padding=kernel // 2) for c, b in pairs
+        )
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """maps: (N, C, H, W) each. Returns offsets (N, P, 4) and logits (N, P, classes), P over maps, cells, boxes."""

@@ -60,5 +60,7 @@ def _board(folder: Path, first_step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise RequestError("--tensorboard needs the package tensorboard: pip install tensorboard") from None
+        raise RequestError(
+            "--tensorboard needs the package tensorboard: pip install tensorboard"
+        ) from None
     return SummaryWriter(str(folder), purge_step=first_step)

@@ -50,7 +50,10 @@ def _or_problem(batches: Iterable[Batch]) -> Iterator[Batch | Exception]:
     """The batches; where reading fails, the problem instead, as the last one."""
     try:
         yield from batches
-    except (DataError, RuntimeError) as problem:  # RuntimeError: a process that reads images was killed
+    except (
+        DataError,
+        RuntimeError,
+    ) as problem:  # RuntimeError: a process that reads images was killed
         yield problem
 
 

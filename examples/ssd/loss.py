@@ -64,7 +64,12 @@ def hard_negatives(losses: Tensor, positive: Tensor) -> Tensor:
 
 
 def losses(
-    offsets: Tensor, logits: Tensor, priors: Tensor, boxes: Tensor, labels: Tensor, counts: Sequence[int]
+    offsets: Tensor,
+    logits: Tensor,
+    priors: Tensor,
+    boxes: Tensor,
+    labels: Tensor,
+    counts: Sequence[int],
 ) -> Losses:
     """offsets: (N, P, 4); logits: (N, P, C); priors: (P, 4) centre and size; boxes: (M, 4) corners; labels: (M,).
 
@@ -75,7 +80,9 @@ def losses(
     positive = matched >= 0
     rows = matched[positive]
     targets = torch.zeros_like(matched).masked_scatter(positive, labels[rows])
-    by_prior = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+    by_prior = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(
+        targets
+    )
     chosen = positive | hard_negatives(by_prior.detach(), positive)
     wanted = encode(boxes[rows], priors.expand(len(matched), -1, -1)[positive])
     return Losses(

@@ -34,7 +34,12 @@ class SSD(nn.Module):
     std: Tensor
 
     def __init__(
-        self, features: nn.Module, neck: nn.Module, heads: Heads, size: int, turned: Collection[str] = ()
+        self,
+        features: nn.Module,
+        neck: nn.Module,
+        heads: Heads,
+        size: int,
+        turned: Collection[str] = (),
     ) -> None:
         """turned: the keys of the maps that `features` gives as (N, H, W, C)."""
         super().__init__()
@@ -42,7 +47,9 @@ class SSD(nn.Module):
         self.turned = frozenset(turned)
         self.register_buffer("mean", 255 * torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))
-        self.register_buffer("priors", torch.zeros(0, 4), persistent=False)  # follows from the configuration
+        self.register_buffer(
+            "priors", torch.zeros(0, 4), persistent=False
+        )  # follows from the configuration
 
     @property
     def classes(self) -> int:
@@ -58,7 +65,9 @@ class SSD(nn.Module):
         maps = self.features(images)
         return cast(
             list[Tensor],
-            self.neck({key: x.permute(0, 3, 1, 2) if key in self.turned else x for key, x in maps.items()}),
+            self.neck(
+                {key: x.permute(0, 3, 1, 2) if key in self.turned else x for key, x in maps.items()}
+            ),
         )
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,17 +78,23 @@ class SSD(nn.Module):
         """How sure the detector is of each class but the background, (N, P, classes - 1)."""
         return logits.float().softmax(dim=2)[..., 1:]
 
-    def losses(self, offsets: Tensor, logits: Tensor, boxes: Tensor, labels: Tensor, counts: Sequence[int]) -> Losses:
+    def losses(
+        self, offsets: Tensor, logits: Tensor, boxes: Tensor, labels: Tensor, counts: Sequence[int]
+    ) -> Losses:
         """What `forward` returned beside the objects of the images, as `loss.losses` has it."""
         return losses(offsets, logits, self.priors, boxes, labels, counts)
 
 
-def build(row: Configuration, classes: int = COCO_CLASSES, backbone: nn.Module | None = None) -> SSD:
+def build(
+    row: Configuration, classes: int = COCO_CLASSES, backbone: nn.Module | None = None
+) -> SSD:
     """The detector of a configuration; on `backbone` with its weights, or on a new one with random weights.
 
     classes: with the background.
     """
-    features = backbones.maps_of(backbones.create(row.backbone) if backbone is None else backbone, row)
+    features = backbones.maps_of(
+        backbones.create(row.backbone) if backbone is None else backbone, row
+    )
     layout = have_channels_last(features, row.size)
     neck = NECKS[row.neck](row, list(layout), backbones.info(features).channels())
     heads = Heads(neck.out_channels, row.boxes, classes, row.head_kernel)
@@ -104,14 +119,18 @@ def unclipped_priors(ssd: SSD, row: Configuration) -> Tensor:
     if row.steps is None:
         cells: Sequence[Cells] = true_cells(ssd, counts)
     else:
-        cells = [priors.printed_cells(count, step) for count, step in zip(counts, row.steps, strict=True)]
+        cells = [
+            priors.printed_cells(count, step) for count, step in zip(counts, row.steps, strict=True)
+        ]
     return priors.unclipped_priors(cells, row.boxes, row.sizes)
 
 
 def true_cells(ssd: SSD, counts: Sequence[tuple[int, int]]) -> list[Cells]:
     """Where the cells of every predictor's map look: the backbone's from the library, the extras' from there on."""
     looks = {feature.name: feature.geometry for feature in backbones.info(ssd.features).features}
-    neck: Any = ssd.neck  # of whatever kind: the keys of its sources, that of the extras' root, and the extras
+    neck: Any = (
+        ssd.neck
+    )  # of whatever kind: the keys of its sources, that of the extras' root, and the extras
 
     def cells_of(key: str, count: tuple[int, int]) -> Cells:
         look = looks[key]
@@ -151,7 +170,9 @@ def have_channels_last(features: nn.Module, size: int) -> dict[str, bool]:
     last = {key: x.shape[1] != channels[key] for key, x in maps.items()}
     unclear = [key for key, x in maps.items() if x.shape[1] == x.shape[3]]
     if unclear and any(last.values()):
-        raise RequestError(f"map {unclear[0]} has as many channels as rows: which are which? Take another --size.")
+        raise RequestError(
+            f"map {unclear[0]} has as many channels as rows: which are which? Take another --size."
+        )
     return last
 
 

@@ -22,7 +22,9 @@ class L2Norm(nn.Module):
         return F.normalize(x, dim=1) * self.weight[:, None, None]
 
 
-def smaller(channels: int, depth: int, kind: Extra, groups: int = 1, bias: bool = True) -> nn.Conv2d:
+def smaller(
+    channels: int, depth: int, kind: Extra, groups: int = 1, bias: bool = True
+) -> nn.Conv2d:
     """An extra's 3x3 convolution."""
     stride, padding = 1 if kind == " " else 2, 1 if kind == "S" else 0
     return nn.Conv2d(channels, depth, 3, stride, padding, groups=groups, bias=bias)
@@ -70,21 +72,32 @@ class Neck(nn.Module):
     """
 
     def __init__(
-        self, channels: Mapping[str, int], sources: Sequence[str], root: str, joined: Sequence[str], row: Configuration
+        self,
+        channels: Mapping[str, int],
+        sources: Sequence[str],
+        root: str,
+        joined: Sequence[str],
+        row: Configuration,
     ) -> None:
         super().__init__()
         self.sources, self.root, self.joined = tuple(sources), root, tuple(joined)
         self.norm = L2Norm(channels[sources[0]])
         make = SeparableExtra if row.separable else PlainExtra
         inputs = (channels[root], *row.depths)
-        self.extras = nn.ModuleList(make(c, d, k) for c, d, k in zip(inputs, row.depths, row.extras, strict=False))
-        widened = [d + sum(channels[key] for key in joined) * (i == 0) for i, d in enumerate(row.depths)]
+        self.extras = nn.ModuleList(
+            make(c, d, k) for c, d, k in zip(inputs, row.depths, row.extras, strict=False)
+        )
+        widened = [
+            d + sum(channels[key] for key in joined) * (i == 0) for i, d in enumerate(row.depths)
+        ]
         self.out_channels = (*(channels[key] for key in sources), *widened)
 
     def forward(self, maps: Mapping[str, Tensor]) -> list[Tensor]:
         """maps: (N, C, H, W) by key. Returns one map for each predictor."""
         first, *others = (maps[key] for key in self.sources)
-        extras = list(accumulate(self.extras, lambda x, extra: extra(x), initial=maps[self.root]))[1:]
+        extras = list(accumulate(self.extras, lambda x, extra: extra(x), initial=maps[self.root]))[
+            1:
+        ]
         if self.joined:
             extras[0] = torch.cat([extras[0], *(maps[key] for key in self.joined)], dim=1)
         return [self.norm(first), *others, *extras]
@@ -95,4 +108,6 @@ def neck_for(row: Configuration, keys: Sequence[str], channels: Sequence[int]) -
     own, more = list(keys[: len(row.small)]), list(keys[len(row.small) :])
     split = row.combine == "split" and bool(row.large)
     root = more[-1] if split else own[-1]
-    return Neck(dict(zip(keys, channels, strict=True)), own, root, more if row.widen_third else [], row)
+    return Neck(
+        dict(zip(keys, channels, strict=True)), own, root, more if row.widen_third else [], row
+    )

@@ -18,7 +18,11 @@ class SharedNorms(TorchFunctionMode):
     """Where it is entered, norms in train mode share their statistics between processes."""
 
     def __torch_function__(
-        self, func: Callable, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Callable,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         return (batch_norm if func is F.batch_norm else func)(*args, **(kwargs or {}))
 
@@ -36,7 +40,9 @@ def batch_norm(
     """As `F.batch_norm`; input: this process's part of the batch, (N, C, ...)."""
     if not training:
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    wide = input.to(torch.promote_types(input.dtype, torch.float32))  # sums of half precision would be coarse
+    wide = input.to(
+        torch.promote_types(input.dtype, torch.float32)
+    )  # sums of half precision would be coarse
     others = [d for d in range(input.ndim) if d != 1]
     count = _Sum.apply(wide.new_tensor(input.numel() / input.shape[1]))
     mean = _Sum.apply(wide.sum(others)) / count

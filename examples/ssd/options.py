@@ -37,7 +37,9 @@ class Options:
 def prepared(ssd: SSD, options: Options, everyone: Processes) -> SSD:
     """On its device, in its memory format, with the norms that the options ask for."""
     if options.sync_norms and everyone.device.type == "cuda":
-        from timm.layers import convert_sync_batchnorm  # knows timm's norms, which hold their activation
+        from timm.layers import (
+            convert_sync_batchnorm,
+        )  # knows timm's norms, which hold their activation
 
         ssd = convert_sync_batchnorm(ssd)
     ssd = ssd.to(everyone.device)
@@ -57,5 +59,7 @@ def wrapped(ssd: SSD, options: Options, everyone: Processes) -> nn.Module:
     net: nn.Module = ssd
     if everyone.several:
         devices = [everyone.device] if everyone.device.type == "cuda" else None
-        net = DistributedDataParallel(net, device_ids=devices, broadcast_buffers=not options.freeze_norms)
+        net = DistributedDataParallel(
+            net, device_ids=devices, broadcast_buffers=not options.freeze_norms
+        )
     return torch.compile(net) if options.compile else net  # type: ignore[return-value]

@@ -13,16 +13,29 @@ from torch import Tensor, nn
 from examples.ssd.configurations import Configuration
 
 GROWTH = 32
-STAGES = ((3, 1), (4, 2), (8, 4), (6, 4))  # dense layers, and their bottleneck as a multiple of half the growth
+STAGES = (
+    (3, 1),
+    (4, 2),
+    (8, 4),
+    (6, 4),
+)  # dense layers, and their bottleneck as a multiple of half the growth
 FIRST = 32  # channels of the stem
 
 
 def conv(
-    channels: int, width: int, kernel: int, stride: int = 1, padding: int | None = None, relu: bool = True
+    channels: int,
+    width: int,
+    kernel: int,
+    stride: int = 1,
+    padding: int | None = None,
+    relu: bool = True,
 ) -> nn.Sequential:
     """Convolution, batch norm and, unless told otherwise, ReLU; padded to keep the size if `padding` is None."""
     pad = kernel // 2 if padding is None else padding
-    parts = [nn.Conv2d(channels, width, kernel, stride, pad, bias=False), nn.BatchNorm2d(width, eps=1e-3)]
+    parts = [
+        nn.Conv2d(channels, width, kernel, stride, pad, bias=False),
+        nn.BatchNorm2d(width, eps=1e-3),
+    ]
     return nn.Sequential(*parts, *([nn.ReLU(inplace=True)] if relu else []))
 
 
@@ -32,7 +45,9 @@ class Stem(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first = conv(3, FIRST, 3, stride=2)
-        self.narrow = nn.Sequential(conv(FIRST, FIRST // 2, 1), conv(FIRST // 2, FIRST, 3, stride=2))
+        self.narrow = nn.Sequential(
+            conv(FIRST, FIRST // 2, 1), conv(FIRST // 2, FIRST, 3, stride=2)
+        )
         self.pool = nn.MaxPool2d(2, stride=2)
         self.join = conv(2 * FIRST, FIRST, 1)
 
@@ -49,7 +64,9 @@ class DenseLayer(nn.Module):
         half = GROWTH // 2
         inner = half * bottleneck
         self.near = nn.Sequential(conv(channels, inner, 1), conv(inner, half, 3))
-        self.far = nn.Sequential(conv(channels, inner, 1), conv(inner, half, 3), conv(half, half, 3))
+        self.far = nn.Sequential(
+            conv(channels, inner, 1), conv(inner, half, 3), conv(half, half, 3)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, C, H, W). Returns (N, C + GROWTH, H, W)."""
@@ -76,7 +93,9 @@ class ResidualPrediction(nn.Module):
         super().__init__()
         half = width // 2
         self.project = conv(channels, width, 1, relu=False)
-        self.bottleneck = nn.Sequential(conv(channels, half, 1), conv(half, half, 3), conv(half, width, 1, relu=False))
+        self.bottleneck = nn.Sequential(
+            conv(channels, half, 1), conv(half, half, 3), conv(half, width, 1, relu=False)
+        )
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,7 +115,10 @@ class PeleeNeck(nn.Module):
         self.sources, self.root = (large, large, small), small
         inputs = (channels[-1], *depths)
         self.extras = nn.ModuleList(
-            nn.Sequential(conv(before, 256 if i == 0 else 128, 1), self._smaller(256 if i == 0 else 128, depth, i))
+            nn.Sequential(
+                conv(before, 256 if i == 0 else 128, 1),
+                self._smaller(256 if i == 0 else 128, depth, i),
+            )
             for i, (before, depth) in enumerate(zip(inputs, depths, strict=False))
         )
         self.blocks = nn.ModuleList(ResidualPrediction(c, 256) for c in (*channels, *depths))
@@ -104,7 +126,11 @@ class PeleeNeck(nn.Module):
 
     @staticmethod
     def _smaller(inner: int, depth: int, number: int) -> nn.Sequential:
-        return conv(inner, depth, 3, stride=2, padding=1) if number == 0 else conv(inner, depth, 3, padding=0)
+        return (
+            conv(inner, depth, 3, stride=2, padding=1)
+            if number == 0
+            else conv(inner, depth, 3, padding=0)
+        )
 
     def forward(self, maps: Mapping[str, Tensor]) -> list[Tensor]:
         """maps: (N, C, H, W) by key. Returns one map for each predictor."""

@@ -32,7 +32,9 @@ class Detections:
 PAPER = Limits()
 
 
-def detections(offsets: Tensor, scores: Tensor, priors: Tensor, limits: Limits = PAPER) -> list[Detections]:
+def detections(
+    offsets: Tensor, scores: Tensor, priors: Tensor, limits: Limits = PAPER
+) -> list[Detections]:
     """offsets: (N, P, 4); scores: (N, P, C - 1), the background left out; priors: (P, 4) centre and size.
 
     Returns one for each image.
@@ -61,7 +63,12 @@ def candidates(boxes: Tensor, scores: Tensor, limits: Limits) -> Tensor:
     chosen = (scores > limits.score) & inside
     crowded = chosen.sum(dim=0) > limits.candidates
     if crowded.any():  # trained networks are mostly too sure for this
-        best = scores[:, crowded].masked_fill(~chosen[:, crowded], -1).topk(limits.candidates, dim=0).indices
+        best = (
+            scores[:, crowded]
+            .masked_fill(~chosen[:, crowded], -1)
+            .topk(limits.candidates, dim=0)
+            .indices
+        )
         chosen[:, crowded] = torch.zeros_like(chosen[:, crowded]).scatter_(0, best, True)
     return chosen
 
@@ -71,4 +78,6 @@ def rank_in_class(labels: Tensor) -> Tensor:
     order = labels.argsort(stable=True)
     ordered = labels[order]
     starts = torch.searchsorted(ordered, ordered)
-    return torch.empty_like(order).scatter_(0, order, torch.arange(len(labels), device=labels.device) - starts)
+    return torch.empty_like(order).scatter_(
+        0, order, torch.arange(len(labels), device=labels.device) - starts
+    )

@@ -10,7 +10,10 @@ from torch import Tensor
 from examples.ssd.errors import RequestError
 
 Pair = tuple[float, float]  # rows, columns
-ASPECTS = {4: (2.0,), 6: (2.0, 3.0)}  # boxes per cell: the aspect ratios beside 1, each also upright
+ASPECTS = {
+    4: (2.0,),
+    6: (2.0, 3.0),
+}  # boxes per cell: the aspect ratios beside 1, each also upright
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,9 @@ class Cells:
 
     def centres(self) -> Tensor:
         """(cells, 2): x, y; row by row."""
-        ys, xs = (self.first[axis] + self.step[axis] * torch.arange(self.count[axis]) for axis in (0, 1))
+        ys, xs = (
+            self.first[axis] + self.step[axis] * torch.arange(self.count[axis]) for axis in (0, 1)
+        )
         return torch.cartesian_prod(ys, xs).reshape(-1, 2).flip(1)
 
 
@@ -41,12 +46,16 @@ def shapes(boxes: int, size: float, following: float) -> Tensor:
         raise RequestError(f"{boxes} boxes per cell; there are {' or '.join(map(str, ASPECTS))}.")
     between = sqrt(size * following)
     oblong = [
-        pair for a in ASPECTS[boxes] for pair in ((size * sqrt(a), size / sqrt(a)), (size / sqrt(a), size * sqrt(a)))
+        pair
+        for a in ASPECTS[boxes]
+        for pair in ((size * sqrt(a), size / sqrt(a)), (size / sqrt(a), size * sqrt(a)))
     ]
     return torch.tensor([(size, size), (between, between), *oblong])
 
 
-def unclipped_priors(cells: Sequence[Cells], boxes: Sequence[int], sizes: Sequence[float]) -> Tensor:
+def unclipped_priors(
+    cells: Sequence[Cells], boxes: Sequence[int], sizes: Sequence[float]
+) -> Tensor:
     """(P, 4): centre x, centre y, width, height in pixels, in the order of the heads' outputs."""
     parts = []
     for grid, count, size, following in zip(cells, boxes, sizes[:-1], sizes[1:], strict=True):

@@ -83,7 +83,9 @@ def processes(device: torch.device) -> Iterator[Processes]:
     if device.type == "cuda":
         place, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if place >= there:
-            raise RequestError(f"torchrun starts more processes here than there are GPUs ({there}): --nproc-per-node.")
+            raise RequestError(
+                f"torchrun starts more processes here than there are GPUs ({there}): --nproc-per-node."
+            )
         device = torch.device("cuda", place)
         torch.cuda.set_device(device)
     # What is on the CPU is exchanged there: to agree on a stop, no process waits for its GPU.

@@ -34,14 +34,24 @@ def sentence(problem: Exception) -> str:
 def add_detector(parser: argparse.ArgumentParser) -> None:
     """The arguments that name a detector."""
     group = parser.add_argument_group("the detector: a row of the paper, or any backbone")
-    group.add_argument("--config", default=None, metavar="ROW", help="see python -m examples.ssd.configurations")
+    group.add_argument(
+        "--config", default=None, metavar="ROW", help="see python -m examples.ssd.configurations"
+    )
     group.add_argument("--backbone", help="instead: a name that timm or torchvision knows")
     group.add_argument("--surgery", help="of --backbone, by the paper's name: S1L0")
-    group.add_argument("--taps", nargs="+", help="of --backbone: layer numbers or module paths, largest map first")
-    group.add_argument("--dual", action="store_true", help="of --backbone: split paths for small and large objects")
-    group.add_argument("--size", type=positive, help="of --backbone: side of the input in pixels (300)")
     group.add_argument(
-        "--anchors", choices=("paper", "true"), help="steps as printed, or where the cells really look (--backbone)"
+        "--taps", nargs="+", help="of --backbone: layer numbers or module paths, largest map first"
+    )
+    group.add_argument(
+        "--dual", action="store_true", help="of --backbone: split paths for small and large objects"
+    )
+    group.add_argument(
+        "--size", type=positive, help="of --backbone: side of the input in pixels (300)"
+    )
+    group.add_argument(
+        "--anchors",
+        choices=("paper", "true"),
+        help="steps as printed, or where the cells really look (--backbone)",
     )
 
 
@@ -58,8 +68,14 @@ def detector(arguments: argparse.Namespace, default: str = "SSDMnetv1") -> Confi
         raise RequestError("--config and --backbone name two detectors; give one.")
     if arguments.anchors == "paper":
         raise RequestError("the paper prints no steps for other backbones; leave --anchors out.")
-    taps = None if arguments.taps is None else tuple(int(t) if t.isdigit() else t for t in arguments.taps)
-    return configuration_for(arguments.backbone, arguments.surgery, arguments.size or 300, taps, dual=arguments.dual)
+    taps = (
+        None
+        if arguments.taps is None
+        else tuple(int(t) if t.isdigit() else t for t in arguments.taps)
+    )
+    return configuration_for(
+        arguments.backbone, arguments.surgery, arguments.size or 300, taps, dual=arguments.dual
+    )
 
 
 def wanted_device(name: str | None) -> torch.device:
@@ -83,7 +99,9 @@ def wanted_device(name: str | None) -> torch.device:
     if device.type not in there:
         raise RequestError(f"--device {name} does not compute here; there are {', '.join(there)}.")
     if (device.index or 0) >= there[device.type]:
-        raise RequestError(f"--device {name}: torch finds {there[device.type] or 'no'} {device.type} device here.")
+        raise RequestError(
+            f"--device {name}: torch finds {there[device.type] or 'no'} {device.type} device here."
+        )
     return device
 
 

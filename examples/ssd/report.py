@@ -30,7 +30,9 @@ class Evaluation:
 
     row: str
     gmacs: float
-    figures: Mapping[str, float]  # by the names in COLUMNS, percent; nan where there were no objects
+    figures: Mapping[
+        str, float
+    ]  # by the names in COLUMNS, percent; nan where there were no objects
     per_class: Mapping[str, float]  # AP by class, percent
 
 
@@ -43,14 +45,21 @@ def read(path: Path) -> Evaluation:
     content = read_json(path)
     missing = [key for key in NEEDED if not isinstance(content, dict) or key not in content]
     if missing:
-        raise DataError(f"{path} is not a summary.json that `evaluate --out` wrote: it has no {', '.join(missing)}.")
+        raise DataError(
+            f"{path} is not a summary.json that `evaluate --out` wrote: it has no {', '.join(missing)}."
+        )
     if not isinstance(content["per_class"], dict):
-        raise DataError(f"{path}: per_class is {shown(content['per_class'])}, not a figure for each class.")
+        raise DataError(
+            f"{path}: per_class is {shown(content['per_class'])}, not a figure for each class."
+        )
     return Evaluation(
         str(content["row"]),
         number(content["gmacs"], "gmacs", path),
         {name: number(content[name], name, path) for name in COLUMNS},
-        {name: number(value, f"per_class {name!r}", path) for name, value in content["per_class"].items()},
+        {
+            name: number(value, f"per_class {name!r}", path)
+            for name, value in content["per_class"].items()
+        },
     )
 
 
@@ -67,20 +76,37 @@ def draw_compute(evaluations: Sequence[Evaluation], out: Path) -> None:
     both = figure.subplots(1, 2)
     for axes, (kind, title) in zip(both, (("ap", "AP"), ("ar", "AR")), strict=True):
         draw_against_compute(axes, sorted(evaluations, key=lambda e: e.gmacs), kind, title)
-    figure.legend(*both[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(SIZES))
+    figure.legend(
+        *both[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(SIZES)
+    )
     figure.savefig(out, dpi=120)
 
 
-def draw_against_compute(axes: Axes, evaluations: Sequence[Evaluation], kind: str, title: str) -> None:
+def draw_against_compute(
+    axes: Axes, evaluations: Sequence[Evaluation], kind: str, title: str
+) -> None:
     compute = [e.gmacs for e in evaluations]
     for size, colour in SIZES.items():
         axes.plot(
-            compute, [e.figures[f"{kind}_{size}"] for e in evaluations], "o-", color=colour, label=f"{size} objects"
+            compute,
+            [e.figures[f"{kind}_{size}"] for e in evaluations],
+            "o-",
+            color=colour,
+            label=f"{size} objects",
         )
     for evaluation in evaluations:
-        drawn = [v for v in (evaluation.figures[f"{kind}_{size}"] for size in SIZES) if not math.isnan(v)]
+        drawn = [
+            v for v in (evaluation.figures[f"{kind}_{size}"] for size in SIZES) if not math.isnan(v)
+        ]
         where = (evaluation.gmacs, max(drawn, default=0))
-        axes.annotate(evaluation.row, where, xytext=(0, 6), textcoords="offset points", fontsize=7, rotation=30)
+        axes.annotate(
+            evaluation.row,
+            where,
+            xytext=(0, 6),
+            textcoords="offset points",
+            fontsize=7,
+            rotation=30,
+        )
     axes.set_xlabel("compute (GMACs, the paper's rule)")
     axes.set_ylabel(f"{title} (%)")
     axes.margins(x=0.25, y=0.35)
@@ -92,12 +118,16 @@ def draw_classes(evaluations: Sequence[Evaluation], out: Path, most: int) -> Non
     in_all = [n for n in evaluations[0].per_class if all(n in e.per_class for e in evaluations)]
     figures = {n: [e.per_class[n] for e in evaluations] for n in in_all}
     names = sorted(in_all, key=lambda n: min(figures[n]) - max(figures[n]))[:most]
-    figure = Figure(figsize=(9, 1.5 + 0.12 * len(names) * (1 + len(evaluations))), layout="constrained")
+    figure = Figure(
+        figsize=(9, 1.5 + 0.12 * len(names) * (1 + len(evaluations))), layout="constrained"
+    )
     axes = figure.subplots()
     height = 0.8 / len(evaluations)
     for number, evaluation in enumerate(evaluations):
         places = [i + number * height for i in range(len(names))]
-        axes.barh(places, [evaluation.per_class[n] for n in names], height=height, label=evaluation.row)
+        axes.barh(
+            places, [evaluation.per_class[n] for n in names], height=height, label=evaluation.row
+        )
     axes.set_yticks([i + 0.4 - height / 2 for i in range(len(names))], names)
     axes.invert_yaxis()
     axes.set_xlabel("AP (%)")
@@ -106,15 +136,24 @@ def draw_classes(evaluations: Sequence[Evaluation], out: Path, most: int) -> Non
 
 
 def as_text(evaluations: Sequence[Evaluation]) -> str:
-    lines = [(e.row, f"{e.gmacs:.2f}", *(f"{e.figures[column]:.1f}" for column in COLUMNS)) for e in evaluations]
+    lines = [
+        (e.row, f"{e.gmacs:.2f}", *(f"{e.figures[column]:.1f}" for column in COLUMNS))
+        for e in evaluations
+    ]
     return as_table(("network", "compute", *TITLES), lines)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("summaries", nargs="+", type=existing_file, help="summary.json of each network")
-    parser.add_argument("--classes", type=positive, default=20, help="most classes drawn (default: %(default)s)")
-    parser.add_argument("--out", type=new_folder, default=Path("report"), help="folder (default: %(default)s)")
+    parser.add_argument(
+        "summaries", nargs="+", type=existing_file, help="summary.json of each network"
+    )
+    parser.add_argument(
+        "--classes", type=positive, default=20, help="most classes drawn (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out", type=new_folder, default=Path("report"), help="folder (default: %(default)s)"
+    )
     arguments = parser.parse_args(argv)
     evaluations = [read(path) for path in arguments.summaries]
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -53,7 +53,9 @@ def check_alike(of_processes: Sequence[Facts]) -> None:
     """Say where processes of one run were started with different options or see different images."""
     for rank, other in enumerate(of_processes):
         if other != of_processes[0]:
-            raise RequestError(f"process {rank} is of another run than the first: {_told(of_processes[0], other)}.")
+            raise RequestError(
+                f"process {rank} is of another run than the first: {_told(of_processes[0], other)}."
+            )
 
 
 def differences(
@@ -64,25 +66,35 @@ def differences(
     Raises:
         CheckpointError: it holds no run, or of another detector, or of a run that would go on otherwise.
     """
-    if any(part not in content for part in ("average", "optimiser", "scaler", "epoch", "step", "run")):
+    if any(
+        part not in content for part in ("average", "optimiser", "scaler", "epoch", "step", "run")
+    ):
         raise CheckpointError(f"{path} has weights only; start a new run from it with --init-from.")
     if not all(type(content[k]) is int and content[k] >= 0 for k in ("epoch", "step")):
-        raise CheckpointError(f"{path} does not say how far its run went: epoch {content['epoch']!r}.")
+        raise CheckpointError(
+            f"{path} does not say how far its run went: epoch {content['epoch']!r}."
+        )
     way_out = f"resume with what it was started with, or start a new run from its weights: --init-from {path}"
     another = _another_detector(content, row, categories)
     if another:
         raise CheckpointError(f"{path} is of {another}; {way_out}.")
     then = content["run"]
-    plain = isinstance(then, dict) and all(isinstance(v, int | float | str | None) for v in then.values())
+    plain = isinstance(then, dict) and all(
+        isinstance(v, int | float | str | None) for v in then.values()
+    )
     if not plain or then.keys() != run.keys():
-        raise CheckpointError(f"{path} does not say how its run was started; start a new one: --init-from {path}.")
+        raise CheckpointError(
+            f"{path} does not say how its run was started; start a new one: --init-from {path}."
+        )
     refused = _told({k: v for k, v in then.items() if k not in MAY_CHANGE}, run)
     if refused:
         raise CheckpointError(f"{path} is of a run with {refused}; {way_out}.")
     return _told(then, run) or None
 
 
-def _another_detector(content: Mapping[str, Any], row: Configuration, categories: Categories) -> str | None:
+def _another_detector(
+    content: Mapping[str, Any], row: Configuration, categories: Categories
+) -> str | None:
     known, before = checkpoint.categories_in(content), checkpoint.configuration_in(content)
     if known != categories:
         return f"{known.classes} classes with the background, the data has {categories.classes}, or others"
@@ -91,7 +103,9 @@ def _another_detector(content: Mapping[str, Any], row: Configuration, categories
 
 def _told(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What of `before` is otherwise now, with both values."""
-    return ", ".join(f"{k} {_word(v)} (now {_word(now[k])})" for k, v in before.items() if v != now[k])
+    return ", ".join(
+        f"{k} {_word(v)} (now {_word(now[k])})" for k, v in before.items() if v != now[k]
+    )
 
 
 def _word(value: object) -> str:

@@ -44,7 +44,12 @@ def first_map_branches(depthwise: bool) -> Branches:
         (Step(quarter, POINT), last(quarter, 1, depthwise)),
         (Step(quarter, POINT), Step(quarter, (3, 1)), last(quarter, 3, depthwise)),
         (Step(quarter, POINT), Step(quarter, (1, 3)), last(quarter, 3, depthwise)),
-        (Step(eighth, POINT), Step(3 / 16, (1, 3)), Step(quarter, (3, 1)), last(quarter, 5, depthwise)),
+        (
+            Step(eighth, POINT),
+            Step(3 / 16, (1, 3)),
+            Step(quarter, (3, 1)),
+            last(quarter, 5, depthwise),
+        ),
     )
 
 
@@ -54,7 +59,12 @@ VGG_BRANCHES: Branches = (
     (Step(1 / 8, POINT), Step(3 / 16), Step(1 / 4, strided=True), last(1 / 4, 5)),
 )
 MOBILE_BRANCHES: Branches = (
-    (Step(1 / 8, POINT), Step(3 / 16, (1, 3)), Step(3 / 16, (3, 1), strided=True), last(3 / 16, 3, True)),
+    (
+        Step(1 / 8, POINT),
+        Step(3 / 16, (1, 3)),
+        Step(3 / 16, (3, 1), strided=True),
+        last(3 / 16, 3, True),
+    ),
     (Step(1 / 8, POINT), Step(3 / 16), Step(3 / 16, strided=True), last(3 / 16, 5, True)),
 )
 
@@ -75,7 +85,9 @@ class ConvNorm(nn.Sequential):
     ) -> None:
         padding = (dilation * (kernel[0] // 2), dilation * (kernel[1] // 2)) if padded else (0, 0)
         conv = nn.Conv2d(channels, width, kernel, stride, padding, dilation, groups, bias=False)
-        super().__init__(conv, nn.BatchNorm2d(width, momentum=0.01), *([nn.ReLU(inplace=True)] if relu else []))
+        super().__init__(
+            conv, nn.BatchNorm2d(width, momentum=0.01), *([nn.ReLU(inplace=True)] if relu else [])
+        )
 
 
 def branch(channels: int, steps: Sequence[Step], stride: int) -> nn.Sequential:
@@ -99,23 +111,31 @@ def branch(channels: int, steps: Sequence[Step], stride: int) -> nn.Sequential:
 class ReceptiveFieldBlock(nn.Module):
     """Branches side by side, joined by a pointwise convolution and added to the (projected) map."""
 
-    def __init__(self, channels: int, depth: int, branches: Branches, stride: int = 1, projected: bool = True) -> None:
+    def __init__(
+        self, channels: int, depth: int, branches: Branches, stride: int = 1, projected: bool = True
+    ) -> None:
         super().__init__()
         self.branches = nn.ModuleList(branch(channels, steps, stride) for steps in branches)
         joined = sum(int(channels * steps[-1].width) for steps in branches)
         self.join = ConvNorm(joined, depth, POINT, relu=False)
-        self.shortcut = ConvNorm(channels, depth, POINT, stride, relu=False) if projected else nn.Identity()
+        self.shortcut = (
+            ConvNorm(channels, depth, POINT, stride, relu=False) if projected else nn.Identity()
+        )
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, C, H, W). Returns (N, depth, H/stride, W/stride)."""
-        return self.relu(self.join(torch.cat([b(x) for b in self.branches], dim=1)) + self.shortcut(x))
+        return self.relu(
+            self.join(torch.cat([b(x) for b in self.branches], dim=1)) + self.shortcut(x)
+        )
 
 
 def small_extra(channels: int, inner: int, depth: int, padded: bool) -> nn.Sequential:
     """A smaller map: pointwise, then 3x3; padded with stride 2, or not padded with stride 1."""
     reduce = ConvNorm(channels, inner, POINT)
-    return nn.Sequential(reduce, ConvNorm(inner, depth, (3, 3), stride=2 if padded else 1, padded=padded))
+    return nn.Sequential(
+        reduce, ConvNorm(inner, depth, (3, 3), stride=2 if padded else 1, padded=padded)
+    )
 
 
 class RFBNeck(nn.Module):
@@ -140,7 +160,10 @@ class RFBNeck(nn.Module):
     def forward(self, maps: Mapping[str, Tensor]) -> list[Tensor]:
         """maps: (N, C, H, W) by key. Returns one map for each predictor."""
         large, small = (maps[key] for key in self.sources)
-        return [self.first(large), *accumulate(self.extras, lambda x, extra: extra(x), initial=self.between(small))]
+        return [
+            self.first(large),
+            *accumulate(self.extras, lambda x, extra: extra(x), initial=self.between(small)),
+        ]
 
 
 def vgg_neck(row: Configuration, keys: Sequence[str], channels: Sequence[int]) -> RFBNeck:

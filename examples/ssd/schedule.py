@@ -18,9 +18,13 @@ def learning_rate(recipe: Recipe, epoch: int) -> float:
     return recipe.learning_rate * (1 + cos(pi * share)) / 2
 
 
-def optimiser(net: nn.Module, recipe: Recipe, weight_decay: float = WEIGHT_DECAY) -> torch.optim.SGD:
+def optimiser(
+    net: nn.Module, recipe: Recipe, weight_decay: float = WEIGHT_DECAY
+) -> torch.optim.SGD:
     learned = [p for p in net.parameters() if p.requires_grad]
-    return torch.optim.SGD(learned, lr=recipe.learning_rate, momentum=MOMENTUM, weight_decay=weight_decay)
+    return torch.optim.SGD(
+        learned, lr=recipe.learning_rate, momentum=MOMENTUM, weight_decay=weight_decay
+    )
 
 
 def set_learning_rate(sgd: torch.optim.Optimizer, rate: float) -> None:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 
-def conv(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+def conv(
+    inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1
+) -> list[nn.Module]:
     return [
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(outputs),
@@ -47,7 +49,11 @@ class ShuffleNetV2(nn.Module):
         super().__init__()
         self.first_conv = nn.Sequential(*conv(3, 24, 3, 2), nn.ReLU())
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        self.stage2, self.stage3, self.stage4 = stage(24, 48, 4), stage(48, 96, 8), stage(96, 192, 4)
+        self.stage2, self.stage3, self.stage4 = (
+            stage(24, 48, 4),
+            stage(48, 96, 8),
+            stage(96, 192, 4),
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         first = self.stage2(self.maxpool(self.first_conv(x)))
@@ -56,7 +62,9 @@ class ShuffleNetV2(nn.Module):
 
 
 def stage(inputs: int, outputs: int, units: int) -> nn.Sequential:
-    return nn.Sequential(Unit(inputs, outputs, 2), *(Unit(outputs, outputs, 1) for _ in range(units - 1)))
+    return nn.Sequential(
+        Unit(inputs, outputs, 2), *(Unit(outputs, outputs, 1) for _ in range(units - 1))
+    )
 
 
 def for_rgb(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

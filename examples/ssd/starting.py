@@ -18,7 +18,9 @@ from examples.ssd.weights import load_backbone, wake_norms
 WAKING_IMAGES = 32
 
 
-def new_detector(arguments: argparse.Namespace, row: Configuration, annotations: Annotations, say: bool) -> SSD:
+def new_detector(
+    arguments: argparse.Namespace, row: Configuration, annotations: Annotations, say: bool
+) -> SSD:
     """With the weights that the arguments of `train` ask for; a run that is resumed brings its own later."""
     torch.manual_seed(arguments.seed)
     classes = annotations.categories.classes
@@ -48,10 +50,14 @@ def on_backbone(row: Configuration, annotations: Annotations, weights: str) -> t
     )
 
 
-def example(row: Configuration, annotations: Annotations, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def example(
+    row: Configuration, annotations: Annotations, mean: Sequence[float], std: Sequence[float]
+) -> Tensor:
     """A few images as the backbone takes them: (N, 3, size, size)."""
     images = Images(annotations, augment.for_testing(row.size))
-    pixels = torch.stack([images[i].image for i in range(min(WAKING_IMAGES, len(images)))]).float() / 255
+    pixels = (
+        torch.stack([images[i].image for i in range(min(WAKING_IMAGES, len(images)))]).float() / 255
+    )
     return (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
 
 
@@ -63,20 +69,29 @@ def take_over(ssd: SSD, categories: Categories, path: Path) -> str:
     content = checkpoint.load(path)
     weights: Mapping[str, Tensor] = content.get("average") or content["model"]
     own, known = ssd.state_dict(), checkpoint.categories_in(content)
-    foreign = set() if known.names == categories.names else {k for k in own if k.startswith("heads.scores.")}
+    foreign = (
+        set()
+        if known.names == categories.names
+        else {k for k in own if k.startswith("heads.scores.")}
+    )
     same_shape = {k for k in own.keys() & weights.keys() if own[k].shape == weights[k].shape}
     taken = same_shape - foreign
     if not taken:
-        raise CheckpointError(f"no weight of {path} has the name and shape of one of this network's.")
+        raise CheckpointError(
+            f"no weight of {path} has the name and shape of one of this network's."
+        )
     ssd.load_state_dict({k: weights[k] for k in taken}, strict=False)
     left = {
         "not in this network": weights.keys() - own.keys(),
         "of another shape": weights.keys() & own.keys() - same_shape,
-        f"of other categories ({_some(known.names)}; now {_some(categories.names)})": same_shape & foreign,
+        f"of other categories ({_some(known.names)}; now {_some(categories.names)})": same_shape
+        & foreign,
         "new in this network, left as they were": own.keys() - weights.keys(),
     }
     lines = [f"{len(taken)} of {len(own)} tensors taken from {path}."]
-    lines += [f"  {len(keys)} {what}: {_some(sorted(keys), 6)}" for what, keys in left.items() if keys]
+    lines += [
+        f"  {len(keys)} {what}: {_some(sorted(keys), 6)}" for what, keys in left.items() if keys
+    ]
     return "\n".join(lines)
 
 

@@ -20,7 +20,10 @@ from torch import Tensor, nn
 NAME = "ssd_mobilenet_v1_075_coco_300"
 INPUT_SIZE = 300  # pixels
 CLASSES = 91  # sigmoid outputs of an anchor; number k is COCO's category id k, 0 the background
-LOW_TAP, HIGH_TAP = 11, 13  # the backbone's layers whose maps are predicted from; the other maps are the extras'
+LOW_TAP, HIGH_TAP = (
+    11,
+    13,
+)  # the backbone's layers whose maps are predicted from; the other maps are the extras'
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,9 @@ class StockSSD(nn.Module):
         rows = [(str(row["name"]).split("."), row) for row in table]
         self.backbone = nn.Sequential(*_blocks(rows, "backbone"))
         self.extras = nn.ModuleList(_blocks(rows, "extras"))
-        self.heads = nn.ModuleList(nn.ModuleDict(dict(block.named_children())) for block in _blocks(rows, "heads"))
+        self.heads = nn.ModuleList(
+            nn.ModuleDict(dict(block.named_children())) for block in _blocks(rows, "heads")
+        )
 
     def six_maps(self, low: Tensor, high: Tensor) -> list[Tensor]:
         """The maps that the heads read, from the backbone's maps at LOW_TAP and HIGH_TAP, each (N, C, H, W)."""
@@ -60,7 +65,9 @@ class StockSSD(nn.Module):
         """The heads' predictions from their six maps, each (N, C, H, W)."""
         pairs = list(zip(self.heads, maps, strict=True))
         boxes = torch.cat([_by_anchor(head.get_submodule("box")(m), 4) for head, m in pairs], dim=1)
-        scores = torch.cat([_by_anchor(head.get_submodule("cls")(m), CLASSES) for head, m in pairs], dim=1).sigmoid()
+        scores = torch.cat(
+            [_by_anchor(head.get_submodule("cls")(m), CLASSES) for head, m in pairs], dim=1
+        ).sigmoid()
         return Predictions(boxes, scores[..., 1:])
 
     def forward(self, images: Tensor) -> Predictions:
@@ -92,7 +99,9 @@ def prepare(pixels: Tensor) -> Tensor:
 # ---- building from the table
 
 
-def _blocks(rows: Sequence[tuple[Sequence[str], Mapping[str, Any]]], part: str) -> list[nn.Sequential]:
+def _blocks(
+    rows: Sequence[tuple[Sequence[str], Mapping[str, Any]]], part: str
+) -> list[nn.Sequential]:
     """The blocks of one part; the modules of each keep the table's names, so that the weights' keys fit."""
     blocks: OrderedDict[str, OrderedDict[str, nn.Module]] = OrderedDict()
     for (owner, number, name), row in rows:
@@ -104,11 +113,15 @@ def _blocks(rows: Sequence[tuple[Sequence[str], Mapping[str, Any]]], part: str) 
 def _layer(name: str, row: Mapping[str, Any]) -> dict[str, nn.Module]:
     """The modules of one row of the table: a convolution and the activation after it."""
     if row["padding"] != "SAME" or row["activation"] not in ("relu6", None):
-        raise ValueError(f"{row['name']}: cannot build padding {row['padding']}, activation {row['activation']}")
+        raise ValueError(
+            f"{row['name']}: cannot build padding {row['padding']}, activation {row['activation']}"
+        )
     out_channels, per_group, kernel, _ = row["shape"]
     # "same" padding adds nothing around one cell
     convolution = nn.Conv2d if kernel == 1 else Conv2dSame
-    conv = convolution(per_group * row["groups"], out_channels, kernel, stride=row["stride"], groups=row["groups"])
+    conv = convolution(
+        per_group * row["groups"], out_channels, kernel, stride=row["stride"], groups=row["groups"]
+    )
     return {name: conv} if row["activation"] is None else {name: conv, f"{name}_act": nn.ReLU6()}
 
 

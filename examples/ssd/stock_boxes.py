@@ -17,10 +17,27 @@ import stridesurgery as ss
 
 from .stock import HIGH_TAP, LOW_TAP, Predictions, StockSSD
 
-SCALES = (0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 1.0)  # of the six maps, as a share of the image; one more to interpolate
+SCALES = (
+    0.2,
+    0.35,
+    0.5,
+    0.65,
+    0.8,
+    0.95,
+    1.0,
+)  # of the six maps, as a share of the image; one more to interpolate
 _ASPECTS = (1.0, 2.0, 0.5, 3.0, 1 / 3)  # width / height
-_FIRST_BOXES = ((0.5, 1.0), (1.0, 2.0), (1.0, 0.5))  # the first map has three anchors a cell: (share of scale, aspect)
-_VARIANCES = (10.0, 10.0, 5.0, 5.0)  # by which the network's (row, column, height, width) are divided
+_FIRST_BOXES = (
+    (0.5, 1.0),
+    (1.0, 2.0),
+    (1.0, 0.5),
+)  # the first map has three anchors a cell: (share of scale, aspect)
+_VARIANCES = (
+    10.0,
+    10.0,
+    5.0,
+    5.0,
+)  # by which the network's (row, column, height, width) are divided
 
 _LEAST_SCORE = 0.02  # the 100 boxes that are kept of a photograph score more
 _CANDIDATES = 2000  # that enter the suppression; 1000 or 5000 give the same AP
@@ -68,7 +85,10 @@ def learned_centres(
     """
 
     def along(axis: int, layer: ss.Layer, old: ss.Layer) -> Tensor:
-        return _looks(layer, axis, size) + _learned_shift(old, axis, trained_size) * layer.step[axis] / size
+        return (
+            _looks(layer, axis, size)
+            + _learned_shift(old, axis, trained_size) * layer.step[axis] / size
+        )
 
     return [Centres(along(0, *pair), along(1, *pair)) for pair in zip(layers, trained, strict=True)]
 
@@ -88,12 +108,16 @@ def _learned_shift(layer: ss.Layer, axis: int, size: int) -> float:
     return float(shifts.mean()) * size / layer.step[axis]
 
 
-def anchors(centres: Sequence[Centres], scale: float = 1.0, scales: Sequence[float] = SCALES) -> Tensor:
+def anchors(
+    centres: Sequence[Centres], scale: float = 1.0, scales: Sequence[float] = SCALES
+) -> Tensor:
     """The anchors (A, 4) of six maps as centres; `scale` times as large as those the network was trained with.
 
     scales: of the maps, where they are others than the network was trained with.
     """
-    return torch.cat([_level_anchors(c, anchor_sizes(level, scales) * scale) for level, c in enumerate(centres)])
+    return torch.cat(
+        [_level_anchors(c, anchor_sizes(level, scales) * scale) for level, c in enumerate(centres)]
+    )
 
 
 def anchor_sizes(level: int, scales: Sequence[float] = SCALES) -> Tensor:
@@ -164,8 +188,15 @@ def suppress(found: Candidates) -> Candidates:
 
 def as_results(found: Candidates, image_id: int) -> list[dict[str, Any]]:
     """In COCO's results format."""
-    entries = zip(found.boxes.tolist(), found.scores.tolist(), found.categories.tolist(), strict=True)
+    entries = zip(
+        found.boxes.tolist(), found.scores.tolist(), found.categories.tolist(), strict=True
+    )
     return [
-        {"image_id": image_id, "category_id": k, "bbox": [left, top, right - left, bottom - top], "score": score}
+        {
+            "image_id": image_id,
+            "category_id": k,
+            "bbox": [left, top, right - left, bottom - top],
+            "score": score,
+        }
         for (top, left, bottom, right), score, k in entries
     ]

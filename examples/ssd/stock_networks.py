@@ -15,7 +15,9 @@ from examples.ssd.stock import HIGH_TAP, INPUT_SIZE, LOW_TAP, Predictions, Stock
 def with_stride_patched(net: StockSSD, layers: Sequence[int] = (0,)) -> StockSSD:
     """What one does without a library."""
     patched = copy.deepcopy(net)
-    for conv in (m for layer in layers for m in patched.backbone[layer].modules() if isinstance(m, nn.Conv2d)):
+    for conv in (
+        m for layer in layers for m in patched.backbone[layer].modules() if isinstance(m, nn.Conv2d)
+    ):
         conv.stride = (1, 1)
     return patched
 
@@ -33,12 +35,16 @@ class TwoPaths(nn.Module):
     def __init__(self, net: StockSSD, surgery: str = "S1L0") -> None:
         super().__init__()
         self.net = net
-        self.backbone = ss.dual_path(net.backbone, surgery, taps=(LOW_TAP, HIGH_TAP), input_size=INPUT_SIZE)
+        self.backbone = ss.dual_path(
+            net.backbone, surgery, taps=(LOW_TAP, HIGH_TAP), input_size=INPUT_SIZE
+        )
 
     def forward(self, images: Tensor) -> tuple[Predictions, Predictions]:
         """Images (N, 3, H, W) as `prepare` makes them; both predictions are of the same heads."""
         maps = self.backbone(images)
-        small, large = ([maps[f"{path}.{tap}"] for tap in (LOW_TAP, HIGH_TAP)] for path in ("small", "large"))
+        small, large = (
+            [maps[f"{path}.{tap}"] for tap in (LOW_TAP, HIGH_TAP)] for path in ("small", "large")
+        )
         return self.net.predict(*small), self.net.predict(*large)
 
 

@@ -17,11 +17,12 @@ from torchvision.ops import box_convert, box_iou
 
 Detection = Mapping[str, Any]  # in COCO's results format
 
-SHOWN_SCORE = (
-    0.5  # a detection below is not shown and finds nothing; about half of the stock detector's above are right
-)
+# A detection below is not shown and finds nothing; about half of the detections above are right.
+SHOWN_SCORE = 0.5
 _FOUND_OVERLAP = 0.5  # IoU with the annotated box
-_SHAREABLE = frozenset({4, 5, 7, 8})  # COCO's licence numbers: CC BY, CC BY-SA, no known restrictions, US government
+_SHAREABLE = frozenset(
+    {4, 5, 7, 8}
+)  # COCO's licence numbers: CC BY, CC BY-SA, no known restrictions, US government
 _BOTH, _GAINED, _UNMATCHED = "#3ddc84", "#ff9f1c", "#d0d0d0"
 _GROUND = 40  # a dark grey, where there is no photograph
 
@@ -57,20 +58,30 @@ def choose(truth: COCO, base: Sequence[Detection], other: Sequence[Detection]) -
     base_by_image, other_by_image = _by_image(base), _by_image(other)
     shareable = [i for i in sorted(other_by_image) if truth.imgs[i].get("license") in _SHAREABLE]
     comparisons = [
-        Comparison(truth.imgs[i], _match(truth, i, base_by_image.get(i, [])), _match(truth, i, other_by_image[i]))
+        Comparison(
+            truth.imgs[i],
+            _match(truth, i, base_by_image.get(i, [])),
+            _match(truth, i, other_by_image[i]),
+        )
         for i in shareable
     ]
     return max(comparisons, key=lambda c: (len(c.gained), -len(c.other.unmatched)), default=None)
 
 
-def draw(comparison: Comparison, truth: COCO, folder: Path | None, titles: tuple[str, str], out: Path) -> None:
+def draw(
+    comparison: Comparison, truth: COCO, folder: Path | None, titles: tuple[str, str], out: Path
+) -> None:
     """Both detectors' shown boxes, side by side; what only the second one finds stands out.
 
     folder: of the photographs; None draws the annotated boxes in the photograph's place. titles: of the two.
     """
     image = comparison.image
-    figure = Figure(figsize=(14, 14 * image["height"] / image["width"] / 2 + 0.8), layout="constrained")
-    for axes, found, title in zip(figure.subplots(1, 2), (comparison.base, comparison.other), titles, strict=True):
+    figure = Figure(
+        figsize=(14, 14 * image["height"] / image["width"] / 2 + 0.8), layout="constrained"
+    )
+    for axes, found, title in zip(
+        figure.subplots(1, 2), (comparison.base, comparison.other), titles, strict=True
+    ):
         _draw_ground(axes, image, truth, folder)
         _draw_found(axes, found, comparison.gained, truth)
         axes.set_title(f"{title}: {len(found.objects)} found, {len(found.unmatched)} unmatched")
@@ -100,7 +111,11 @@ def _match(truth: COCO, image_id: int, detections: Sequence[Detection]) -> Found
     found: dict[int, Detection] = {}
     unmatched: list[Detection] = []
     for detection in detections:
-        free = [a for a in objects if a["category_id"] == detection["category_id"] and a["id"] not in found]
+        free = [
+            a
+            for a in objects
+            if a["category_id"] == detection["category_id"] and a["id"] not in found
+        ]
         overlaps = box_iou(_corners([detection]), _corners(free))[0].tolist()
         overlap, place = max(((v, i) for i, v in enumerate(overlaps)), default=(0.0, -1))
         if overlap >= _FOUND_OVERLAP:
@@ -112,7 +127,9 @@ def _match(truth: COCO, image_id: int, detections: Sequence[Detection]) -> Found
 
 def _corners(entries: Sequence[Mapping[str, Any]]) -> torch.Tensor:
     """COCO's boxes to (len, 4): left, top, right, bottom."""
-    return box_convert(torch.tensor([e["bbox"] for e in entries]).reshape(-1, 4).float(), "xywh", "xyxy")
+    return box_convert(
+        torch.tensor([e["bbox"] for e in entries]).reshape(-1, 4).float(), "xywh", "xyxy"
+    )
 
 
 def _draw_ground(axes: Axes, image: Mapping[str, Any], truth: COCO, folder: Path | None) -> None:
@@ -138,9 +155,13 @@ def _draw_found(axes: Axes, found: Found, gained: frozenset[int], truth: COCO) -
         text.set_path_effects([matplotlib.patheffects.withStroke(linewidth=2, foreground="black")])
 
 
-def _draw_box(axes: Axes, detection: Detection, colour: str, width: float, style: str = "-") -> None:
+def _draw_box(
+    axes: Axes, detection: Detection, colour: str, width: float, style: str = "-"
+) -> None:
     left, top, box_width, box_height = detection["bbox"]
-    axes.add_patch(Rectangle((left, top), box_width, box_height, fill=False, ec=colour, lw=width, ls=style))
+    axes.add_patch(
+        Rectangle((left, top), box_width, box_height, fill=False, ec=colour, lw=width, ls=style)
+    )
 
 
 def _credit(image: Mapping[str, Any], truth: COCO) -> str:

@@ -35,7 +35,11 @@ SHAPES: Mapping[str, Shape] = {
     "cross": lambda u, v: (np.minimum(abs(u), abs(v)) < 0.25) & (np.maximum(abs(u), abs(v)) < 0.9),
     "bar": lambda u, v: (abs(u) < 0.9) & (abs(v) < 0.3),
 }
-SIZES: Mapping[str, tuple[float, float]] = {"small": (10, 28), "medium": (36, 88), "large": (104, 160)}  # sqrt(area)
+SIZES: Mapping[str, tuple[float, float]] = {
+    "small": (10, 28),
+    "medium": (36, 88),
+    "large": (104, 160),
+}  # sqrt(area)
 SUBPIXELS = 3  # drawn this much finer along each axis, then averaged
 LARGEST_OVERLAP = 0.1  # of a new object's box, by any object before
 
@@ -53,7 +57,9 @@ class Scene:
     def __post_init__(self) -> None:
         largest = max(SIZES[size][1] for size in self.sizes)
         if self.side < 2 * largest:
-            raise RequestError(f"images of {self.side} pixels have no room for objects of {largest:g}; try 320.")
+            raise RequestError(
+                f"images of {self.side} pixels have no room for objects of {largest:g}; try 320."
+            )
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,9 @@ def draw(scene: Scene, split: int, index: int) -> tuple[Floats, list[Drawn]]:
     objects: list[Drawn] = []
     for _ in range(rng.integers(scene.objects[0], scene.objects[1] + 1)):
         kind, size = str(rng.choice(list(SHAPES))), str(rng.choice(scene.sizes))
-        mask = shape_mask(SHAPES[kind], np.exp(rng.uniform(*np.log(SIZES[size]))), rng.uniform(0, 2 * np.pi))
+        mask = shape_mask(
+            SHAPES[kind], np.exp(rng.uniform(*np.log(SIZES[size]))), rng.uniform(0, 2 * np.pi)
+        )
         corner = free_corner(mask, objects, scene.side, rng)
         if corner is not None:
             paint(canvas, mask, corner, rng)
@@ -86,7 +94,9 @@ def shape_mask(shape: Shape, root_area: float, angle: float) -> Floats:
     """(height, width) in 0..1, cut to the shape: how much of each pixel it covers, root_area^2 pixels in all."""
     inside = turned(shape, 64, angle).mean() * 4  # area on the square -1..1
     half = root_area / np.sqrt(inside) + 1
-    fine = turned(shape, int(np.ceil(2 * half)) * SUBPIXELS, angle, reach=half * np.sqrt(inside) / root_area)
+    fine = turned(
+        shape, int(np.ceil(2 * half)) * SUBPIXELS, angle, reach=half * np.sqrt(inside) / root_area
+    )
     pixels = fine.shape[0] // SUBPIXELS
     mask = fine.reshape(pixels, SUBPIXELS, pixels, SUBPIXELS).mean(axis=(1, 3)).astype(np.float32)
     rows, columns = (np.flatnonzero(mask.max(axis=axis)) for axis in (1, 0))
@@ -100,7 +110,9 @@ def turned(shape: Shape, cells: int, angle: float, reach: float = 1.0) -> npt.ND
     return shape(np.cos(angle) * u - np.sin(angle) * v, np.sin(angle) * u + np.cos(angle) * v)
 
 
-def free_corner(mask: Floats, objects: Sequence[Drawn], side: int, rng: np.random.Generator) -> tuple[int, int] | None:
+def free_corner(
+    mask: Floats, objects: Sequence[Drawn], side: int, rng: np.random.Generator
+) -> tuple[int, int] | None:
     """A place (x, y) for a mask that hides little of the objects so far; None: none was found."""
     height, width = mask.shape
     for _ in range(30):
@@ -165,7 +177,9 @@ def write(scene: Scene, folder: Path, counts: Mapping[str, int], progress: bool 
             content["images"].append(
                 {"id": index + 1, "file_name": file_name, "width": scene.side, "height": scene.side}
             )
-            content["annotations"] += annotations(objects, index + 1, first_id=len(content["annotations"]) + 1)
+            content["annotations"] += annotations(
+                objects, index + 1, first_id=len(content["annotations"]) + 1
+            )
         with write_atomically(folder / "annotations" / f"instances_{name}.json") as part:
             part.write_text(json.dumps(content))
 
@@ -197,16 +211,33 @@ def photographs_in(folder: Path) -> tuple[Path, ...]:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=new_folder, help="where to write; it is made")
-    parser.add_argument("--train", type=positive, default=600, help="images to train on (default: %(default)s)")
-    parser.add_argument("--val", type=positive, default=120, help="images to evaluate on (default: %(default)s)")
-    parser.add_argument("--side", type=positive, default=320, help="of the images, pixels (default: %(default)s)")
-    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES), help="(default: all)")
-    parser.add_argument("--backgrounds", type=existing_folder, help="photographs (default: textures)")
+    parser.add_argument(
+        "--train", type=positive, default=600, help="images to train on (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--val", type=positive, default=120, help="images to evaluate on (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--side", type=positive, default=320, help="of the images, pixels (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--sizes", nargs="+", choices=list(SIZES), default=list(SIZES), help="(default: all)"
+    )
+    parser.add_argument(
+        "--backgrounds", type=existing_folder, help="photographs (default: textures)"
+    )
     parser.add_argument("--seed", type=natural, default=0)
     arguments = parser.parse_args(argv)
     backgrounds = photographs_in(arguments.backgrounds) if arguments.backgrounds else ()
-    scene = Scene(arguments.side, tuple(arguments.sizes), backgrounds=backgrounds, seed=arguments.seed)
-    write(scene, arguments.folder, {"train2017": arguments.train, "val2017": arguments.val}, progress=True)
+    scene = Scene(
+        arguments.side, tuple(arguments.sizes), backgrounds=backgrounds, seed=arguments.seed
+    )
+    write(
+        scene,
+        arguments.folder,
+        {"train2017": arguments.train, "val2017": arguments.val},
+        progress=True,
+    )
     print(f"Wrote {arguments.train} and {arguments.val} images to {arguments.folder}")
 
 

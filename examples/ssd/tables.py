@@ -57,7 +57,18 @@ def measure(name: str) -> Measured:
 # ---- as text
 
 
-HEADER = ("row", "compute", "paper", "params", "paper", "agrees", "priors", "outside", "true", "maps")
+HEADER = (
+    "row",
+    "compute",
+    "paper",
+    "params",
+    "paper",
+    "agrees",
+    "priors",
+    "outside",
+    "true",
+    "maps",
+)
 
 
 def line(m: Measured) -> tuple[str, ...]:
@@ -72,7 +83,10 @@ def line(m: Measured) -> tuple[str, ...]:
         str(m.priors),
         str(m.outside),
         str(m.outside_true),
-        " ".join(f"{rows}x{columns}" if rows != columns else str(rows) for rows, columns in m.feature_maps),
+        " ".join(
+            f"{rows}x{columns}" if rows != columns else str(rows)
+            for rows, columns in m.feature_maps
+        ),
     )
 
 
@@ -81,7 +95,9 @@ def verdict(m: Measured) -> str:
     paper = printed(m.row)
     if paper is None:
         return "-"
-    wanted = [(m.params / 1e6, paper.params)] + ([(m.gmacs, paper.compute)] if paper.compute is not None else [])
+    wanted = [(m.params / 1e6, paper.params)] + (
+        [(m.gmacs, paper.compute)] if paper.compute is not None else []
+    )
     if all(as_printed(value) == figure for value, figure in wanted):
         return "yes"
     return f"no [{note_number(m.row)}]" if m.row in EXPLAINED else "no"
@@ -125,13 +141,19 @@ def as_text(measured: Mapping[str, Measured]) -> str:
     ]
     deltas = [delta_line(d, measured) for d in DELTAS if d.row in measured and d.base in measured]
     if deltas:
-        parts.append("Differences in the text\n" + as_table(("", "compute", "paper", "params", "paper"), deltas) + "\n")
+        parts.append(
+            "Differences in the text\n"
+            + as_table(("", "compute", "paper", "params", "paper"), deltas)
+            + "\n"
+        )
     parts.append(
         "compute: in giga, by the paper's rule (see examples.ssd.counting); params: in millions.\n"
         "outside: priors centred outside the image at the paper's steps, before clipping; true: with the steps and\n"
         "offsets of the geometry (--anchors true in the other programs)."
     )
-    parts.extend(f"[{note_number(row)}] {row}: {why}." for row, why in EXPLAINED.items() if row in measured)
+    parts.extend(
+        f"[{note_number(row)}] {row}: {why}." for row, why in EXPLAINED.items() if row in measured
+    )
     return "\n".join(part for part in parts if part)
 
 
@@ -157,7 +179,9 @@ def json_row(m: Measured) -> dict[str, object]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), metavar="ROW", help="(default: all)")
+    parser.add_argument(
+        "--rows", nargs="+", default=list(ROWS), metavar="ROW", help="(default: all)"
+    )
     parser.add_argument("--json", action="store_true", help="a list of objects, nothing rounded")
     arguments = parser.parse_args(argv)
     names = [find(name).name for name in arguments.rows]

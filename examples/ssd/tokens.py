@@ -16,7 +16,9 @@ def share_on_tokens(net: nn.Module, features: nn.Module, size: int) -> float:
         def hook(module: nn.Module, inputs: object, output: Any) -> None:
             first = output[0] if isinstance(output, tuple) else output
             if isinstance(first, Tensor) and first.ndim == 3:
-                on_tokens.update(f"{path}.{name}" for name, _ in module.named_parameters(recurse=False))
+                on_tokens.update(
+                    f"{path}.{name}" for name, _ in module.named_parameters(recurse=False)
+                )
 
         return hook
 

@@ -23,7 +23,13 @@ from dataclasses import dataclass, replace
 import torch
 
 from examples.ssd.annotations import Annotations, Split, read_annotations
-from examples.ssd.arguments import options_from, parse_arguments, recipe_from, training_split, validation_split
+from examples.ssd.arguments import (
+    options_from,
+    parse_arguments,
+    recipe_from,
+    training_split,
+    validation_split,
+)
 from examples.ssd.errors import RequestError
 from examples.ssd.evaluate import COLUMNS, as_text, check_categories, detect_all, evaluated
 from examples.ssd.evaluation import load_truth
@@ -86,7 +92,9 @@ def begin(training: Training, resume: bool) -> None:
     first, path = training.everyone.first, training.checkpoint
     if not resume:
         if training.everyone.from_first(path.exists):
-            raise RequestError(f"{path} holds another run: go on with it by --resume, or give another --out.")
+            raise RequestError(
+                f"{path} holds another run: go on with it by --resume, or give another --out."
+            )
         return
     different, progress = training.resume(), training.progress
     if first and training.finished:
@@ -94,7 +102,9 @@ def begin(training: Training, resume: bool) -> None:
     elif first:
         print(f"Going on at epoch {progress.epoch + 1}, step {progress.step}")
         if different is not None:
-            print(f"The losses will not be quite those of an uninterrupted run, which was with {different}.")
+            print(
+                f"The losses will not be quite those of an uninterrupted run, which was with {different}."
+            )
 
 
 @contextmanager
@@ -111,7 +121,11 @@ def opened_journal(training: Training, arguments: argparse.Namespace) -> Iterato
 def every_epoch(training: Training, validation: Validation | None, journal: Journal | None) -> None:
     """Train to the end of the recipe, evaluating in between, also what a stop has left out."""
     while True:
-        if validation is not None and validation.due(training) and not evaluated_before(training, journal):
+        if (
+            validation is not None
+            and validation.due(training)
+            and not evaluated_before(training, journal)
+        ):
             with training.stop.at_once():
                 report(training, validation, journal)
         if training.finished:
@@ -131,7 +145,9 @@ def evaluated_before(training: Training, journal: Journal | None) -> bool:
 def report(training: Training, validation: Validation, journal: Journal | None) -> None:
     """Evaluate on all processes together, with the averaged weights if there are any; the first one tells."""
     with training.averaged() as ssd:
-        found = detect_all(ssd, validation.annotations, training.everyone, workers=training.options.workers)
+        found = detect_all(
+            ssd, validation.annotations, training.everyone, workers=training.options.workers
+        )
     if journal is None:
         return
     summary, epoch = evaluated(validation.split, found), training.progress.epoch
@@ -143,7 +159,9 @@ def report(training: Training, validation: Validation, journal: Journal | None) 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     if arguments.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS has to be told before it starts
+        os.environ.setdefault(
+            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+        )  # cuBLAS has to be told before it starts
         torch.use_deterministic_algorithms(True)
     stop = Stop()
     with processes(wanted_device(arguments.device)) as everyone, stop.on_signals():

@@ -50,7 +50,9 @@ class Training:
         self.options, self.checkpoint, self.stop = options, folder / "last.pt", stop or Stop()
         self.run = resuming.facts(recipe, options, annotations, everyone)
         resuming.check_alike(everyone.gathered(self.run))
-        self.images = Images(annotations, (augment.for_training if options.augment else augment.plain)(row.size))
+        self.images = Images(
+            annotations, (augment.for_training if options.augment else augment.plain)(row.size)
+        )
         self.device = everyone.device
         self.ssd = prepared(ssd, options, everyone)
         self.net = wrapped(self.ssd, options, everyone)
@@ -73,10 +75,17 @@ class Training:
             )
         progress, share = self.progress, self.everyone.share
         epoch = Epoch(
-            len(self.images), self.recipe.batch, self.options.seed, progress.epoch, first=progress.step, share=share
+            len(self.images),
+            self.recipe.batch,
+            self.options.seed,
+            progress.epoch,
+            first=progress.step,
+            share=share,
         )
         if epoch.batch < share.world:
-            raise RequestError(f"{len(self.images)} images are too few for {share.world} processes.")
+            raise RequestError(
+                f"{len(self.images)} images are too few for {share.world} processes."
+            )
         return epoch
 
     @property
@@ -96,7 +105,9 @@ class Training:
         set_learning_rate(self.sgd, rate)
         self.net.train()
         if self.options.freeze_norms:
-            for norm in (m for m in self.ssd.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)):
+            for norm in (
+                m for m in self.ssd.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
+            ):
                 norm.eval()
         return rate
 
@@ -119,7 +130,11 @@ class Training:
         sums = torch.stack([v.detach().float() for v in (own.boxes, own.classes, own.positives)])
         boxes, classes, positives = self.everyone.summed(sums.cpu().double()).tolist()
         positives = max(1.0, positives)
-        values = {"loss": (boxes + classes) / positives, "boxes": boxes / positives, "classes": classes / positives}
+        values = {
+            "loss": (boxes + classes) / positives,
+            "boxes": boxes / positives,
+            "classes": classes / positives,
+        }
         if not math.isfinite(values["loss"]):
             raise self._broken(f"the loss is {values['loss']}", number)
         # DistributedDataParallel averages gradients; the positives are those of all processes.
@@ -166,10 +181,14 @@ class Training:
         Raises:
             TrainingError: one is; the checkpoint from before is kept.
         """
-        self.everyone.agree(self.ssd.buffers())  # each has seen its own images: the first one's statistics count
+        self.everyone.agree(
+            self.ssd.buffers()
+        )  # each has seen its own images: the first one's statistics count
         if self.average is not None:
             self.everyone.agree(self.average.weights.values())
-        broken = next((name for name, v in self.ssd.state_dict().items() if not torch.isfinite(v).all()), None)
+        broken = next(
+            (name for name, v in self.ssd.state_dict().items() if not torch.isfinite(v).all()), None
+        )
         if broken is not None:
             raise self._broken(f"{broken} is no number any more", self.steps_done)
         self.everyone.from_first(lambda: checkpoint.save(self.checkpoint, self._content()))
@@ -194,7 +213,9 @@ class Training:
         """
         path = self.checkpoint
         content = self.everyone.from_first(lambda: checkpoint.load(path))
-        differences = resuming.differences(path, content, self.row, self.annotations.categories, self.run)
+        differences = resuming.differences(
+            path, content, self.row, self.annotations.categories, self.run
+        )
         checkpoint.restore(self.ssd, content["model"], str(path))
         if self.average is not None:
             average = content["average"] or {}
@@ -203,9 +224,20 @@ class Training:
         try:
             self.sgd.load_state_dict(content["optimiser"])
             self.scaler.load_state_dict(content["scaler"])
-            if any(state["momentum_buffer"].shape != p.shape for p, state in self.sgd.state.items()):
+            if any(
+                state["momentum_buffer"].shape != p.shape for p, state in self.sgd.state.items()
+            ):
                 raise ValueError("it is of other parameters")
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as problem:
-            raise CheckpointError(f"{path}: the state of its optimiser does not fit: {problem}.") from problem
+        except (
+            AttributeError,
+            IndexError,
+            KeyError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as problem:
+            raise CheckpointError(
+                f"{path}: the state of its optimiser does not fit: {problem}."
+            ) from problem
         self.progress = Progress(content["epoch"], content["step"])
         return differences

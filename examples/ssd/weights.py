@@ -52,7 +52,10 @@ def load_backbone(name: str, weights: str) -> Backbone:
         path = Path(weights)
         state = read(path)
         source = path.name
-        classifier = next((v for k, v in state.items() if k.endswith(("classifier.bias", "classifier.1.bias"))), None)
+        classifier = next(
+            (v for k, v in state.items() if k.endswith(("classifier.bias", "classifier.1.bias"))),
+            None,
+        )
         tensorflow = classifier is not None and classifier.shape == (TENSORFLOW_CLASSES,)
         mean, std = TENSORFLOW if tensorflow else pixels(name)
     fill(net, CONVERSIONS.get(name, dict)(state), source)
@@ -63,7 +66,9 @@ def pixels(name: str) -> tuple[Sequence[float], Sequence[float]]:
     if name == SHUFFLENET:
         return PLAIN
     if name != VGG and timm.is_model(name):
-        config = timm.data.resolve_data_config({}, model=name, pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
+        config = timm.data.resolve_data_config(
+            {}, model=name, pretrained_cfg=timm.get_pretrained_cfg(name).to_dict()
+        )
         return config["mean"], config["std"]
     return IMAGENET
 
@@ -93,9 +98,15 @@ def read(path: Path) -> Mapping[str, Tensor]:
     except FileNotFoundError:
         raise CheckpointError(f"there is no weight file {path}.") from None
     except Exception as problem:  # damaged bytes fail wherever they lead: a dozen types of error
-        raise CheckpointError(f"{path} holds no weights that can be read: {first_line(problem)}") from problem
+        raise CheckpointError(
+            f"{path} holds no weights that can be read: {first_line(problem)}"
+        ) from problem
     if not is_state(state):
-        parts = ", ".join(map(str, list(state)[:4])) if isinstance(state, Mapping) else type(state).__name__
+        parts = (
+            ", ".join(map(str, list(state)[:4]))
+            if isinstance(state, Mapping)
+            else type(state).__name__
+        )
         raise CheckpointError(
             f"{path} holds no state_dict, tensors by name, but {parts}; save the state_dict alone. (A detector's "
             "checkpoint goes with --init-from.)"
@@ -128,11 +139,16 @@ def vgg_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if "classifier.0.weight" in state:
         try:
             fc6 = state["classifier.0.weight"].reshape(4096, 512, 7, 7)
-            result["fc6.weight"], result["fc6.bias"] = fc6[::4, :, ::3, ::3], state["classifier.0.bias"][::4]
+            result["fc6.weight"], result["fc6.bias"] = (
+                fc6[::4, :, ::3, ::3],
+                state["classifier.0.bias"][::4],
+            )
             result["fc7.weight"] = state["classifier.3.weight"][::4, ::4, None, None]
             result["fc7.bias"] = state["classifier.3.bias"][::4]
         except (IndexError, KeyError, RuntimeError) as problem:
-            raise CheckpointError(f"the classifier is not VGG-16's: {first_line(problem)}") from problem
+            raise CheckpointError(
+                f"the classifier is not VGG-16's: {first_line(problem)}"
+            ) from problem
     return result
 
 
@@ -174,11 +190,16 @@ def _is_folded(norm: nn.BatchNorm2d) -> bool:
     """Whether it takes nothing away and scales by 1."""
     if norm.running_mean is None or norm.running_var is None or norm.weight is None:
         return False
-    return bool((norm.running_mean == 0).all() and torch.allclose(norm.running_var, norm.weight**2, atol=2e-3))
+    return bool(
+        (norm.running_mean == 0).all()
+        and torch.allclose(norm.running_var, norm.weight**2, atol=2e-3)
+    )
 
 
 @contextmanager
-def _statistics(norms: Sequence[nn.BatchNorm2d]) -> Iterator[dict[nn.BatchNorm2d, tuple[Tensor, Tensor]]]:
+def _statistics(
+    norms: Sequence[nn.BatchNorm2d],
+) -> Iterator[dict[nn.BatchNorm2d, tuple[Tensor, Tensor]]]:
     seen: dict[nn.BatchNorm2d, tuple[Tensor, Tensor]] = {}
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

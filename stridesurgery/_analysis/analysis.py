@@ -58,7 +58,9 @@ class Analysis:
         return tuple(i for i, level in enumerate(self.transitions) if site in level.spatial_ops)
 
 
-def analyse(model: nn.Module, input_size: int | HW[int] | None = None, *, training: bool = False) -> Analysis:
+def analyse(
+    model: nn.Module, input_size: int | HW[int] | None = None, *, training: bool = False
+) -> Analysis:
     """Record a model at an input size and find its spatial operators.
 
     The model is not run and not changed.

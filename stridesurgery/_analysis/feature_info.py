@@ -91,7 +91,9 @@ def geometry_of(rows: Geometry, columns: Geometry) -> MapGeometry:
 
 def reduction_of(place: GridInfo) -> HW[float]:
     """Return the nominal input pixels per cell of a map, whole numbers as ints."""
-    rows, columns = (int(r) if r.denominator == 1 else float(r) for r in place.reassembled.reduction)
+    rows, columns = (
+        int(r) if r.denominator == 1 else float(r) for r in place.reassembled.reduction
+    )
     return rows, columns
 
 
@@ -164,7 +166,9 @@ class FeatureInfo:
         """Return the `MapGeometry` of each map."""
         return self._each([f.geometry for f in self.features], idx)
 
-    def get_dicts(self, keys: Sequence[str] | None = None, out_indices: Sequence[int] | None = None) -> list[Any]:
+    def get_dicts(
+        self, keys: Sequence[str] | None = None, out_indices: Sequence[int] | None = None
+    ) -> list[Any]:
         """Return the maps as dicts with num_chs, reduction, module and index.
 
         Args:

@@ -51,7 +51,11 @@ class GridInfo:
         in groups, and the step is nan.
         """
         own, step = self.geometry[axis], self.geometry[axis].step
-        phases = [(px[axis], k[axis]) for k, px in zip(self.phases, self.phase_offsets, strict=True) if k[axis] > 1]
+        phases = [
+            (px[axis], k[axis])
+            for k, px in zip(self.phases, self.phase_offsets, strict=True)
+            if k[axis] > 1
+        ]
         for phase_offsets, count in sorted(phases, reverse=True):
             step = step / count if math.isclose(phase_offsets * count, step) else math.nan
         return replace(own, step=step)
@@ -62,7 +66,9 @@ class GridInfo:
             return grid
         rows, columns = (
             kept_cells(pixels, ((r := reduction / k).numerator, r.denominator), cells, cells * k)
-            for pixels, reduction, cells, k in zip(self.image, self.reduction, grid, self.finer, strict=True)
+            for pixels, reduction, cells, k in zip(
+                self.image, self.reduction, grid, self.finer, strict=True
+            )
         )
         return rows, columns
 
@@ -106,7 +112,11 @@ class SpatialOp:
 
         An operator on pooled maps of fixed size does not.
         """
-        return self.is_layer and not self.before.pooled and self.after.reduction != self.before.reduction
+        return (
+            self.is_layer
+            and not self.before.pooled
+            and self.after.reduction != self.before.reduction
+        )
 
 
 def channel_axis(node: fx.Node, place: GridInfo) -> int | None:
@@ -129,7 +139,9 @@ def _axis_by_history(node: fx.Node) -> int:
     while sources := tensors_in(node.args[:1]):
         orders = {(0, 2, 3, 1): 3, (0, 3, 1, 2): 1}
         order = (
-            tuple(node.args[1]) if len(node.args) == 2 and isinstance(node.args[1], (tuple, list)) else node.args[1:]
+            tuple(node.args[1])
+            if len(node.args) == 2 and isinstance(node.args[1], (tuple, list))
+            else node.args[1:]
         )
         if node.target in ("permute", torch.permute) and order in orders:
             return orders[order]  # type: ignore[index]

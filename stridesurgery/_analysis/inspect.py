@@ -29,7 +29,9 @@ class Layer:
     operator: str
     kernel: HW[int]  #: cells
     stride: HW[int]  #: cells of the incoming grid
-    padding: tuple[int | str, int | str]  #: cells before the first; "same" where computed from the size
+    padding: tuple[
+        int | str, int | str
+    ]  #: cells before the first; "same" where computed from the size
     dilation: HW[int]
     in_grid: HW[int]  #: cells
     out_grid: HW[int]
@@ -169,9 +171,13 @@ def make_report(name: str, analysis: Analysis) -> Report:
     return Report(name, analysis.recording.size, layers, strided, transitions, note)
 
 
-def _own_first(level: ReductionStep, number: dict[int, int], spans: dict[int, int]) -> tuple[int, ...]:
+def _own_first(
+    level: ReductionStep, number: dict[int, int], spans: dict[int, int]
+) -> tuple[int, ...]:
     """Return the layers of a transition, first those that cross no other transition."""
-    crossing = sorted((site for site in level.spatial_ops if site in number), key=lambda site: (spans[site], site))
+    crossing = sorted(
+        (site for site in level.spatial_ops if site in number), key=lambda site: (spans[site], site)
+    )
     return tuple(number[site] for site in crossing)
 
 

@@ -21,22 +21,37 @@ def merge(node: fx.Node, grid_of: list[GridInfo]) -> GridInfo:
     if traits.like_first:
         return grid_of[0]
     batch = max(p.batch for p in grid_of)
-    if all(p is grid_of[0] for p in grid_of) and (grid_of[0].pooled or not _is_pooled(shape_of(node), batch)):
+    if all(p is grid_of[0] for p in grid_of) and (
+        grid_of[0].pooled or not _is_pooled(shape_of(node), batch)
+    ):
         return grid_of[0]
     grid_of = [p for p in grid_of if not p.pooled] or grid_of
     mixes = traits.mixes_cells and len(grid_of) > 1
-    first = _query(grid_of, shape_of(node) or ()) if mixes else min(grid_of, key=lambda p: p.reduction)
+    first = (
+        _query(grid_of, shape_of(node) or ()) if mixes else min(grid_of, key=lambda p: p.reduction)
+    )
     alike = [p for p in grid_of if p.reduction == first.reduction]
     rows, columns = _seen_by(alike)
     own = [p for p in alike if not p.resampled]
     if 0 < len(own) < len(alike):  # keep the cells of maps not resampled (HRNet, FPN)
         (up, left), wide = _seen_by(own), (rows, columns)
-        rows, columns = (replace(g, receptive_field=w.receptive_field) for g, w in zip((up, left), wide, strict=True))
+        rows, columns = (
+            replace(g, receptive_field=w.receptive_field)
+            for g, w in zip((up, left), wide, strict=True)
+        )
     if mixes:
         rows, columns = (replace(g, receptive_field=math.inf) for g in (rows, columns))
     grid = next((p.grid for p in alike if p.grid is not None), None)
-    pooled = all(p.pooled for p in grid_of) or (grid != (1, 1) and _is_pooled(shape_of(node), batch))
-    return replace(first, grid=None if pooled else grid, geometry=(rows, columns), pooled=pooled, resampled=not own)
+    pooled = all(p.pooled for p in grid_of) or (
+        grid != (1, 1) and _is_pooled(shape_of(node), batch)
+    )
+    return replace(
+        first,
+        grid=None if pooled else grid,
+        geometry=(rows, columns),
+        pooled=pooled,
+        resampled=not own,
+    )
 
 
 def _seen_by(grid_of: list[GridInfo]) -> tuple[Geometry, Geometry]:
@@ -49,7 +64,9 @@ def _seen_by(grid_of: list[GridInfo]) -> tuple[Geometry, Geometry]:
 
 def _query(grid_of: list[GridInfo], shape: tuple[int, ...]) -> GridInfo:
     """Return the first factor of a matrix product whose cells the result still has."""
-    return next((p for p in grid_of if p.grid is not None and math.prod(p.grid) in shape), grid_of[0])
+    return next(
+        (p for p in grid_of if p.grid is not None and math.prod(p.grid) in shape), grid_of[0]
+    )
 
 
 def _is_pooled(shape: tuple[int, ...] | None, batch: int) -> bool:

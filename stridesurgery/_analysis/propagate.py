@@ -78,7 +78,9 @@ def _rearranged(node: fx.Node, before: GridInfo) -> GridInfo:
     if node.target in (first_phase, repeat_phases):
         phases = info(node).phases
         none = ((0.0, 0.0),) * len(phases)  # copies of one map look where that map looks
-        return replace(before, phases=phases, phase_offsets=(*before.phase_offsets, *none)[: len(phases)])
+        return replace(
+            before, phases=phases, phase_offsets=(*before.phase_offsets, *none)[: len(phases)]
+        )
     if node.target is batch_to_space:
         (last,) = arguments[4:] or (-1,)
         return replace(before.reassembled, grid=(shape[last - 1], shape[last]))
@@ -88,14 +90,21 @@ def _rearranged(node: fx.Node, before: GridInfo) -> GridInfo:
         before,
         reduction=(before.reduction[0] * down, before.reduction[1] * right),
         grid=(shape[last - 1], shape[last]),
-        geometry=(replace(rows, step=rows.step * down), replace(columns, step=columns.step * right)),
+        geometry=(
+            replace(rows, step=rows.step * down),
+            replace(columns, step=columns.step * right),
+        ),
         phases=(*before.phases, (down, right)),
         phase_offsets=(*before.phase_offsets, (rows.step, columns.step)),
     )
 
 
 def _site(
-    recording: Recording, node: fx.Node, operator: Operator, source: fx.Node, grid_of: dict[fx.Node, GridInfo]
+    recording: Recording,
+    node: fx.Node,
+    operator: Operator,
+    source: fx.Node,
+    grid_of: dict[fx.Node, GridInfo],
 ) -> SpatialOp:
     before = grid_of[source]
     grid_in, grid_out = _grids(node, operator, source, before)
@@ -107,11 +116,15 @@ def _site(
     elif operator.kind == "resize" and scale is None:
         scale = _nearest(before, grid_in, grid_out, {p.reduction for p in grid_of.values()})
         if scale is None:
-            operator = replace(operator, kind="opaque", refusal="resizes to a size that is computed from its own")
+            operator = replace(
+                operator, kind="opaque", refusal="resizes to a size that is computed from its own"
+            )
     after = _after(operator, scale, before, grid_in, grid_out)
     local = (shape_of(source) or (before.batch,))[0] != before.batch
     if local and before.grid is not None:
-        rows, columns = (max(-(-g // s), 1) for g, s in zip(before.grid, operator.step, strict=True))
+        rows, columns = (
+            max(-(-g // s), 1) for g, s in zip(before.grid, operator.step, strict=True)
+        )
         after = replace(after, grid=(rows, columns))
     shape = shape_of(node) or ()
     channels = shape[-1] if operator.last == -2 else shape[1]
@@ -132,7 +145,11 @@ def _grids(
 
 
 def _after(
-    operator: Operator, scale: HW[Fraction] | None, before: GridInfo, grid_in: HW[int], grid_out: HW[int]
+    operator: Operator,
+    scale: HW[Fraction] | None,
+    before: GridInfo,
+    grid_in: HW[int],
+    grid_out: HW[int],
 ) -> GridInfo:
     """Return the grid information of an operator's output."""
     if operator.kind == "resize" and scale is not None:
@@ -143,7 +160,10 @@ def _after(
         return _opaque(before, grid_in, grid_out)
     step = operator.step
     reduction = (before.reduction[0] * step[0], before.reduction[1] * step[1])
-    rows, columns = (g.through(w, size) for g, w, size in zip(before.geometry, operator.windows, grid_in, strict=True))
+    rows, columns = (
+        g.through(w, size)
+        for g, w, size in zip(before.geometry, operator.windows, grid_in, strict=True)
+    )
     if operator.kind == "unknown_pad":
         rows, columns = (replace(g, offset=math.nan) for g in (rows, columns))
     return replace(before, reduction=reduction, grid=grid_out, geometry=(rows, columns))
@@ -169,7 +189,9 @@ def _grid(node: fx.Node, operator: Operator) -> HW[int] | None:
     return shape[operator.last - 1], shape[operator.last]
 
 
-def _nearest(before: GridInfo, grid_in: HW[int], grid_out: HW[int], known: set[HW[Fraction]]) -> HW[Fraction] | None:
+def _nearest(
+    before: GridInfo, grid_in: HW[int], grid_out: HW[int], known: set[HW[Fraction]]
+) -> HW[Fraction] | None:
     """Return the scale of a resize whose output size is given.
 
     It is the scale to the grid of another map. None means that no grid fits.
@@ -185,20 +207,25 @@ def _nearest(before: GridInfo, grid_in: HW[int], grid_out: HW[int], known: set[H
     return before.reduction[0] / nearest[0], before.reduction[1] / nearest[1]
 
 
-def _resized(operator: Operator, scale: HW[Fraction], before: GridInfo, grid_out: HW[int]) -> GridInfo:
+def _resized(
+    operator: Operator, scale: HW[Fraction], before: GridInfo, grid_out: HW[int]
+) -> GridInfo:
     reduction = (before.reduction[0] / scale[0], before.reduction[1] / scale[1])
     rows, columns = (
         g.transposed(w, float(s)) if operator.transposed else g.resized(float(s))
         for g, w, s in zip(before.geometry, operator.windows, scale, strict=True)
     )
     upwards = before.resampled or max(scale) > 1
-    return replace(before, reduction=reduction, grid=grid_out, geometry=(rows, columns), resampled=upwards)
+    return replace(
+        before, reduction=reduction, grid=grid_out, geometry=(rows, columns), resampled=upwards
+    )
 
 
 def _opaque(before: GridInfo, grid_in: HW[int], grid_out: HW[int]) -> GridInfo:
     factors = [Fraction(max(round(i / o), 1)) for i, o in zip(grid_in, grid_out, strict=True)]
     rows, columns = (
-        Geometry(g.step * float(f), math.nan, math.nan) for g, f in zip(before.geometry, factors, strict=True)
+        Geometry(g.step * float(f), math.nan, math.nan)
+        for g, f in zip(before.geometry, factors, strict=True)
     )
     reduction = (before.reduction[0] * factors[0], before.reduction[1] * factors[1])
     return replace(before, reduction=reduction, grid=grid_out, geometry=(rows, columns))
@@ -218,19 +245,31 @@ def _hidden_stride(
     None means that there is no such operator.
     """
     carried, grid, shape = grid_of[source].grid, _grid(source, operator), shape_of(source)
-    if carried is None or grid is None or shape is None or shape[0] != grid_of[source].batch or len(shape) != 4:
+    if (
+        carried is None
+        or grid is None
+        or shape is None
+        or shape[0] != grid_of[source].batch
+        or len(shape) != 4
+    ):
         return None
     if grid == (1, 1):
         return None
     smaller = [g * 1.5 <= c for g, c in zip(grid, carried, strict=True)]
-    moves = operator.kind in ("pad", "unknown_pad", "slice")  # may work on channels, tokens or attention
+    moves = operator.kind in (
+        "pad",
+        "unknown_pad",
+        "slice",
+    )  # may work on channels, tokens or attention
     if _is_pointwise(operator) or not (all(smaller) if moves else any(smaller)):
         return None
     culprit = _first_with_grid(source, grid, grid_of)
     name = called(culprit) or "function"
     unknown = Operator(name, "opaque", refusal="changes the grid in a way that is not understood")
     after = _opaque(grid_of[source], carried, grid)
-    return SpatialOp(culprit, unknown, _name(culprit), grid_of[source], after, carried, grid, shape[1])
+    return SpatialOp(
+        culprit, unknown, _name(culprit), grid_of[source], after, carried, grid, shape[1]
+    )
 
 
 def _first_with_grid(source: fx.Node, grid: HW[int], grid_of: dict[fx.Node, GridInfo]) -> fx.Node:

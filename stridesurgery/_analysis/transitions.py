@@ -43,7 +43,11 @@ def find_transitions(spatial_ops: tuple[SpatialOp, ...]) -> tuple[ReductionStep,
                 f"the maps' reductions {_pair(low)} and {_pair(high)} are not one a multiple of the other"
             )
     return tuple(
-        ReductionStep(low, high, tuple(i for i, s in enumerate(spatial_ops) if s.is_strided and crosses(s, low)))
+        ReductionStep(
+            low,
+            high,
+            tuple(i for i, s in enumerate(spatial_ops) if s.is_strided and crosses(s, low)),
+        )
         for low, high in zip(chain, chain[1:], strict=False)
     )
 

@@ -44,7 +44,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that name the model."""
     parser.add_argument("model", help="timm:NAME, torchvision:NAME or module.path:callable")
     parser.add_argument(
-        "--weights", metavar="FILE", help=f"safetensors, or what torch.save wrote, or {PRETRAINED!r} (default: random)"
+        "--weights",
+        metavar="FILE",
+        help=f"safetensors, or what torch.save wrote, or {PRETRAINED!r} (default: random)",
     )
     parser.add_argument(
         "--model-arg",

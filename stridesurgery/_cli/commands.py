@@ -31,7 +31,11 @@ def add_inspect(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `inspect`."""
     add_model(parser)
     add_surgeries(parser, "?")
-    parser.add_argument("--cost", action="store_true", help="what inference on one image costs, instead of the layers")
+    parser.add_argument(
+        "--cost",
+        action="store_true",
+        help="what inference on one image costs, instead of the layers",
+    )
 
 
 def run_inspect(arguments: argparse.Namespace) -> Answer:
@@ -48,8 +52,12 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_surgeries(parser, "+")
     add_taps(parser, "a map to compare")
-    parser.add_argument("--measure", action="store_true", help="also time inference and a training step")
-    parser.add_argument("--rounds", type=int, default=20, metavar="N", help="how often to time each (default: 20)")
+    parser.add_argument(
+        "--measure", action="store_true", help="also time inference and a training step"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=20, metavar="N", help="how often to time each (default: 20)"
+    )
 
 
 def run_compare(arguments: argparse.Namespace) -> Answer:
@@ -69,13 +77,23 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `search`."""
     add_model(parser)
     bounds = parser.add_argument_group("the most that one image may cost; at least one")
-    bounds.add_argument("--budget", type=float, metavar="X", help="so many times the compute of the model as it is")
+    bounds.add_argument(
+        "--budget", type=float, metavar="X", help="so many times the compute of the model as it is"
+    )
     for metric in (*METRICS, SECONDS):
-        bounds.add_argument(f"--{metric.option}", type=float, metavar=metric.symbol, help=metric.help)
+        bounds.add_argument(
+            f"--{metric.option}", type=float, metavar=metric.symbol, help=metric.help
+        )
     add_taps(parser, "a map that is wanted finer")
-    parser.add_argument("--reduction", type=float, metavar="R", help="the most input pixels per cell at the taps")
-    parser.add_argument("--axis", choices=AXES, action="append", help="try these axes (default: hw); repeatable")
-    parser.add_argument("--dilate", action="store_true", help="also surgeries that keep the pretrained features")
+    parser.add_argument(
+        "--reduction", type=float, metavar="R", help="the most input pixels per cell at the taps"
+    )
+    parser.add_argument(
+        "--axis", choices=AXES, action="append", help="try these axes (default: hw); repeatable"
+    )
+    parser.add_argument(
+        "--dilate", action="store_true", help="also surgeries that keep the pretrained features"
+    )
 
 
 def run_search(arguments: argparse.Namespace) -> Answer:
@@ -87,9 +105,13 @@ def run_search(arguments: argparse.Namespace) -> Answer:
 def searched(arguments: argparse.Namespace) -> Search:
     """Run `search` with the arguments of `add_search`."""
     given = {metric: getattr(arguments, metric.option) for metric in (*METRICS, SECONDS)}
-    bounds = Budget(**{metric.name: value * metric.unit for metric, value in given.items() if value is not None})
+    bounds = Budget(
+        **{metric.name: value * metric.unit for metric, value in given.items() if value is not None}
+    )
     if (arguments.budget is None) == (bounds == Budget()):
-        raise CommandError("give either --budget, or one or more of --gmacs, --activations, --peak and --milliseconds")
+        raise CommandError(
+            "give either --budget, or one or more of --gmacs, --activations, --peak and --milliseconds"
+        )
     return search(
         source(arguments).build(),
         bounds if arguments.budget is None else arguments.budget,
@@ -105,7 +127,10 @@ def add_eliminate(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `eliminate`."""
     add_model(parser)
     add_surgeries(parser)
-    add_out(parser, "what to write: .safetensors (the weights, the recipe in its metadata) or .onnx (one image)")
+    add_out(
+        parser,
+        "what to write: .safetensors (the weights, the recipe in its metadata) or .onnx (one image)",
+    )
 
 
 def run_eliminate(arguments: argparse.Namespace) -> Answer:
@@ -119,14 +144,18 @@ def run_eliminate(arguments: argparse.Namespace) -> Answer:
     text = f"{describe(surgery)} of {made.name}: wrote {out}, {tensors} tensors, {size / 2**20:.1f} MiB"  # type: ignore[arg-type]
     if made.weights is None:
         text += "\nThe weights are random: --weights names a file, or pretrained"
-    return Answer(text, {"out": str(out), "surgery": plain(surgery), "tensors": tensors, "bytes": size})
+    return Answer(
+        text, {"out": str(out), "surgery": plain(surgery), "tensors": tensors, "bytes": size}
+    )
 
 
 def add_verify(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `verify`."""
     add_model(parser)
     add_surgeries(parser, "?")
-    parser.add_argument("--operated", type=Path, metavar="FILE", help="what `eliminate` wrote, instead of a surgery")
+    parser.add_argument(
+        "--operated", type=Path, metavar="FILE", help="what `eliminate` wrote, instead of a surgery"
+    )
 
 
 def run_verify(arguments: argparse.Namespace) -> Answer:

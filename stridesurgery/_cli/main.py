@@ -37,7 +37,9 @@ COMMANDS = {
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     parser = Parser(prog="stridesurgery", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument("--version", action="version", version=f"stridesurgery {stridesurgery.__version__}")
+    parser.add_argument(
+        "--version", action="version", version=f"stridesurgery {stridesurgery.__version__}"
+    )
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (add, run) in COMMANDS.items():
         _add(subparsers, name, add, run)
@@ -88,7 +90,9 @@ def _run(arguments: argparse.Namespace) -> int:
         if arguments.debug:
             traceback.print_exc()
         known = isinstance(problem, (SurgeryError, CommandError))
-        what = str(problem) if known else f"{type(problem).__name__}: {problem} (--debug shows where)"
+        what = (
+            str(problem) if known else f"{type(problem).__name__}: {problem} (--debug shows where)"
+        )
         print(f"{arguments.prog}: {' '.join(what.split())}", file=sys.stderr)
         return REFUSED if isinstance(problem, SurgeryError) else FAILED
     print(_shown(answer, arguments.json))
@@ -98,4 +102,8 @@ def _run(arguments: argparse.Namespace) -> int:
 def _shown(answer: Answer, as_json: bool) -> str:
     if as_json:
         return json.dumps(answer.data, indent=2, allow_nan=False)
-    return fitted(answer.text, shutil.get_terminal_size().columns) if sys.stdout.isatty() else answer.text
+    return (
+        fitted(answer.text, shutil.get_terminal_size().columns)
+        if sys.stdout.isatty()
+        else answer.text
+    )

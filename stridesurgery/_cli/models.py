@@ -47,13 +47,19 @@ class Source:
                 torch.manual_seed(0)
                 model = make(**self.arguments)
         except Exception as problem:
-            raise CommandError(f"{self.name} cannot be built: {type(problem).__name__}: {problem}") from problem
+            raise CommandError(
+                f"{self.name} cannot be built: {type(problem).__name__}: {problem}"
+            ) from problem
         if not isinstance(model, nn.Module):
-            raise CommandError(f"{self.name} returned a {type(model).__name__}, not a torch.nn.Module")
+            raise CommandError(
+                f"{self.name} returned a {type(model).__name__}, not a torch.nn.Module"
+            )
         if self.weights is not None and self.weights != PRETRAINED:
             misfit = load(model, read_weights(Path(self.weights)))
             if misfit:
-                raise CommandError(f"{self.weights} does not fit {self.name}: {misfit}. See --model-arg")
+                raise CommandError(
+                    f"{self.weights} does not fit {self.name}: {misfit}. See --model-arg"
+                )
         return model.eval()
 
 
@@ -76,7 +82,9 @@ def _maker(name: str, pretrained: bool) -> Callable[..., Any]:
             chosen["weights_backbone"] = None  # otherwise it is downloaded
         return lambda **arguments: builder(**{**chosen, **arguments})
     if pretrained:
-        raise CommandError(f"--weights {PRETRAINED} is for timm: and torchvision: models; let {name} load its own")
+        raise CommandError(
+            f"--weights {PRETRAINED} is for timm: and torchvision: models; let {name} load its own"
+        )
     return _imported(library, rest)
 
 
@@ -88,7 +96,9 @@ def _imported(module: str, attribute: str) -> Callable[..., Any]:
     except Exception as problem:
         raise CommandError(f"{module}:{attribute} cannot be imported: {problem}") from problem
     if not callable(found):
-        raise CommandError(f"{module}:{attribute} is a {type(found).__name__}, not a callable that builds a model")
+        raise CommandError(
+            f"{module}:{attribute} is a {type(found).__name__}, not a callable that builds a model"
+        )
     return found
 
 
@@ -111,7 +121,9 @@ def read_weights(path: Path) -> dict[str, Any]:
     try:
         return timm.models.load_state_dict(str(path), weights_only=True)
     except Exception as problem:
-        raise CommandError(f"{path} cannot be read as weights: {type(problem).__name__}: {problem}") from problem
+        raise CommandError(
+            f"{path} cannot be read as weights: {type(problem).__name__}: {problem}"
+        ) from problem
 
 
 def load(model: nn.Module, state: Mapping[str, Any]) -> str:

@@ -27,7 +27,9 @@ def run_profile(arguments: argparse.Namespace) -> Answer:
     """Draw the size of the maps and the compute of the layers over depth."""
     return _drawn(
         arguments,
-        lambda plot: plot.profile(source(arguments).build(), arguments.surgeries, arguments.input_size),
+        lambda plot: plot.profile(
+            source(arguments).build(), arguments.surgeries, arguments.input_size
+        ),
     )
 
 
@@ -35,8 +37,12 @@ def add_field(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `plot field`."""
     add_model(parser)
     add_surgeries(parser, "*")
-    parser.add_argument("--tap", type=tap, required=True, help="the map: a layer number or a module path")
-    parser.add_argument("--image", type=Path, metavar="FILE", help="what to draw on (default: a drawn scene)")
+    parser.add_argument(
+        "--tap", type=tap, required=True, help="the map: a layer number or a module path"
+    )
+    parser.add_argument(
+        "--image", type=Path, metavar="FILE", help="what to draw on (default: a drawn scene)"
+    )
     add_picture(parser)
 
 
@@ -90,7 +96,9 @@ def _drawn(arguments: argparse.Namespace, draw: Callable[[Any], Any]) -> Answer:
     try:
         from stridesurgery import plot  # imported here: all other commands need no matplotlib
     except ImportError as problem:
-        raise CommandError(f"pictures need matplotlib, the extra stridesurgery[plot]: {problem}") from problem
+        raise CommandError(
+            f"pictures need matplotlib, the extra stridesurgery[plot]: {problem}"
+        ) from problem
     figure = draw(plot)
     with written_whole(out) as part:
         figure.savefig(part, dpi=150)

@@ -44,7 +44,10 @@ def _(value: Cost) -> Any:
 
 @plain.register
 def _(value: Candidate) -> Any:
-    return {"name": value.name, **{field.name: plain(getattr(value, field.name)) for field in fields(value)}}
+    return {
+        "name": value.name,
+        **{field.name: plain(getattr(value, field.name)) for field in fields(value)},
+    }
 
 
 @plain.register
@@ -53,7 +56,10 @@ def _(value: Row) -> Any:
         "name": value.name,
         "surgery": plain(value.surgery),
         **totals(value.cost),
-        "maps": [{**plain(feature), "grid": list(grid)} for feature, grid in zip(value.maps, value.grids, strict=True)],
+        "maps": [
+            {**plain(feature), "grid": list(grid)}
+            for feature, grid in zip(value.maps, value.grids, strict=True)
+        ],
         "latency": plain(value.latency),
         "training_step": plain(value.training_step),
     }
@@ -73,4 +79,9 @@ def totals(cost: Cost) -> dict[str, Any]:
 
 
 def _part(part: Any, by: str) -> dict[str, Any]:
-    return {by: plain(getattr(part, by)), "macs": part.macs, "flops": part.flops, "bytes": part.bytes}
+    return {
+        by: plain(getattr(part, by)),
+        "macs": part.macs,
+        "flops": part.flops,
+        "bytes": part.bytes,
+    }

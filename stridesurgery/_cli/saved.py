@@ -30,7 +30,9 @@ def write(model: nn.Module, surgery: Surgery, source: str, path: Path) -> None:
     state = model.state_dict()
     odd = [key for key, value in state.items() if not isinstance(value, Tensor)]
     if odd:
-        raise CommandError(f"{odd[0]} of the state_dict is not a tensor, which safetensors cannot hold")
+        raise CommandError(
+            f"{odd[0]} of the state_dict is not a tensor, which safetensors cannot hold"
+        )
     # the format cannot hold two tensors that share memory
     copies = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in state.items()}
     # `save_file` is not used: other users could not read its file
@@ -44,7 +46,9 @@ def _write_onnx(model: nn.Module, surgery: Surgery, metadata: dict[str, str], pa
     try:
         program = torch.onnx.export(model, (image,), dynamo=True, verbose=False)
     except ImportError as problem:
-        raise CommandError(f"ONNX needs the packages of stridesurgery[onnx]: {problem}") from problem
+        raise CommandError(
+            f"ONNX needs the packages of stridesurgery[onnx]: {problem}"
+        ) from problem
     assert program is not None
     program.model.metadata_props.update(metadata)
     with written_whole(path) as part:
@@ -66,5 +70,7 @@ def read(path: Path) -> tuple[Surgery, dict[str, Any]]:
     except (SafetensorError, OSError) as problem:
         raise CommandError(f"{path} cannot be read as safetensors: {problem}") from problem
     if recipe is None:
-        raise CommandError(f"{path} has no surgery in its metadata: `stridesurgery eliminate` did not write it")
+        raise CommandError(
+            f"{path} has no surgery in its metadata: `stridesurgery eliminate` did not write it"
+        )
     return Surgery.from_json(recipe), state

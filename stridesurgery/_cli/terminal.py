@@ -20,7 +20,9 @@ def fitted(text: str, width: int) -> str:
     out: list[str] = []
     for i, line in enumerate(lines):
         if i not in rows:
-            out += textwrap.wrap(line, width, subsequent_indent=GAP, break_long_words=False, break_on_hyphens=False)
+            out += textwrap.wrap(
+                line, width, subsequent_indent=GAP, break_long_words=False, break_on_hyphens=False
+            )
         elif i == rows[0]:
             out += _folded([lines[row] for row in rows], width)
     return "\n".join(out)
@@ -40,4 +42,7 @@ def _columns(table: Sequence[str]) -> list[list[str]]:
     """Return the cells of each column, padded to its widest cell."""
     lines = [line.ljust(max(map(len, table))) for line in table]
     used = "".join(" " if set(column) == {" "} else "x" for column in zip(*lines, strict=True))
-    return [[line[a:b] for line in lines] for a, b in (m.span() for m in re.finditer(r"x+(?: x+)*", used))]
+    return [
+        [line[a:b] for line in lines]
+        for a, b in (m.span() for m in re.finditer(r"x+(?: x+)*", used))
+    ]

@@ -85,8 +85,14 @@ class Comparison:
             ("reduction", lambda row: " ".join(hw_short(m.reduction) for m in row.maps)),
             ("field", lambda row: " ".join(hw_short(m.geometry.receptive_field) for m in row.maps)),
             *(
-                (title, lambda row, name=name: ratio(getattr(row.cost, name), getattr(base.cost, name)))
-                for name, title in (("parameters", "parameters"), *((m.name, m.title) for m in METRICS))
+                (
+                    title,
+                    lambda row, name=name: ratio(getattr(row.cost, name), getattr(base.cost, name)),
+                )
+                for name, title in (
+                    ("parameters", "parameters"),
+                    *((m.name, m.title) for m in METRICS),
+                )
             ),
         ]
         if base.latency is not None:
@@ -94,7 +100,10 @@ class Comparison:
                 ("latency", lambda row: _timed(row.latency, base.latency)),
                 ("training step", lambda row: _timed(row.training_step, base.training_step)),
             ]
-        cells = [[title for title, _ in columns], *([text(row) for _, text in columns] for row in self.rows)]
+        cells = [
+            [title for title, _ in columns],
+            *([text(row) for _, text in columns] for row in self.rows),
+        ]
         cost = base.cost
         title = (
             f"{cost.model} at {hw_text(base.input_size)}: {cost.parameters / 1e6:.2f} M parameters, "
@@ -151,7 +160,9 @@ def compare(
         [('as is', ((2, 2),)), ('S1L16', ((4, 4),)), ('input 96x96', ((3, 3),))]
     """
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise RequestError(f"rounds, how often to time each network, is a positive int, got {rounds!r}")
+        raise RequestError(
+            f"rounds, how often to time each network, is a positive int, got {rounds!r}"
+        )
     meta_model = copy_to_meta(model)
     base = analyse(meta_model, input_size)
     size = base.recording.size
@@ -167,20 +178,28 @@ def compare(
         try:
             rival = _rival(row, base, found)
         except SurgeryError as refusal:
-            notes.append(f"the untouched model has no larger input to stand beside {row.name}: {refusal}")
+            notes.append(
+                f"the untouched model has no larger input to stand beside {row.name}: {refusal}"
+            )
             continue
         if all(rival.input_size != other.input_size for other in rows):
             rows.append(rival)
             networks.append(model)
-    return Comparison(tuple(_timed_rows(rows, networks, base, rounds) if measure else rows), tuple(notes))
+    return Comparison(
+        tuple(_timed_rows(rows, networks, base, rounds) if measure else rows), tuple(notes)
+    )
 
 
 def _asked(surgeries: Any) -> list[str | Surgery]:
     asked = [surgeries] if isinstance(surgeries, (str, Surgery)) else surgeries
-    listed = list(asked) if isinstance(asked, Iterable) and not isinstance(asked, bytes) else [asked]
+    listed = (
+        list(asked) if isinstance(asked, Iterable) and not isinstance(asked, bytes) else [asked]
+    )
     for item in listed:
         if not isinstance(item, (str, Surgery)):
-            raise RequestError(f"surgeries are names such as 'S1L0' or Surgery values, got {item!r}")
+            raise RequestError(
+                f"surgeries are names such as 'S1L0' or Surgery values, got {item!r}"
+            )
     return listed
 
 
@@ -232,15 +251,25 @@ def _rival(row: Row, base: Analysis, taps: Sequence[Tap]) -> Row:
             for side, step, grows in zip(start, steps, along, strict=True)
         )
         if (rows, columns) in tried or len(tried) == MENDINGS:
-            return min(tried.values(), key=lambda r: abs(math.log(max(r.cost.macs, 1) / max(row.cost.macs, 1))))
+            return min(
+                tried.values(),
+                key=lambda r: abs(math.log(max(r.cost.macs, 1) / max(row.cost.macs, 1))),
+            )
         analysis = analyse(base.recording.model, (rows, columns))
         tried[rows, columns] = _row(f"input {hw_text((rows, columns))}", None, analysis, taps)
         factor *= (row.cost.macs / (tried[rows, columns].cost.macs or 1)) ** (1 / sum(along))
 
 
-def _timed_rows(rows: Sequence[Row], networks: Sequence[nn.Module], base: Analysis, rounds: int) -> list[Row]:
+def _timed_rows(
+    rows: Sequence[Row], networks: Sequence[nn.Module], base: Analysis, rounds: int
+) -> list[Row]:
     channels = one_image(base.recording).shape[1]
     pairs = list(zip(rows, networks, strict=True))
     once = in_turn([inference(net, (1, channels, *row.input_size)) for row, net in pairs], rounds)
-    steps = in_turn([training_step(net, (2, channels, *row.input_size)) for row, net in pairs], rounds)
-    return [replace(r, latency=one, training_step=two) for r, one, two in zip(rows, once, steps, strict=True)]
+    steps = in_turn(
+        [training_step(net, (2, channels, *row.input_size)) for row, net in pairs], rounds
+    )
+    return [
+        replace(r, latency=one, training_step=two)
+        for r, one, two in zip(rows, once, steps, strict=True)
+    ]

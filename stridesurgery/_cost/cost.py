@@ -118,7 +118,11 @@ def _summed(parts: tuple[Part, ...], key: Callable[[Part], T]) -> dict[T, Part]:
         groups.setdefault(key(part), []).append(part)
     return {
         name: Part(
-            str(name), group[0].layer, group[0].reduction, sum(p.macs for p in group), sum(p.bytes for p in group)
+            str(name),
+            group[0].layer,
+            group[0].reduction,
+            sum(p.macs for p in group),
+            sum(p.bytes for p in group),
         )
         for name, group in groups.items()
     }
@@ -170,7 +174,12 @@ def count(analysis: Analysis) -> Cost:
     parameters = sum(p.numel() for p in recording.model.parameters())
     parts = tuple(_parts(analysis, spent))
     return Cost(
-        type(recording.model).__name__, recording.size, parameters, parts, peak(events), dict(uncounted.most_common())
+        type(recording.model).__name__,
+        recording.size,
+        parameters,
+        parts,
+        peak(events),
+        dict(uncounted.most_common()),
     )
 
 
@@ -219,5 +228,7 @@ def _reduction(analysis: Analysis, node: fx.Node) -> HW[float] | None:
     place = analysis.grid_of.get(node)
     if place is None or place.pooled or place.grid is None or shape_of(node) is None:
         return None
-    rows, columns = (int(r) if r.denominator == 1 else float(r) for r in place.reassembled.reduction)
+    rows, columns = (
+        int(r) if r.denominator == 1 else float(r) for r in place.reassembled.reduction
+    )
     return rows, columns

@@ -10,7 +10,9 @@ from stridesurgery.errors import RequestError, SurgeryError
 from stridesurgery.surgery import AXES, Surgery
 
 
-def feasible_plans(analysis: Analysis, kinds: Sequence[Surgery]) -> tuple[tuple[Plan, ...], tuple[str, ...]]:
+def feasible_plans(
+    analysis: Analysis, kinds: Sequence[Surgery]
+) -> tuple[tuple[Plan, ...], tuple[str, ...]]:
     """Return a plan for every set of transitions that can be eliminated, and why others cannot.
 
     Each transition is tried alone on the weightless model. Those that can change alone are then
@@ -27,10 +29,16 @@ def feasible_plans(analysis: Analysis, kinds: Sequence[Surgery]) -> tuple[tuple[
         for stride in _strides(analysis, kind.axis):
             whole = replace(kind, stride=stride)
             alone = _one_by_one(analysis, whole, refused)
-            jointly = [layer for layer in _layers(analysis) if layer not in alone and _shares(analysis, layer)]
+            jointly = [
+                layer
+                for layer in _layers(analysis)
+                if layer not in alone and _shares(analysis, layer)
+            ]
             surgeries = [_of(whole, layers) for layers in _sets(sorted([*alone, *jointly]))]
             safe = len(alone) < 2 or _refusal(analysis, _of(whole, alone)) is None
-            together = [s for s in surgeries if _is_safe(s, alone, safe) or _refusal(analysis, s) is None]
+            together = [
+                s for s in surgeries if _is_safe(s, alone, safe) or _refusal(analysis, s) is None
+            ]
             plans += [plan(analysis, surgery) for surgery in together]
     return tuple(plans), tuple(dict.fromkeys(refused))
 
@@ -55,7 +63,11 @@ def _shares(analysis: Analysis, layer: int) -> bool:
         for i in analysis.transitions_of(layer)
         for n in analysis.transitions[i].spatial_ops
     }
-    befores = [s.before.reduction for s in analysis.spatial_ops if s.node.op == "call_module" and s.node.target in own]
+    befores = [
+        s.before.reduction
+        for s in analysis.spatial_ops
+        if s.node.op == "call_module" and s.node.target in own
+    ]
     return len(set(befores)) > 1
 
 
@@ -97,7 +109,10 @@ def _layers(analysis: Analysis) -> list[int]:
 def _strides(analysis: Analysis, axis: str) -> Iterator[int]:
     """Return the strides that can remain somewhere in the network."""
     factors = [
-        f for level in analysis.transitions for f, wanted in zip(level.factor, AXES[axis], strict=True) if wanted
+        f
+        for level in analysis.transitions
+        for f, wanted in zip(level.factor, AXES[axis], strict=True)
+        if wanted
     ]
     largest = max(factors, default=1)
     yield from (s for s in range(1, int(largest)) if any(f > s and f % s == 0 for f in factors))

@@ -46,7 +46,9 @@ class Forecast:
         self._meter = Meter(recording.model, recording.graph)
         self._changed: dict[Any, Callable[..., Any]] = {}
         spent = self._meter.meter(self._image)
-        self._eager = deaths_in_a_run(spent, run_once(recording, sum(s.macs for s in spent.values())))
+        self._eager = deaths_in_a_run(
+            spent, run_once(recording, sum(s.macs for s in spent.values()))
+        )
         self._in_graph = deaths_in_a_graph(recording.graph)
         self.original = self._summed(spent, self._eager)
 
@@ -59,10 +61,16 @@ class Forecast:
         changed = {info(c.site.node).key: self._becomes(c.site, c.operator) for c in plan.changes}
         if plan.surgery.dilate:
             graph = dilated_graph(self.analysis, plan)
-            modules = {key: run for key, run in changed.items() if key[1] == "call_module"}  # functions are replaced
-            return self._summed(self._meter.on(graph).meter(self._image, modules), deaths_in_a_graph(graph))
+            modules = {
+                key: run for key, run in changed.items() if key[1] == "call_module"
+            }  # functions are replaced
+            return self._summed(
+                self._meter.on(graph).meter(self._image, modules), deaths_in_a_graph(graph)
+            )
         as_graph = plan.surgery.form == "graph" or any(key[1] != "call_module" for key in changed)
-        return self._summed(self._meter.meter(self._image, changed), self._in_graph if as_graph else self._eager)
+        return self._summed(
+            self._meter.meter(self._image, changed), self._in_graph if as_graph else self._eager
+        )
 
     def _becomes(self, site: SpatialOp, operator: Operator) -> Callable[..., Any]:
         """Return the callable that runs in place of a spatial operator.
@@ -74,7 +82,9 @@ class Forecast:
         if case not in self._changed:
             if node.op == "call_module":
                 module = self.analysis.recording.module(node)
-                module = copy.deepcopy(module, {id(t): t for t in (*module.parameters(), *module.buffers())})
+                module = copy.deepcopy(
+                    module, {id(t): t for t in (*module.parameters(), *module.buffers())}
+                )
                 refine = MODULES[type(module)].refine
                 assert refine is not None  # else the transition was refused
                 refine(module, operator)
@@ -85,7 +95,9 @@ class Forecast:
 
     def _summed(self, spent: Mapping[Key, NodeCost], deaths: Deaths | None) -> CostEstimate:
         macs, made = sum(s.macs for s in spent.values()), sum(s.made for s in spent.values())
-        return CostEstimate(macs, made, None if deaths is None else self._image.nbytes + _peak(spent, deaths))
+        return CostEstimate(
+            macs, made, None if deaths is None else self._image.nbytes + _peak(spent, deaths)
+        )
 
 
 def estimates(forecast: Forecast, plans: Sequence[Plan]) -> Iterator[tuple[Plan, CostEstimate]]:
@@ -187,6 +199,10 @@ def _maker(node: fx.Node) -> Allocation:
     A value that is a part of several belongs to the call that returns them all.
     """
     source = node.args[0] if node.args else None
-    if node.op == "call_function" and isinstance(source, fx.Node) and info(source).parts is not None:
+    if (
+        node.op == "call_function"
+        and isinstance(source, fx.Node)
+        and info(source).parts is not None
+    ):
         return info(source).key, int(node.args[1])  # type: ignore[arg-type]
     return info(node).key, 0

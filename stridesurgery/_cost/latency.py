@@ -71,7 +71,9 @@ def random_images(model: nn.Module, shape: Sequence[int]) -> Tensor:
     """
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     if device.type == "meta":
-        raise ModelError(f"{type(model).__name__} has no weights to run with (they are on the meta device)")
+        raise ModelError(
+            f"{type(model).__name__} has no weights to run with (they are on the meta device)"
+        )
     pixels = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
     return pixels.to(device, number_format(model))
 
@@ -94,7 +96,11 @@ def training_step(model: nn.Module, shape: Sequence[int]) -> Callable[[], object
     def run() -> None:
         net.zero_grad(set_to_none=True)
         with torch.random.fork_rng(devices=[]):
-            loss = sum(value.float().sum() for value in tree_leaves(net(images)) if isinstance(value, Tensor))
+            loss = sum(
+                value.float().sum()
+                for value in tree_leaves(net(images))
+                if isinstance(value, Tensor)
+            )
         assert isinstance(loss, Tensor)
         loss.backward()
 

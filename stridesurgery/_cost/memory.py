@@ -39,7 +39,9 @@ class Memory(TorchDispatchMode):
                 label = storage._cdata
                 if label not in self._own and label not in self._alive:
                     piece, size = len(self.events), storage.nbytes()
-                    self._alive[label] = weakref.ref(storage, partial(self._free, label, piece, size))
+                    self._alive[label] = weakref.ref(
+                        storage, partial(self._free, label, piece, size)
+                    )
                     self.events.append((piece, size))
 
     def _free(self, label: int, piece: int, size: int, _: Any) -> None:
@@ -51,7 +53,9 @@ def taken(events: Sequence[MemoryEvent]) -> tuple[tuple[int, ...], tuple[int, ..
     """Return the bytes of every piece, in order of allocation, and which are never freed."""
     gone = {piece for piece, size in events if size < 0}
     pieces = [(piece, size) for piece, size in events if size > 0]
-    return tuple(size for _, size in pieces), tuple(i for i, (piece, _) in enumerate(pieces) if piece not in gone)
+    return tuple(size for _, size in pieces), tuple(
+        i for i, (piece, _) in enumerate(pieces) if piece not in gone
+    )
 
 
 def peak(events: Sequence[MemoryEvent]) -> int:

@@ -28,7 +28,9 @@ class NodeCost:
     pieces: tuple[int, ...]  # bytes of each piece of memory that it allocates
     kept: tuple[int, ...]  # indices of the pieces that outlive the call
     peak: int  # bytes: maximum of its own memory that it holds at once
-    uncounted: Mapping[str, int] = field(default_factory=dict)  # operators without a count: how many calls
+    uncounted: Mapping[str, int] = field(
+        default_factory=dict
+    )  # operators without a count: how many calls
 
     @property
     def made(self) -> int:
@@ -57,7 +59,14 @@ class Inference:
         """Follow the code that runs in this block."""
         state = random.getstate()  # a forward pass may draw random numbers
         try:
-            with torch.no_grad(), torch.device("meta"), _FusedAttention(), self.uncounted, self.memory, self._counter:
+            with (
+                torch.no_grad(),
+                torch.device("meta"),
+                _FusedAttention(),
+                self.uncounted,
+                self.memory,
+                self._counter,
+            ):
                 yield
         finally:
             random.setstate(state)
@@ -179,9 +188,14 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    shaped = query.dim() == key.dim() == value.dim() == 4 and query.shape[:2] == key.shape[:2] == value.shape[:2]
+    shaped = (
+        query.dim() == key.dim() == value.dim() == 4
+        and query.shape[:2] == key.shape[:2] == value.shape[:2]
+    )
     masked = attn_mask is not None and attn_mask.dim() not in (2, 4)
     if not shaped or masked or query.shape[-1] != value.shape[-1] or dropout_p or enable_gqa:
         more = {"enable_gqa": True} if enable_gqa else {}
-        return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more
+        )
     return FUSED(query, key, value, 0.0, is_causal, attn_mask=attn_mask, scale=scale)[0]

@@ -25,7 +25,14 @@ class Metric:
 
 METRICS = (
     Metric("macs", "compute", "gmacs", 1e9, "X", "billions of multiply-accumulates"),
-    Metric("activation_bytes", "activations", "activations", 2**20, "MIB", "MiB of all values that are made"),
+    Metric(
+        "activation_bytes",
+        "activations",
+        "activations",
+        2**20,
+        "MIB",
+        "MiB of all values that are made",
+    ),
     Metric("peak_bytes", "peak", "peak", 2**20, "MIB", "MiB of activations held at once"),
 )
 SECONDS = Metric("seconds", "latency", "milliseconds", 1e-3, "MS", "measured on this machine")

@@ -46,7 +46,9 @@ class Budget:
     def __post_init__(self) -> None:
         for name, bound in vars(self).items():
             if bound is not None and not _is_positive(bound):
-                raise RequestError(f"{name} of a Budget is a positive number or None, got {bound!r}")
+                raise RequestError(
+                    f"{name} of a Budget is a positive number or None, got {bound!r}"
+                )
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,12 @@ class Search:
     def __str__(self) -> str:
         h, w = self.input_size
         timed = any(c.latency is not None for c in self.front)
-        header = ("", f"reduction at {', '.join(self.taps)}", *(m.title for m in METRICS), *([SECONDS.title] * timed))
+        header = (
+            "",
+            f"reduction at {', '.join(self.taps)}",
+            *(m.title for m in METRICS),
+            *([SECONDS.title] * timed),
+        )
         rows = [header, *(_cells(c, self.original, timed) for c in (self.original, *self.front))]
         title = (
             f"{self.model} at {h}x{w}: {len(self.front)} of the {len(self.candidates)} surgeries within the budget are "
@@ -186,10 +193,14 @@ def search(
     wanted = _wanted(reduction, len(found))
     forecast = Forecast(analysis)
     if bounds is None and not forecast.original.macs:
-        raise RequestError("the model has no multiply-accumulates to take a multiple of: give a Budget of bytes")
+        raise RequestError(
+            "the model has no multiply-accumulates to take a multiple of: give a Budget of bytes"
+        )
     bounds = bounds or Budget(macs=_times(budget) * forecast.original.macs)
     if bounds.peak_bytes is not None and forecast.original.peak_bytes is None:
-        raise RequestError("peak_bytes cannot be told for this model without building each surgery; leave it out")
+        raise RequestError(
+            "peak_bytes cannot be told for this model without building each surgery; leave it out"
+        )
     blank = Surgery(0, (), input_size=analysis.recording.size)
     kinds = [
         replace(blank, axis=axis, dilate=kept)
@@ -198,18 +209,30 @@ def search(
     ]
     plans, refused = feasible_plans(analysis, kinds)
     everything = (_candidate(p, e, found, analysis) for p, e in estimates(forecast, plans))
-    within = sorted((c for c in everything if _fits(c, bounds) and _fine_enough(c, wanted)), key=_order)
+    within = sorted(
+        (c for c in everything if _fits(c, bounds) and _fine_enough(c, wanted)), key=_order
+    )
     front = _unbeaten(within, bounds)
     if bounds.seconds is not None:
         front = _timed(model, front, bounds.seconds, one_image(analysis.recording).shape)
     original = _candidate(Plan(blank, (), ()), forecast.original, found, analysis)
     name = type(model).__name__
-    return Search(name, analysis.recording.size, tuple(t.name for t in found), original, tuple(within), front, refused)
+    return Search(
+        name,
+        analysis.recording.size,
+        tuple(t.name for t in found),
+        original,
+        tuple(within),
+        front,
+        refused,
+    )
 
 
 def _times(budget: Any) -> float:
     if not _is_positive(budget):
-        raise RequestError(f"budget is a Budget, or how many times the model's compute may be spent, got {budget!r}")
+        raise RequestError(
+            f"budget is a Budget, or how many times the model's compute may be spent, got {budget!r}"
+        )
     return float(budget)
 
 
@@ -223,7 +246,9 @@ def _wanted(reduction: Any, taps: int) -> tuple[float, ...]:
     if len(many) != taps:
         raise RequestError(f"reduction names {len(many)} maps, but there are {taps} taps")
     if not all(r is None or _is_positive(r) for r in many):
-        raise RequestError(f"a reduction is a positive number of pixels per cell, got {reduction!r}")
+        raise RequestError(
+            f"a reduction is a positive number of pixels per cell, got {reduction!r}"
+        )
     return tuple(math.inf if r is None else r for r in many)
 
 
@@ -234,11 +259,15 @@ def _axes(axes: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(many))
 
 
-def _candidate(plan: Plan, spent: CostEstimate, taps: Sequence[Tap], analysis: Analysis) -> Candidate:
+def _candidate(
+    plan: Plan, spent: CostEstimate, taps: Sequence[Tap], analysis: Analysis
+) -> Candidate:
     reductions = tuple(hw_numbers(plan.reduction(tap.place.reassembled.reduction)) for tap in taps)
     eliminated = [t for layer in plan.surgery.L for t in analysis.transitions_of(layer)]
     first = min(eliminated, default=len(analysis.transitions))
-    return Candidate(plan.surgery, reductions, spent.macs, spent.activation_bytes, spent.peak_bytes, first)
+    return Candidate(
+        plan.surgery, reductions, spent.macs, spent.activation_bytes, spent.peak_bytes, first
+    )
 
 
 def _fits(candidate: Candidate, bounds: Budget) -> bool:
@@ -275,7 +304,9 @@ def _merits(candidate: Candidate, bounds: Budget) -> tuple[float, ...]:
     return (*sides, candidate.macs, *bounded, candidate.first, not candidate.surgery.dilate)
 
 
-def _timed(model: nn.Module, front: Sequence[Candidate], most: float, image: Sequence[int]) -> tuple[Candidate, ...]:
+def _timed(
+    model: nn.Module, front: Sequence[Candidate], most: float, image: Sequence[int]
+) -> tuple[Candidate, ...]:
     """Return the candidates that run within `most` seconds, with their measured latency."""
     timings = (in_turn([inference(eliminate(model, c.surgery), image)], ROUNDS)[0] for c in front)
     timed = (replace(c, latency=timing) for c, timing in zip(front, timings, strict=True))

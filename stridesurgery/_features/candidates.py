@@ -22,11 +22,17 @@ class Values:
         self.analysis = analysis
         self.order = [n for n in analysis.recording.graph.nodes if n in analysis.grid_of]
         self.position = {n: i for i, n in enumerate(self.order)}
-        self.sources = {n: [s for s in tensors_in(_inputs(n)) if s in self.position] for n in self.order}
+        self.sources = {
+            n: [s for s in tensors_in(_inputs(n)) if s in self.position] for n in self.order
+        }
         self.reduction = {n: analysis.grid_of[n].reassembled.reduction for n in self.order}
         self.closed = self._find_closed()
         self.layers = {site.node for site in analysis.layers}
-        self.borders = {site.node for site in analysis.spatial_ops if site.operator.kind in ("pad", "unknown_pad")}
+        self.borders = {
+            site.node
+            for site in analysis.spatial_ops
+            if site.operator.kind in ("pad", "unknown_pad")
+        }
         self.maps = [n for n in self.order if self._is_map(n)]
 
     def _find_closed(self) -> set[fx.Node]:
@@ -47,7 +53,9 @@ class Values:
             below[node] = reach[node].bit_count()
         return {n for n in self.order if below[n] == inside[n] - 1}
 
-    def _common(self, dominator: dict[fx.Node, fx.Node | None], a: fx.Node | None, b: fx.Node | None) -> fx.Node | None:
+    def _common(
+        self, dominator: dict[fx.Node, fx.Node | None], a: fx.Node | None, b: fx.Node | None
+    ) -> fx.Node | None:
         while a is not b:
             if a is None or b is None:
                 return None
@@ -61,9 +69,13 @@ class Values:
         place, shape = self.analysis.grid_of[node], shape_of(node)
         if node.op == "placeholder" or shape is None or channel_axis(node, place) is None:
             return False
-        if node in self.borders or node.target in REARRANGING:  # a map of which there is another copy
+        if (
+            node in self.borders or node.target in REARRANGING
+        ):  # a map of which there is another copy
             return False
-        passing = node.op == "call_module" and module_traits(self.analysis.recording.module(node)).passes
+        passing = (
+            node.op == "call_module" and module_traits(self.analysis.recording.module(node)).passes
+        )
         return not passing or bool(ends_of(node))  # an identity counts where a block ends in it
 
     def descendants(self, node: fx.Node) -> list[fx.Node]:

@@ -9,7 +9,13 @@ import torch
 from torch import fx, nn
 
 from stridesurgery._analysis import Analysis, Feature, FeatureInfo, GridInfo, analyse, geometry_of
-from stridesurgery._features.extract import feature_of, finished, reassembled, source_of, with_output
+from stridesurgery._features.extract import (
+    feature_of,
+    finished,
+    reassembled,
+    source_of,
+    with_output,
+)
 from stridesurgery._features.join import Joined, after, join, split_modules
 from stridesurgery._features.taps import Tap, TapName, find_taps
 from stridesurgery._hw import HW
@@ -96,21 +102,37 @@ def dual_path(
     assert isinstance(fine, RewrittenModel)
     small = analyse(fine, analysis.recording.size)
     outputs = _outputs(asked, analysis, small, planned, sampler)
-    check_alike(analysis.recording.graph, analysis.training.recording.graph, [out.key for out in outputs])
+    check_alike(
+        analysis.recording.graph, analysis.training.recording.graph, [out.key for out in outputs]
+    )
     if surgery.dilate:
         joined = {mode: _phases(fine, small, mode, outputs) for mode in (True, False)}
     else:
         split_modules(fine, model, planned)
         joined = {
-            a.recording.training: join(fine, a, planned, sampler, large_norm) for a in (analysis.training, analysis)
+            a.recording.training: join(fine, a, planned, sampler, large_norm)
+            for a in (analysis.training, analysis)
         }
     groups = _by_reduction(outputs) if combine == "concat" else [(out,) for out in outputs]
     graphs = {mode: _with_outputs(fine, joined[mode], groups) for mode in (True, False)}
-    result = finished(fine, graphs[True], graphs[False], fine.only_at, FeatureInfo(tuple(map(_feature_of, groups))))
-    if sampler == "slice" and any(window.tap for change in planned.changes for window in change.operator.windows):
+    result = finished(
+        fine,
+        graphs[True],
+        graphs[False],
+        fine.only_at,
+        FeatureInfo(tuple(map(_feature_of, groups))),
+    )
+    if sampler == "slice" and any(
+        window.tap for change in planned.changes for window in change.operator.windows
+    ):
         # a sliced map does not see what the original's removed pool sees
-        grid_of = {info(n).key: place for n, place in analyse(result, analysis.recording.size).grid_of.items()}
-        groups = [tuple(_as_sampled(out, joined[False], grid_of) for out in group) for group in groups]
+        grid_of = {
+            info(n).key: place
+            for n, place in analyse(result, analysis.recording.size).grid_of.items()
+        }
+        groups = [
+            tuple(_as_sampled(out, joined[False], grid_of) for out in group) for group in groups
+        ]
         result.feature_info = FeatureInfo(tuple(map(_feature_of, groups)))
     return result
 
@@ -145,11 +167,15 @@ def _by_path(taps: Taps | Mapping[str, Taps]) -> dict[str, Taps]:
     if not isinstance(taps, Mapping):
         return dict.fromkeys(PATHS, taps)
     if set(taps) != set(PATHS):
-        raise RequestError(f"taps names the maps of both paths, 'small' and 'large'; got {', '.join(map(repr, taps))}")
+        raise RequestError(
+            f"taps names the maps of both paths, 'small' and 'large'; got {', '.join(map(repr, taps))}"
+        )
     return {path: taps[path] for path in PATHS}
 
 
-def _outputs(asked: dict[str, Taps], original: Analysis, fine: Analysis, planned: Plan, sampler: str) -> list[_Output]:
+def _outputs(
+    asked: dict[str, Taps], original: Analysis, fine: Analysis, planned: Plan, sampler: str
+) -> list[_Output]:
     """Return the maps that are asked for; without names, of the large path only those that are not the small path's."""
     values = {info(n).key: n for n in fine.recording.graph.nodes}
     removed = [c.site.node for c in planned.changes if any(w.tap for w in c.operator.windows)]
@@ -157,15 +183,22 @@ def _outputs(asked: dict[str, Taps], original: Analysis, fine: Analysis, planned
     found = []
     for path in PATHS:
         for tap in find_taps(original, asked[path]):
-            key, shared = info(tap.node).key, planned.reduction(tap.place.reduction) == tap.place.reduction
+            key, shared = (
+                info(tap.node).key,
+                planned.reduction(tap.place.reduction) == tap.place.reduction,
+            )
             if path == "small":
                 found.append(_Output(path, _on_fine_grid(tap, values.get(key), fine), key))
             elif not shared or asked[path] is not None:
-                found.append(_Output(path, tap, key, "sliced" if tap.node in sliced else "original"))
+                found.append(
+                    _Output(path, tap, key, "sliced" if tap.node in sliced else "original")
+                )
     return found
 
 
-def _phases(fine: RewrittenModel, small: Analysis, training: bool, outputs: Sequence[_Output]) -> Joined:
+def _phases(
+    fine: RewrittenModel, small: Analysis, training: bool, outputs: Sequence[_Output]
+) -> Joined:
     """Of a dilated network the small path's maps are all phases together, the large path's the first alone."""
     graph = copied(fine.graphs[training])
     nodes = {info(n).key: n for n in graph.nodes}
@@ -186,8 +219,14 @@ def _first_phase(node: fx.Node, place: GridInfo, tap: Tap) -> fx.Node:
     """Return the original's map: of phases the first, and of a finer map not yet in phases every k-th cell."""
     if place.phases:
         node = rearranged(node, first_phase, math.prod(place.finer))
-    by = tuple(int(old / new) for old, new in zip(tap.place.reduction, place.reduction, strict=True))
-    return node if by == (1, 1) else rearranged(node, sample, by, *([-2] if tap.channel_axis == 3 else []))
+    by = tuple(
+        int(old / new) for old, new in zip(tap.place.reduction, place.reduction, strict=True)
+    )
+    return (
+        node
+        if by == (1, 1)
+        else rearranged(node, sample, by, *([-2] if tap.channel_axis == 3 else []))
+    )
 
 
 def _on_fine_grid(tap: Tap, node: fx.Node | None, fine: Analysis) -> Tap:
@@ -222,18 +261,30 @@ def _cells(out: _Output) -> str:
     return "x".join(map(str, out.tap.place.reassembled.grid or ()))
 
 
-def _with_outputs(model: nn.Module, joined: Joined, groups: Sequence[Sequence[_Output]]) -> fx.Graph:
+def _with_outputs(
+    model: nn.Module, joined: Joined, groups: Sequence[Sequence[_Output]]
+) -> fx.Graph:
     by_name = {out.name: out for group in groups for out in group}
     nodes = {
-        name: (joined.small if out.path == "small" else joined.large).get(out.key) for name, out in by_name.items()
+        name: (joined.small if out.path == "small" else joined.large).get(out.key)
+        for name, out in by_name.items()
     }
     for name, node in nodes.items():
         if node is None:
-            raise GridError(f"tap {name} is not found in train mode: the forward code differs between the modes there")
-    graph = with_output(joined.graph, {name: node for name, node in nodes.items() if node is not None})
+            raise GridError(
+                f"tap {name} is not found in train mode: the forward code differs between the modes there"
+            )
+    graph = with_output(
+        joined.graph, {name: node for name, node in nodes.items() if node is not None}
+    )
     output = next(n for n in graph.nodes if n.op == "output")
     maps: Any = output.args[0]
-    output.args = ({_name(group): _concatenated(output, [maps[o.name] for o in group], group) for group in groups},)
+    output.args = (
+        {
+            _name(group): _concatenated(output, [maps[o.name] for o in group], group)
+            for group in groups
+        },
+    )
     return graph
 
 
@@ -262,5 +313,7 @@ def _feature_of(group: Sequence[_Output]) -> Feature:
         module="+".join(part.module for part in parts),
         channels=sum(part.channels for part in parts),
         geometry=geometry_of(rows, columns),
-        sources=tuple(replace(source_of(out.tap, out.network), name=out.name, key=out.key) for out in group),
+        sources=tuple(
+            replace(source_of(out.tap, out.network), name=out.name, key=out.key) for out in group
+        ),
     )

@@ -5,17 +5,35 @@ from typing import Any
 
 from torch import fx, nn
 
-from stridesurgery._analysis import Analysis, Feature, FeatureInfo, Source, analyse, geometry_of, reduction_of
+from stridesurgery._analysis import (
+    Analysis,
+    Feature,
+    FeatureInfo,
+    Source,
+    analyse,
+    geometry_of,
+    reduction_of,
+)
 from stridesurgery._features.taps import Tap, TapName, find_taps
 from stridesurgery._hw import HW
 from stridesurgery._node import info
 from stridesurgery._rewrite import check_alike, check_one_path, reassembled_map
-from stridesurgery._trace import RewrittenModel, copied, copied_model, is_overwritten, lasting_memory, rewritten
+from stridesurgery._trace import (
+    RewrittenModel,
+    copied,
+    copied_model,
+    is_overwritten,
+    lasting_memory,
+    rewritten,
+)
 from stridesurgery.errors import GridError
 
 
 def features(
-    model: nn.Module, taps: Sequence[TapName] | TapName | None = None, *, input_size: int | HW[int] | None = None
+    model: nn.Module,
+    taps: Sequence[TapName] | TapName | None = None,
+    *,
+    input_size: int | HW[int] | None = None,
 ) -> RewrittenModel:
     """Return a copy of a model that returns its maps instead of its answer, and computes nothing else.
 
@@ -46,16 +64,24 @@ def features(
     analysis = analyse(model, input_size)
     check_one_path(analysis, "choose its maps by the `taps` of dual_path")
     found = find_taps(analysis, taps)
-    check_alike(analysis.recording.graph, analysis.training.recording.graph, [info(tap.node).key for tap in found])
+    check_alike(
+        analysis.recording.graph,
+        analysis.training.recording.graph,
+        [info(tap.node).key for tap in found],
+    )
     graphs = [tapped(a, found) for a in (analysis.training, analysis)]
     fixed = analysis.recording.size if analysis.fixed_size else None
-    return finished(copied_model(model), graphs[0], graphs[1], fixed, FeatureInfo(tuple(map(feature_of, found))))
+    return finished(
+        copied_model(model), graphs[0], graphs[1], fixed, FeatureInfo(tuple(map(feature_of, found)))
+    )
 
 
 def feature_of(tap: Tap) -> Feature:
     """Return the `Feature` of a map that is taken out."""
     reduction, geometry = reduction_of(tap.place), geometry_of(*tap.place.reassembled.geometry)
-    return Feature(tap.name, tap.module, tap.channels, reduction, geometry, (source_of(tap, "operated"),))
+    return Feature(
+        tap.name, tap.module, tap.channels, reduction, geometry, (source_of(tap, "operated"),)
+    )
 
 
 def source_of(tap: Tap, network: str) -> Source:
@@ -100,7 +126,9 @@ def with_output(graph: fx.Graph, values: Mapping[str, fx.Node]) -> fx.Graph:
         if is_overwritten(node):
             with graph.inserting_after(node):
                 given[name] = graph.call_method("clone", (node,))
-            info(given[name]).take(node, key=(*info(node).key[:2], "clone", name), memory=given[name].name, writes=())
+            info(given[name]).take(
+                node, key=(*info(node).key[:2], "clone", name), memory=given[name].name, writes=()
+            )
     old.args = (given,)
     return graph
 
@@ -113,7 +141,9 @@ def drop_unused(graph: fx.Graph, needed: set[fx.Node]) -> None:
     lasting = lasting_memory(graph)
     kept = _ancestors(graph, needed, set())
     modules = {info(n).path for n in kept if n.op != "placeholder"}
-    statistics = {n for n in graph.nodes if set(info(n).writes) & lasting and info(n).path in modules}
+    statistics = {
+        n for n in graph.nodes if set(info(n).writes) & lasting and info(n).path in modules
+    }
     kept = _ancestors(graph, needed, statistics)
     for node in reversed(list(graph.nodes)):
         if node not in kept:
@@ -124,7 +154,11 @@ def _ancestors(graph: fx.Graph, needed: set[fx.Node], effects: set[fx.Node]) -> 
     """All nodes that values and effects depend on, writes into the memory that they read included."""
     wanted, kept, read = needed | effects, set[fx.Node](), set[object]()
     for node in reversed(graph.nodes):
-        if node.op in ("output", "placeholder") or node in wanted or not read.isdisjoint(info(node).writes):
+        if (
+            node.op in ("output", "placeholder")
+            or node in wanted
+            or not read.isdisjoint(info(node).writes)
+        ):
             kept.add(node)
             wanted.update(node.all_input_nodes)
             read.update(info(source).memory for source in node.all_input_nodes)
@@ -132,7 +166,11 @@ def _ancestors(graph: fx.Graph, needed: set[fx.Node], effects: set[fx.Node]) -> 
 
 
 def finished(
-    model: nn.Module, train_graph: fx.Graph, eval_graph: fx.Graph, only_at: HW[int] | None, info: FeatureInfo
+    model: nn.Module,
+    train_graph: fx.Graph,
+    eval_graph: fx.Graph,
+    only_at: HW[int] | None,
+    info: FeatureInfo,
 ) -> RewrittenModel:
     """Return the model that runs these graphs over the modules of `model`, which it takes over."""
     result = rewritten(model, train_graph, eval_graph, only_at)

@@ -36,7 +36,16 @@ def frozen_norm(model: nn.Module, node: fx.Node) -> fx.Node:
     return node
 
 
-_PARAMETERS = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+_PARAMETERS = (
+    "input",
+    "running_mean",
+    "running_var",
+    "weight",
+    "bias",
+    "training",
+    "momentum",
+    "eps",
+)
 
 
 def _freeze_call(node: fx.Node) -> None:

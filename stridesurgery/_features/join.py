@@ -13,7 +13,14 @@ from stridesurgery._node import Key, info, shape_of
 from stridesurgery._rewrite import Change, Plan, changes_of
 from stridesurgery._trace import RewrittenModel, copied, is_overwritten, lasting_memory
 from stridesurgery.errors import GridError, OperatorError
-from stridesurgery.ops import FineConv2d, FineConv2dSame, conv2d, function_traits, module_traits, sample
+from stridesurgery.ops import (
+    FineConv2d,
+    FineConv2dSame,
+    conv2d,
+    function_traits,
+    module_traits,
+    sample,
+)
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,9 @@ class Joined:
     large: dict[Key, fx.Node]  # up to the first eliminated operators, the same nodes
 
 
-def join(fine: RewrittenModel, original: Analysis, planned: Plan, sampler: str, large_norm: str) -> Joined:
+def join(
+    fine: RewrittenModel, original: Analysis, planned: Plan, sampler: str, large_norm: str
+) -> Joined:
     """Both paths in one graph, for the mode of the original's analysis.
 
     Args:
@@ -43,7 +52,9 @@ def split_modules(fine: RewrittenModel, original: nn.Module, planned: Plan) -> N
 
     The original's keeps its name, so that it runs in the large path; the finer one becomes `<name>_fine`.
     """
-    for target in {str(c.site.node.target) for c in planned.changes if c.site.node.op == "call_module"}:
+    for target in {
+        str(c.site.node.target) for c in planned.changes if c.site.node.op == "call_module"
+    }:
         module = fine.get_submodule(target)
         if module.state_dict():
             continue
@@ -62,14 +73,20 @@ def split_modules(fine: RewrittenModel, original: nn.Module, planned: Plan) -> N
 
 
 class _Join:
-    def __init__(self, fine: RewrittenModel, original: Analysis, planned: Plan, sampler: str, large_norm: str) -> None:
+    def __init__(
+        self, fine: RewrittenModel, original: Analysis, planned: Plan, sampler: str, large_norm: str
+    ) -> None:
         self.fine, self.original, self.sampler = fine, original, sampler
         self.frozen = large_norm == "frozen" and original.recording.training
         self.graph = copied(fine.graphs[original.recording.training])
         self.small: dict[Key, fx.Node] = {info(n).key: n for n in self.graph.nodes}
         self.changes = {c.site.node: c for c in changes_of(original.spatial_ops, planned)}
-        self.operated = after([self.small.get(info(n).key) for n in self.changes])  # of the small path alone
-        self.beyond: set[fx.Node] = set()  # nodes of the original's graph after the first eliminated operators
+        self.operated = after(
+            [self.small.get(info(n).key) for n in self.changes]
+        )  # of the small path alone
+        self.beyond: set[fx.Node] = (
+            set()
+        )  # nodes of the original's graph after the first eliminated operators
         self.large: dict[Key, fx.Node] = {}
         self.lasting = lasting_memory(self.graph)
         self.memory: dict[Any, Any] = {}  # by label in the original's graph, where it is shared
@@ -115,7 +132,9 @@ class _Join:
         """Add what the large path runs at an eliminated operator."""
         fine = self.small.get(info(node).key)
         if fine is None:
-            raise GridError(f"{change.site.name} is not found in the operated model; the two paths cannot part there")
+            raise GridError(
+                f"{change.site.name} is not found in the operated model; the two paths cannot part there"
+            )
         removed = any(window.tap for window in change.operator.windows)
         if change.site.operator.kind == "resize" or (removed and self.sampler == "original"):
             return self._copy(node, before=None if later else fine.next)
@@ -148,7 +167,9 @@ class _Join:
         """Return the large path's value of an input."""
         value = self.large[info(source).key]
         shared = value is self.small.get(info(source).key)
-        if shared and node not in self.changes and value.op != "get_attr":  # statistics: both paths update them
+        if (
+            shared and node not in self.changes and value.op != "get_attr"
+        ):  # statistics: both paths update them
             if shape_of(value) is not None and is_overwritten(value, self.operated):
                 raise OperatorError(
                     f"{info(node).path or node.name} reads a value from before the first eliminated layer that is "
@@ -162,7 +183,11 @@ class _Join:
         if len(sources) != 1 or sources[0] not in self.beyond or len(sources[0].users) != 1:
             return False
         value, fine = self.large[info(sources[0]).key], self.small.get(info(node).key)
-        if value not in self.samples or fine is None or fine.all_input_nodes != [self.small[info(sources[0]).key]]:
+        if (
+            value not in self.samples
+            or fine is None
+            or fine.all_input_nodes != [self.small[info(sources[0]).key]]
+        ):
             return False
         if info(node).hooked:  # they may look at other cells
             return False
@@ -171,13 +196,17 @@ class _Join:
         module = self.fine.get_submodule(str(node.target))
         return module_traits(module).per_cell and bool(getattr(module, "track_running_stats", True))
 
-    def _sampled(self, fine: fx.Node, node: fx.Node, step: Any, before: fx.Node | None = None) -> fx.Node:
+    def _sampled(
+        self, fine: fx.Node, node: fx.Node, step: Any, before: fx.Node | None = None
+    ) -> fx.Node:
         """Sample the finer map on the old grid."""
         with self.graph.inserting_before(before or self.end):
             made = self.graph.call_function(sample, (fine, *step))
         self._describe(made, node)
         info(made).set(memory=made.name, writes=())
-        self.memory[info(node).memory] = made.name  # what is the large path's value of that memory from here on
+        self.memory[info(node).memory] = (
+            made.name
+        )  # what is the large path's value of that memory from here on
         if before is not None:
             self.samples.add(made)
         return made
@@ -186,7 +215,9 @@ class _Join:
         """Add a convolution at its old stride, with the weights that it has at the new one."""
         with self.graph.inserting_before(self.end):
             weight, bias = (
-                None if getattr(conv, name) is None else self.graph.get_attr(f"{node.target}.{name}")
+                None
+                if getattr(conv, name) is None
+                else self.graph.get_attr(f"{node.target}.{name}")
                 for name in ("weight", "bias")
             )
             source = self.large[info(node.all_input_nodes[0]).key]
@@ -195,7 +226,9 @@ class _Join:
         for part in (weight, bias):
             if part is not None:
                 self._describe(part, node)
-                info(part).set(shape=tuple(getattr(conv, str(part.target).rpartition(".")[2]).shape))
+                info(part).set(
+                    shape=tuple(getattr(conv, str(part.target).rpartition(".")[2]).shape)
+                )
         self._describe(made, node)
         info(made).set(memory=made.name, writes=())
         self.memory[info(node).memory] = made.name

@@ -20,22 +20,36 @@ def stage_ends(values: Values) -> list[fx.Node]:
         if node in made and node in values.maps:
             by_reduction.setdefault(values.reduction[node], []).append(node)
     refined = _refined(values)
-    found = (_last(values, maps, refined) for _, maps in sorted(by_reduction.items()) if _goes_on(values, maps))
+    found = (
+        _last(values, maps, refined)
+        for _, maps in sorted(by_reduction.items())
+        if _goes_on(values, maps)
+    )
     return [node for node in found if node is not None]
 
 
 def _goes_on(values: Values, maps: Sequence[fx.Node]) -> bool:
     """Return True if maps of a reduction lead to coarser ones or an answer, not only back to finer ones (gates)."""
     grid_of, own = values.analysis.grid_of, values.reduction[maps[0]]
-    users = {u for n in values.order if not grid_of[n].pooled and values.reduction[n] == own for u in n.users}
+    users = {
+        u
+        for n in values.order
+        if not grid_of[n].pooled and values.reduction[n] == own
+        for u in n.users
+    }
     leaving = returned(values.analysis.recording.graph)
-    return any(u in leaving or (u in grid_of and (grid_of[u].pooled or values.reduction[u] > own)) for u in users)
+    return any(
+        u in leaving or (u in grid_of and (grid_of[u].pooled or values.reduction[u] > own))
+        for u in users
+    )
 
 
 def _refined(values: Values) -> set[fx.Node]:
     """Return the values into which coarser maps have come back, upsampled (HRNet, feature pyramids)."""
     upsampled = {
-        s.node: s.before.reassembled.reduction for s in values.analysis.spatial_ops if s.operator.kind == "resize"
+        s.node: s.before.reassembled.reduction
+        for s in values.analysis.spatial_ops
+        if s.operator.kind == "resize"
     }
     coarsest: dict[fx.Node, HW[Fraction]] = {}
     for node in values.order:
@@ -56,7 +70,9 @@ def _last(values: Values, maps: Sequence[fx.Node], refined: set[fx.Node]) -> fx.
     if not closed:  # several values lead on from every map: what a module returns beside others
         ends = [n for n in maps if ends_of(n)]
         return outermost(ends) if ends else None
-    return _given_to_the_next(values, closed[-1], closed) or outermost(straight_back(values, closed))
+    return _given_to_the_next(values, closed[-1], closed) or outermost(
+        straight_back(values, closed)
+    )
 
 
 def _given_to_the_next(values: Values, last: fx.Node, closed: Sequence[fx.Node]) -> fx.Node | None:
@@ -105,7 +121,11 @@ def _begins_the_next(values: Values, last: fx.Node, path: str) -> bool:
 
 def _is_row(values: Values, path: str) -> bool:
     """Return True if a module only runs others in turn."""
-    return type(values.analysis.recording.model.get_submodule(path)) in (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    return type(values.analysis.recording.model.get_submodule(path)) in (
+        nn.Sequential,
+        nn.ModuleList,
+        nn.ModuleDict,
+    )
 
 
 def _ends_a_block(values: Values, node: fx.Node) -> bool:

@@ -40,7 +40,9 @@ def find_taps(analysis: Analysis, names: Sequence[TapName] | TapName | None) -> 
         return _one_of_each_reduction(values)
     asked = list(names) if isinstance(names, Iterable) and not isinstance(names, str) else [names]
     if not asked:
-        raise RequestError("taps is empty; name layers or modules, or leave it out for one map per reduction")
+        raise RequestError(
+            "taps is empty; name layers or modules, or leave it out for one map per reduction"
+        )
     taps = tuple(_tap(values, str(name), _find(values, name)) for name in asked)
     twice = [t.name for t in taps if [u.name for u in taps].count(t.name) > 1]
     if twice:
@@ -67,7 +69,9 @@ def _by_layer(values: Values, number: int) -> fx.Node:
     """Return the last map before the next layer: pointwise operators belong to the layer before them."""
     layers = values.analysis.layers
     if not 0 <= number < len(layers):
-        raise RequestError(f"layer {number} does not exist: the model has layers 0 to {len(layers) - 1}")
+        raise RequestError(
+            f"layer {number} does not exist: the model has layers 0 to {len(layers) - 1}"
+        )
     site = layers[number]
     if site.node not in values.position or site.node not in values.closed:
         raise RequestError(
@@ -82,7 +86,9 @@ def _by_layer(values: Values, number: int) -> fx.Node:
         if same and node in values.closed and node in values.maps:
             candidates.append(node)
     if not candidates:
-        raise RequestError(f"layer {number} ({site.name}) makes no map (N, C, H, W) that could be taken out")
+        raise RequestError(
+            f"layer {number} ({site.name}) makes no map (N, C, H, W) that could be taken out"
+        )
     return outermost(straight_back(values, candidates))
 
 
@@ -110,7 +116,9 @@ def _by_path(values: Values, path: str) -> fx.Node:
         if found[0] in values.maps or _passes_map(values, found[0]):
             return found[0]
         shape = tuple("N" if n == BATCH else n for n in shape_of(found[0]) or ())
-        raise RequestError(f"{path!r} does not return a map (N, C, H, W): its value has shape {shape}")
+        raise RequestError(
+            f"{path!r} does not return a map (N, C, H, W): its value has shape {shape}"
+        )
     if len(found) > 1:
         raise RequestError(
             f"{path!r} runs {len(found)} times in one pass; tap one of the calls, {path + '#0'!r} to "
@@ -121,11 +129,15 @@ def _by_path(values: Values, path: str) -> fx.Node:
         return made[0]
     parts = sorted(end for end in ends if end.startswith(f"{path}["))
     if parts:
-        raise RequestError(f"{path!r} returns several values; tap one of {', '.join(map(repr, parts))}")
+        raise RequestError(
+            f"{path!r} returns several values; tap one of {', '.join(map(repr, parts))}"
+        )
     if path in dict(values.analysis.recording.model.named_modules()):
         raise RequestError(f"module {path!r} is not called, or returns no tensor")
     near = difflib.get_close_matches(path, ends, n=3) or list(ends)[:3]
-    raise RequestError(f"the model has no module {path!r}; there are {', '.join(map(repr, near))}, ...")
+    raise RequestError(
+        f"the model has no module {path!r}; there are {', '.join(map(repr, near))}, ..."
+    )
 
 
 def _passes_map(values: Values, node: fx.Node) -> bool:
@@ -142,7 +154,9 @@ def _one_of_each_reduction(values: Values) -> tuple[Tap, ...]:
             "Name modules as taps"
         )
     names = [tap.name for tap in taps]
-    return tuple(replace(t, name=_call_name(values, t)) if names.count(t.name) > 1 else t for t in taps)
+    return tuple(
+        replace(t, name=_call_name(values, t)) if names.count(t.name) > 1 else t for t in taps
+    )
 
 
 def _call_name(values: Values, tap: Tap) -> str:

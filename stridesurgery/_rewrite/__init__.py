@@ -4,7 +4,13 @@ from stridesurgery._rewrite.check_modes import check_alike
 from stridesurgery._rewrite.dilate import dilated_graph, rearranged, reassembled_map
 from stridesurgery._rewrite.eliminate import check_operated, eliminate, operate
 from stridesurgery._rewrite.plan import Change, Plan, changes_of, plan
-from stridesurgery._rewrite.records import described, intermediates, larger_by, records_of, refreshed
+from stridesurgery._rewrite.records import (
+    described,
+    intermediates,
+    larger_by,
+    records_of,
+    refreshed,
+)
 from stridesurgery._rewrite.request import check_one_path, requested
 
 __all__ = [

@@ -12,7 +12,17 @@ from typing import Any
 from torch import fx
 
 from stridesurgery._analysis import Analysis
-from stridesurgery._node import BATCH, Key, Shape, called, info, origins, returned, shape_of, tensors_in
+from stridesurgery._node import (
+    BATCH,
+    Key,
+    Shape,
+    called,
+    info,
+    origins,
+    returned,
+    shape_of,
+    tensors_in,
+)
 from stridesurgery._trace import Recording
 from stridesurgery.errors import GridError
 from stridesurgery.ops import function_traits, module_traits
@@ -31,7 +41,11 @@ def check_constants(original: Recording, now: dict[Key, Shape], compared: bool) 
     """
     _check_windows(original, now)
     for node in original.graph.nodes:
-        traits = module_traits(original.module(node)) if node.op == "call_module" else function_traits(node)
+        traits = (
+            module_traits(original.module(node))
+            if node.op == "call_module"
+            else function_traits(node)
+        )
         if traits.looks_up:
             _check_lookup(original, node, now)
         elif traits.arithmetic and not compared:
@@ -45,7 +59,11 @@ def check_reads(original: Analysis, operated: Recording) -> None:
         GridError: naming the place.
     """
     now = operated.shapes
-    parts = {info(n).key: info(n).parts for n in original.recording.graph.nodes if info(n).parts is not None}
+    parts = {
+        info(n).key: info(n).parts
+        for n in original.recording.graph.nodes
+        if info(n).parts is not None
+    }
     for node in operated.graph.nodes:
         if info(node).parts != parts.get(info(node).key, info(node).parts):
             raise GridError(
@@ -77,14 +95,21 @@ def check_reads(original: Analysis, operated: Recording) -> None:
 
 def _reads_part(node: fx.Node, now: dict[Key, Shape]) -> bool:
     source, before = node.args[0], shape_of(node)
-    if not isinstance(source, fx.Node) or before is None or origins(source) or info(source).key not in now:
+    if (
+        not isinstance(source, fx.Node)
+        or before is None
+        or origins(source)
+        or info(source).key not in now
+    ):
         return False
     was, grown = shape_of(source) or (), now[info(source).key]
     axes = [i for i, (a, b) in enumerate(zip(grown, was, strict=False)) if a != b]
     if not axes:
         return False
     index = node.args[1] if node.target is py.getitem else None
-    if not isinstance(index, tuple) or any(not isinstance(i, (int, slice, type(Ellipsis))) for i in index):
+    if not isinstance(index, tuple) or any(
+        not isinstance(i, (int, slice, type(Ellipsis))) for i in index
+    ):
         return not _changed(node, now) and math.prod(grown) > math.prod(was)
     if Ellipsis in index:
         at = index.index(Ellipsis)
@@ -94,7 +119,9 @@ def _reads_part(node: fx.Node, now: dict[Key, Shape]) -> bool:
 
 
 def _is_fixed(item: Any) -> bool:
-    return isinstance(item, int) or (isinstance(item, slice) and isinstance(item.stop, int) and item.stop > 0)
+    return isinstance(item, int) or (
+        isinstance(item, slice) and isinstance(item.stop, int) and item.stop > 0
+    )
 
 
 def _is_first_tokens(item: Any) -> bool:
@@ -111,7 +138,9 @@ def _changed(node: fx.Node, now: dict[Key, Shape]) -> bool:
 
 def _check_windows(original: Recording, now: dict[Key, Shape]) -> None:
     """One entry per window (Swin's attention mask): it would be tiled over the larger batch of windows."""
-    windows: dict[str, set[int]] = defaultdict(set)  # by module: the numbers of windows that are not so any more
+    windows: dict[str, set[int]] = defaultdict(
+        set
+    )  # by module: the numbers of windows that are not so any more
     for key, before in original.shapes.items():
         after = now.get(key, before)
         if before and after and after[0] != before[0] and before[0] % BATCH == 0:
@@ -144,14 +173,23 @@ def _check_lookup(original: Recording, node: fx.Node, now: dict[Key, Shape]) -> 
 
 def _check_broadcast(node: fx.Node, now: dict[Key, Shape]) -> None:
     """Refuse a position table of one window (NesT) that would be repeated for several."""
-    operands: list[Any] = [a for a in node.args if isinstance(a, fx.Node) and shape_of(a) is not None]
+    operands: list[Any] = [
+        a for a in node.args if isinstance(a, fx.Node) and shape_of(a) is not None
+    ]
     for table, value in ((a, b) for a in operands for b in operands if a is not b):
         lengths, before = shape_of(table) or (), shape_of(value) or ()
         after = now.get(info(value).key, before)
-        if sum(n > 1 for n in lengths) < 2 or len(after) != len(before) or len(lengths) > len(before):
+        if (
+            sum(n > 1 for n in lengths) < 2
+            or len(after) != len(before)
+            or len(lengths) > len(before)
+        ):
             continue  # per channel at most: the same for every cell
         grown = (
-            n == 1 == b < a for n, b, a in zip(lengths, before[-len(lengths) :], after[-len(lengths) :], strict=True)
+            n == 1 == b < a
+            for n, b, a in zip(
+                lengths, before[-len(lengths) :], after[-len(lengths) :], strict=True
+            )
         )
         if any(grown) and (names := origins(table)):
             raise GridError(

@@ -51,7 +51,9 @@ def check_output_kind(graph: fx.Graph) -> None:
 
     def check(value: Any) -> None:
         if not isinstance(value, (fx.Node, int, float, str, type(None))):
-            raise OperatorError(f"the model returns a {type(value).__name__}, which a graph cannot build")
+            raise OperatorError(
+                f"the model returns a {type(value).__name__}, which a graph cannot build"
+            )
 
     output = next(n for n in graph.nodes if n.op == "output")
     fx.node.map_aggregate(output.args[0], check)

@@ -27,7 +27,9 @@ class GridCheck:
     """The result of a grid check."""
 
     nodes: int  # values whose shape was checked
-    exact: bool  # every map after a transition is exactly k times larger; else it is so up to a border
+    exact: (
+        bool  # every map after a transition is exactly k times larger; else it is so up to a border
+    )
     reference: bool  # compared with the original on an enlarged input (else with multiples of its own shapes)
 
 
@@ -40,7 +42,10 @@ def check_grid(original: Analysis, operated: Recording, plan: Plan) -> GridCheck
     base, now = original.recording.shapes, operated.shapes
     factors = factors_of(plan)
     references = {}
-    if not (_is_local(original.recording) and all(_is_multiple(site, plan, now) for site in original.spatial_ops)):
+    if not (
+        _is_local(original.recording)
+        and all(_is_multiple(site, plan, now) for site in original.spatial_ops)
+    ):
         references = {factor: _reference(original, plan, factor, now) for factor in factors[1:]}
     found = [r for r in references.values() if r is not None]
     complete = len(found) == len(factors) - 1
@@ -51,8 +56,12 @@ def check_grid(original: Analysis, operated: Recording, plan: Plan) -> GridCheck
     _check_reductions(original, operated, plan)
     count = 0
     for key, shape in now.items():
-        if key in base:  # else control flow took another way; the layers below are compared all the same
-            _check_value(key, shape, base[key], [r[key] for r in found if key in r], factors, complete)
+        if (
+            key in base
+        ):  # else control flow took another way; the layers below are compared all the same
+            _check_value(
+                key, shape, base[key], [r[key] for r in found if key in r], factors, complete
+            )
             count += 1
     exact = [_check_site(site, plan, now, references) for site in original.spatial_ops]
     return GridCheck(count, all(exact), complete)
@@ -63,7 +72,8 @@ def _check_restored(plan: Plan, now: dict[Key, Shape]) -> None:
     for change in plan.changes:
         site, key = change.site, info(change.site.node).key
         grown = [
-            new.stride // old.stride for new, old in zip(change.operator.windows, site.operator.windows, strict=True)
+            new.stride // old.stride
+            for new, old in zip(change.operator.windows, site.operator.windows, strict=True)
         ]
         if max(grown) > 1 and key in now and _cells(now[key], site) != site.out_grid:
             have, want = _cells(now[key], site), site.out_grid
@@ -92,7 +102,9 @@ def _check_same_path(original: Recording, operated: Recording) -> None:
 
     A table of positions may be interpolated (DINO v2): it is computed from a parameter alone.
     """
-    tables = {info(n).key for r in (original, operated) for n in r.graph.nodes if _is_of_parameters(n)}
+    tables = {
+        info(n).key for r in (original, operated) for n in r.graph.nodes if _is_of_parameters(n)
+    }
     base, now = original.shapes.keys() - tables, operated.shapes.keys() - tables
     resizing = {getattr(f, "__name__", "") for f in FUNCTIONS} - {"getitem", "pad", "fold"}
     for key in sorted(base ^ now):
@@ -114,7 +126,9 @@ def _check_reductions(original: Analysis, operated: Recording, plan: Plan) -> No
         was = planned.get(key)
         if site.before.pooled or site.local or (was is None and not site.is_strided):
             continue
-        wanted = [plan.reduction(r) for r in (was.before.reduction, was.after.reduction)] if was else []
+        wanted = (
+            [plan.reduction(r) for r in (was.before.reduction, was.after.reduction)] if was else []
+        )
         if [site.before.reduction, site.after.reduction] != wanted:
             rows, columns = site.after.reduction
             raise GridError(
@@ -139,10 +153,14 @@ def _factor_of(site: SpatialOp, plan: Plan) -> HW[int]:
     return int(old[0] / new[0]), int(old[1] / new[1])
 
 
-def _reference(original: Analysis, plan: Plan, factor: HW[int], now: dict[Key, Shape]) -> dict[Key, Shape] | None:
+def _reference(
+    original: Analysis, plan: Plan, factor: HW[int], now: dict[Key, Shape]
+) -> dict[Key, Shape] | None:
     """Shapes of the original on the input that gives its maps the size they have after the cut."""
     recording = original.recording
-    site = next((s for s in original.spatial_ops if s.is_strided and _factor_of(s, plan) == factor), None)
+    site = next(
+        (s for s in original.spatial_ops if s.is_strided and _factor_of(s, plan) == factor), None
+    )
     if site is None:
         return None
     size = (recording.size[0] * factor[0], recording.size[1] * factor[1])
@@ -160,7 +178,9 @@ def _reference(original: Analysis, plan: Plan, factor: HW[int], now: dict[Key, S
         if short == [0, 0]:
             return shapes
         # without padding, k*o cells need an input some pixels off k times the original's
-        rows, columns = (s + d * int(r) for s, d, r in zip(size, short, site.after.reduction, strict=True))
+        rows, columns = (
+            s + d * int(r) for s, d, r in zip(size, short, site.after.reduction, strict=True)
+        )
         size = rows, columns
     return None
 
@@ -178,7 +198,9 @@ def _check_value(
         if not complete:
             choices |= {c for other in allowed for c in _grown(other[axis], factors)}
             if axis == 0 and base[0] == BATCH:
-                choices = {BATCH}  # windows cannot be told from cells that are swallowed into the batch
+                choices = {
+                    BATCH
+                }  # windows cannot be told from cells that are swallowed into the batch
         if length not in choices:
             raise GridError(_off(key, shape, allowed, complete))
 
@@ -195,7 +217,10 @@ def _grown(length: int, factors: list[HW[int]]) -> set[int]:
 
 def _said(shape: Shape) -> str:
     """Write a shape in words: N is the batch."""
-    sides = (f"{n // BATCH}N".removeprefix("1N") or "N" if n and n % BATCH == 0 else str(n) for n in shape)
+    sides = (
+        f"{n // BATCH}N".removeprefix("1N") or "N" if n and n % BATCH == 0 else str(n)
+        for n in shape
+    )
     return f"({', '.join(sides)})"
 
 
@@ -214,7 +239,10 @@ def _off(key: Key, shape: Shape, allowed: list[Shape], compared: bool) -> str:
 
 
 def _check_site(
-    site: SpatialOp, plan: Plan, now: dict[Key, Shape], references: dict[HW[int], dict[Key, Shape] | None]
+    site: SpatialOp,
+    plan: Plan,
+    now: dict[Key, Shape],
+    references: dict[HW[int], dict[Key, Shape] | None],
 ) -> bool:
     """Check one layer's output exactly; returns whether it is exactly k times larger."""
     if _is_multiple(site, plan, now):
@@ -235,7 +263,12 @@ def _check_site(
 def _is_multiple(site: SpatialOp, plan: Plan, now: dict[Key, Shape]) -> bool:
     """Return True if a layer's output is exactly k times larger (k = 1 before the transition)."""
     key = info(site.node).key
-    if key not in now or site.local or site.after.pooled or site.operator.kind in ("pad", "unknown_pad"):
+    if (
+        key not in now
+        or site.local
+        or site.after.pooled
+        or site.operator.kind in ("pad", "unknown_pad")
+    ):
         return True  # without a grid of its own; checked as a value
     rows, columns = _factor_of(site, plan)
     return _cells(now[key], site) == (site.out_grid[0] * rows, site.out_grid[1] * columns)
@@ -246,7 +279,9 @@ def _is_local(recording: Recording) -> bool:
     for node in recording.graph.nodes:
         if node.op in ("placeholder", "output", "get_attr"):
             continue
-        if node.op == "call_module" and not isinstance(recording.module(node), (nn.Fold, nn.Unfold, nn.Unflatten)):
+        if node.op == "call_module" and not isinstance(
+            recording.module(node), (nn.Fold, nn.Unfold, nn.Unflatten)
+        ):
             continue
         traits = function_traits(node)
         if not (traits.per_cell or traits.passes or traits.per_map):
@@ -278,9 +313,21 @@ def check_phases(original: Analysis, dilated: Recording, planned: Plan) -> int:
             continue
         place = original.grid_of.get(node)
         # what is made for a batch of a length that was read (class tokens) is not told by a reduction
-        transitions = [c for c in planned.transitions if place is None or beyond(place.reduction, c.before)]
-        factors = [math.prod(int(c.by[0] * c.by[1]) for c in transitions[:n]) for n in range(1, len(transitions) + 1)]
-        allowed = [was, *(shape for k in (factors if place is None else factors[-1:]) for shape in _batched(was, k))]
+        transitions = [
+            c for c in planned.transitions if place is None or beyond(place.reduction, c.before)
+        ]
+        factors = [
+            math.prod(int(c.by[0] * c.by[1]) for c in transitions[:n])
+            for n in range(1, len(transitions) + 1)
+        ]
+        allowed = [
+            was,
+            *(
+                shape
+                for k in (factors if place is None else factors[-1:])
+                for shape in _batched(was, k)
+            ),
+        ]
         if new not in allowed:
             where = info(node).path or node.name
             raise GridError(

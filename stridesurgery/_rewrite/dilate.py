@@ -74,7 +74,9 @@ class _Dilated:
             if shape_of(node) is not None or info(node).parts is not None:
                 continue
             source, axis = (*node.args, None, None)[:2]
-            is_length = node.op == "call_method" and node.target == "size" and isinstance(source, fx.Node)
+            is_length = (
+                node.op == "call_method" and node.target == "size" and isinstance(source, fx.Node)
+            )
             found[node] = (is_length and axis in self.batch_axes(source)) or any(
                 found.get(other, False) for other in node.all_input_nodes
             )
@@ -83,7 +85,11 @@ class _Dilated:
     def phases(self, node: fx.Node) -> Phases:
         """Return the phases that a node's value is in: a function of its reduction, so that what joins agrees."""
         place = self.grid_of[info(node).key]
-        return tuple((int(c.by[0]), int(c.by[1])) for c in self.transitions if beyond(place.reduction, c.before))
+        return tuple(
+            (int(c.by[0]), int(c.by[1]))
+            for c in self.transitions
+            if beyond(place.reduction, c.before)
+        )
 
     def batch_axis(self, node: fx.Node) -> int:
         """Return the axis of a value that the images of the batch lie along.
@@ -115,7 +121,13 @@ class _Dilated:
             GridError: the model does not run on a batch of any length.
         """
         try:
-            return record(self.model, self.size, training=self.training, batch=LONG_BATCH, watch=across_batch())
+            return record(
+                self.model,
+                self.size,
+                training=self.training,
+                batch=LONG_BATCH,
+                watch=across_batch(),
+            )
         except TraceError as problem:
             raise GridError(
                 f"phases would lie along a batch of another length, and with {LONG_BATCH} images {problem}. Let the "
@@ -160,7 +172,9 @@ class _Dilated:
             self._open(node, site, own[len(wanted) :])
         for source in dict.fromkeys(sources):
             self._give(node, source, wanted)
-        for length in [n for n in node.all_input_nodes if n.op == "call_method" and n.target == "size"]:
+        for length in [
+            n for n in node.all_input_nodes if n.op == "call_method" and n.target == "size"
+        ]:
             self._lengthen(node, length, wanted)
 
     def _give(self, node: fx.Node, source: fx.Node, wanted: Phases) -> None:
@@ -184,7 +198,9 @@ class _Dilated:
         have, want = _count(self.phases(source)), _count(wanted)
         if have == want or axis != self.batch_axis(source):
             return
-        function, factor = (operator.mul, want // have) if want > have else (operator.floordiv, have // want)
+        function, factor = (
+            (operator.mul, want // have) if want > have else (operator.floordiv, have // want)
+        )
         with self.graph.inserting_before(node):
             value = self.graph.call_function(function, (length, factor))
         _describe(value, length, "aligned", node.name)
@@ -199,14 +215,20 @@ class _Dilated:
         if node.op == "call_function":
             rule = FUNCTIONS[node.target]  # type: ignore[index]
             change = self.changes[info(node).key]
-            node.target, node.args, node.kwargs = rule.refine(arguments(node, rule), change.operator)
+            node.target, node.args, node.kwargs = rule.refine(
+                arguments(node, rule), change.operator
+            )
         users, value, last = list(node.users), node, site.operator.last
         for by in added:
             with self.graph.inserting_after(value):
-                opened = self.graph.call_function(space_to_batch, (value, by, last) if last != -1 else (value, by))
+                opened = self.graph.call_function(
+                    space_to_batch, (value, by, last) if last != -1 else (value, by)
+                )
             _describe(opened, node, "space_to_batch", len(opened.graph.nodes))
             value = opened
-        info(value).take(node, key=info(value).key, ends=(), writes=())  # what follows works on its memory
+        info(value).take(
+            node, key=info(value).key, ends=(), writes=()
+        )  # what follows works on its memory
         info(node).memory = f"{node.name} before phases"
         self.grid_of[info(value).key] = self.grid_of[info(node).key]
         for user in users:
@@ -224,7 +246,9 @@ class _Dilated:
                 self._give(output, source, ())
             else:
                 # put together last: until then the map may be written into
-                output.replace_input_with(source, reassembled_map(source, place.reduction, phases, axis, before=output))
+                output.replace_input_with(
+                    source, reassembled_map(source, place.reduction, phases, axis, before=output)
+                )
 
 
 def _place(node: fx.Node) -> str:
@@ -238,7 +262,12 @@ def _check_no_map(node: fx.Node, place: GridInfo) -> None:
         GridError: its cells cannot be put together.
     """
     shape = shape_of(node) or ()
-    if len(shape) == 4 and not place.pooled and place.grid is not None and min(*shape[2:], *shape[1:3]) > 1:
+    if (
+        len(shape) == 4
+        and not place.pooled
+        and place.grid is not None
+        and min(*shape[2:], *shape[1:3]) > 1
+    ):
         raise GridError(
             f"the output at {_place(node)}, {shape}, has the form of a map, and its cells come from operators that are "
             "not understood, so that its phases cannot be put together. Leave dilate out, or choose a later transition"
@@ -247,11 +276,18 @@ def _check_no_map(node: fx.Node, place: GridInfo) -> None:
 
 def _counts_images(node: fx.Node, lengths: dict[fx.Node, bool]) -> bool:
     """Return True if arithmetic with a tensor takes the number of images as a number."""
-    return function_traits(node).arithmetic and any(lengths.get(source, False) for source in node.all_input_nodes)
+    return function_traits(node).arithmetic and any(
+        lengths.get(source, False) for source in node.all_input_nodes
+    )
 
 
 def reassembled_map(
-    node: fx.Node, reduction: HW[Fraction], phases: Phases, axis: int, *, before: fx.Node | None = None
+    node: fx.Node,
+    reduction: HW[Fraction],
+    phases: Phases,
+    axis: int,
+    *,
+    before: fx.Node | None = None,
 ) -> fx.Node:
     """Return the map whose phases a node holds, put together right after it, or before another node.
 
@@ -259,15 +295,20 @@ def reassembled_map(
     """
     image = next(n for n in node.graph.nodes if n.op == "placeholder")
     rows, columns = (
-        (f.numerator, f.denominator) for f in (Fraction(r) / _count_along(phases, i) for i, r in enumerate(reduction))
+        (f.numerator, f.denominator)
+        for f in (Fraction(r) / _count_along(phases, i) for i, r in enumerate(reduction))
     )
     last = [-2] if axis == 3 else []
     return rearranged(node, batch_to_space, phases, image, (rows, columns), *last, before=before)
 
 
-def rearranged(node: fx.Node, function: Callable[..., Any], *args: Any, before: fx.Node | None = None) -> fx.Node:
+def rearranged(
+    node: fx.Node, function: Callable[..., Any], *args: Any, before: fx.Node | None = None
+) -> fx.Node:
     """Insert a call of a function that rearranges phases, right after its value or before a node."""
-    with node.graph.inserting_after(node) if before is None else node.graph.inserting_before(before):
+    with (
+        node.graph.inserting_after(node) if before is None else node.graph.inserting_before(before)
+    ):
         value = node.graph.call_function(function, (node, *args))
     _describe(value, node, function.__name__, value.name)
     info(value).phases = ()

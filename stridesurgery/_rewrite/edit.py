@@ -22,7 +22,9 @@ def is_graph(planned: Plan) -> bool:
     return planned.surgery.form == "graph" or planned.surgery.dilate or in_code
 
 
-def make_draft(meta_model: nn.Module, analysis: Analysis, planned: Plan, *, as_recorded: bool = False) -> Draft:
+def make_draft(
+    meta_model: nn.Module, analysis: Analysis, planned: Plan, *, as_recorded: bool = False
+) -> Draft:
     """Edit a copy without weights and record it.
 
     With `as_recorded` the result runs the original's graph: paddings that the forward code computes from a stride stay.
@@ -44,7 +46,9 @@ def finish(model: nn.Module, analysis: Analysis, planned: Plan, draft: Draft) ->
     graph = len(draft.recordings) > 1
     operated = _edited(model, planned, [analysis, *([analysis.training] if graph else [])])
     if graph and isinstance(draft.model, RewrittenModel):
-        operated = rewritten(operated, draft.model.graphs[True], draft.model.graphs[False], draft.model.only_at)
+        operated = rewritten(
+            operated, draft.model.graphs[True], draft.model.graphs[False], draft.model.only_at
+        )
     if isinstance(info := getattr(operated, "feature_info", None), FeatureInfo):
         operated.feature_info = refreshed(info, operated, analysis.recording.size)  # type: ignore[assignment]
     operated.surgery = replace(planned.surgery, after=before)  # type: ignore[assignment]
@@ -71,21 +75,27 @@ def _as_graph(meta_model: nn.Module, planned: Plan, analysis: Analysis, as_recor
             )
         fixed = analysis.fixed_size
         graphs = {mode: dilated_graph(a, planned) for mode, a in modes.items()}
-    elif as_recorded or any(c.site.node.op == "call_function" for part in changes.values() for c in part):
+    elif as_recorded or any(
+        c.site.node.op == "call_function" for part in changes.values() for c in part
+    ):
         fixed = analysis.fixed_size
         graphs = {mode: _rewrite(a.recording.graph, changes[mode]) for mode, a in modes.items()}
     else:  # the edited model's own graph, whose control flow has seen the larger maps
         recordings = {mode: record(meta_model, size, training=mode) for mode in (True, False)}
         fixed = is_fixed_size(recordings[False])
         graphs = {mode: recording.graph for mode, recording in recordings.items()}
-        return Draft(rewritten(meta_model, graphs[True], graphs[False], size if fixed else None), recordings)
+        return Draft(
+            rewritten(meta_model, graphs[True], graphs[False], size if fixed else None), recordings
+        )
     trial = rewritten(meta_model, graphs[True], graphs[False], size if fixed else None)
     return Draft(trial, {mode: record(trial, size, training=mode) for mode in (True, False)})
 
 
 def _edited(model: nn.Module, planned: Plan, modes: Sequence[Analysis]) -> nn.Module:
     """Edit a model's modules."""
-    for target, operator in _module_changes(modes, [_known_changes(a, modes[0], planned) for a in modes]).items():
+    for target, operator in _module_changes(
+        modes, [_known_changes(a, modes[0], planned) for a in modes]
+    ).items():
         module = model.get_submodule(target)
         refine = MODULES[type(module)].refine
         if refine is None:
@@ -108,7 +118,9 @@ def _known_changes(analysis: Analysis, evaluation: Analysis, planned: Plan) -> t
     return changes_of(tuple(s for s in analysis.spatial_ops if info(s.node).key in known), planned)
 
 
-def _module_changes(modes: Sequence[Analysis], changes: Sequence[Sequence[Change]]) -> dict[str, Operator]:
+def _module_changes(
+    modes: Sequence[Analysis], changes: Sequence[Sequence[Change]]
+) -> dict[str, Operator]:
     """Return the operator that each module becomes; every call of a module must ask for the same.
 
     Raises:
@@ -126,7 +138,9 @@ def _module_changes(modes: Sequence[Analysis], changes: Sequence[Sequence[Change
                     f"module {site.node.target} is called at several reductions, of which only some would change; "
                     "give each place a module of its own (copy.deepcopy of the parameter-free ones)"
                 )
-    changed = {str(c.site.node.target) for part in changes for c in part if c.site.node.op == "call_module"}
+    changed = {
+        str(c.site.node.target) for part in changes for c in part if c.site.node.op == "call_module"
+    }
     return {target: operator for target, operator in wanted.items() if target in changed}
 
 
@@ -138,5 +152,7 @@ def _rewrite(graph: fx.Graph, changes: Sequence[Change]) -> fx.Graph:
         change = by_key.get(info(node).key)
         if change is not None and node.op == "call_function":
             rule = FUNCTIONS[node.target]
-            node.target, node.args, node.kwargs = rule.refine(arguments(node, rule), change.operator)
+            node.target, node.args, node.kwargs = rule.refine(
+                arguments(node, rule), change.operator
+            )
     return result

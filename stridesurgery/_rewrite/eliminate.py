@@ -74,9 +74,13 @@ def eliminate(
         >>> fine.surgery
         Surgery(S=1, L=(16,), input_size=(64, 64))
     """
-    options = Options(stride=stride, axis=axis, pool=pool, dilate=dilate, restore_at=restore_at, form=form)
+    options = Options(
+        stride=stride, axis=axis, pool=pool, dilate=dilate, restore_at=restore_at, form=form
+    )
     if isinstance(S, Surgery) and S.after is not None:
-        if inplace:  # tried without weights first: the model is untouched if a later surgery is refused
+        if (
+            inplace
+        ):  # tried without weights first: the model is untouched if a later surgery is refused
             eliminate(copy_to_meta(model), S, L, input_size=input_size, **options.options)
         model = eliminate(model, S.after, input_size=input_size, inplace=inplace)
         S = replace(S, after=None)
@@ -108,7 +112,9 @@ def _checked_draft(model: nn.Module, analysis: Analysis, planned: Plan, inplace:
                 check(analysis, planned, draft)
             break
         except (TraceError, GridError) as problem:
-            refusal = refusal or (_impossible(planned, problem) if isinstance(problem, TraceError) else problem)
+            refusal = refusal or (
+                _impossible(planned, problem) if isinstance(problem, TraceError) else problem
+            )
         except SurgeryError:
             if refusal is None:
                 raise
@@ -126,9 +132,15 @@ def _check_result(model: nn.Module, planned: Plan, inplace: bool) -> None:
         RequestError: the recipe has no place in the model, or a graph is needed in place.
     """
     if not isinstance(getattr(model, "surgery", None), (Surgery, type(None))):
-        raise RequestError("the model has an attribute .surgery of its own, where the recipe would go; rename it")
+        raise RequestError(
+            "the model has an attribute .surgery of its own, where the recipe would go; rename it"
+        )
     if inplace and is_graph(planned):
-        why = "dilation gives" if planned.surgery.dilate else "a stride that is written in the forward code needs"
+        why = (
+            "dilation gives"
+            if planned.surgery.dilate
+            else "a stride that is written in the forward code needs"
+        )
         raise RequestError(f"{why} a rewritten graph, which is not possible in place")
 
 

@@ -30,7 +30,9 @@ class PlannedTransition:
     """One step of the chain of reductions that is eliminated, or that takes eliminated strides on."""
 
     before: HW[Fraction]  # maps up to this reduction keep their grid
-    by: HW[Fraction]  # k: all later maps grow by this, (rows, columns); below 1 where strides are restored
+    by: HW[
+        Fraction
+    ]  # k: all later maps grow by this, (rows, columns); below 1 where strides are restored
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,9 @@ class Draft:
     """An operated model without weights, and what it computes."""
 
     model: nn.Module
-    recordings: dict[bool, Recording]  # by whether it trains; of an edited module that of eval mode alone
+    recordings: dict[
+        bool, Recording
+    ]  # by whether it trains; of an edited module that of eval mode alone
 
 
 def plan(analysis: Analysis, surgery: Surgery) -> Plan:
@@ -67,7 +71,9 @@ def plan(analysis: Analysis, surgery: Surgery) -> Plan:
     """
     groups = {analysis.transitions_of(layer_number(analysis, layer)) for layer in surgery.L}
     if surgery.S != len(groups) or not groups:
-        raise RequestError(f"S is {surgery.S} but L = {listed(surgery.L)} names {len(groups)} transition(s)")
+        raise RequestError(
+            f"S is {surgery.S} but L = {listed(surgery.L)} names {len(groups)} transition(s)"
+        )
     chosen = sorted({t for layer in surgery.L for t in analysis.transitions_of(layer)})
     transitions = tuple(_planned(analysis, t, surgery) for t in chosen)
     if surgery.restore_at is not None:
@@ -102,7 +108,10 @@ def _planned(analysis: Analysis, transition: int, surgery: Surgery) -> PlannedTr
 
 
 def _restoring(
-    analysis: Analysis, surgery: Surgery, chosen: Sequence[int], transitions: Sequence[PlannedTransition]
+    analysis: Analysis,
+    surgery: Surgery,
+    chosen: Sequence[int],
+    transitions: Sequence[PlannedTransition],
 ) -> PlannedTransition:
     """Return the transition that takes all eliminated strides on."""
     layer = layer_number(analysis, surgery.restore_at)  # type: ignore[arg-type]  # plan has seen that it is one
@@ -112,8 +121,12 @@ def _restoring(
             f"restore_at={layer} ({analysis.layers[layer].name}) is not after the eliminated layers "
             f"{listed(surgery.L)}: name a strided layer of a later transition"
         )
-    rows, columns = (math.prod(transition.by[axis] for transition in transitions) for axis in (0, 1))
-    return PlannedTransition(analysis.transitions[first].before, (1 / Fraction(rows), 1 / Fraction(columns)))
+    rows, columns = (
+        math.prod(transition.by[axis] for transition in transitions) for axis in (0, 1)
+    )
+    return PlannedTransition(
+        analysis.transitions[first].before, (1 / Fraction(rows), 1 / Fraction(columns))
+    )
 
 
 def _divisors(factor: Fraction) -> str:
@@ -135,23 +148,31 @@ def _change(site: SpatialOp, plan: Plan) -> Change | None:
         if operator.scale is None:
             return None  # resized to the size of another map, which has changed alike
         if operator.refusal or max(operator.scale) < 1:
-            raise _refusal(site, operator.refusal or "interpolates downwards, which has no finer form")
+            raise _refusal(
+                site, operator.refusal or "interpolates downwards, which has no finer form"
+            )
         return Change(site, replace(operator, scale=(1 / now[0], 1 / now[1])))
     if operator.refusal:
         raise _refusal(site, operator.refusal)
     if beyond := info(site.node).hooked:
-        raise _refusal(site, f"its forward hooks do more than change each number ({', '.join(beyond)})")
+        raise _refusal(
+            site, f"its forward hooks do more than change each number ({', '.join(beyond)})"
+        )
     by = [a / b for a, b in zip(was, now, strict=True)]
     if min(by) < 1:
         return Change(site, _coarser(site, [1 / k for k in by], now))
     if any(k.denominator != 1 or step % int(k) for k, step in zip(by, operator.step, strict=True)):
-        raise _refusal(site, f"has stride {hw_text(operator.step)}, which cannot become {hw_text(now)}")
+        raise _refusal(
+            site, f"has stride {hw_text(operator.step)}, which cannot become {hw_text(now)}"
+        )
     return Change(site, refined(operator, (int(by[0]), int(by[1])), plan.surgery.removes_pools))
 
 
 def _coarser(site: SpatialOp, by: Sequence[Fraction], now: Sequence[Fraction]) -> Operator:
     if any(k.denominator != 1 for k in by):
-        raise _refusal(site, f"has stride {hw_text(site.operator.step)}, which cannot become {hw_text(now)}")
+        raise _refusal(
+            site, f"has stride {hw_text(site.operator.step)}, which cannot become {hw_text(now)}"
+        )
     operator = coarsened(site.operator, (int(by[0]), int(by[1])))
     if operator is None:
         raise _refusal(site, "cannot take a stride on")

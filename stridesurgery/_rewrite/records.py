@@ -17,7 +17,10 @@ from stridesurgery._rewrite.plan import Draft, Plan
 from stridesurgery._trace import RewrittenModel, one_image
 from stridesurgery.errors import GridError
 
-_OUTPUT_STRIDES = ("output_stride", "_output_stride")  # the latter behind a property (segmentation_models_pytorch)
+_OUTPUT_STRIDES = (
+    "output_stride",
+    "_output_stride",
+)  # the latter behind a property (segmentation_models_pytorch)
 
 
 def records_of(model: nn.Module) -> dict[str, Any]:
@@ -68,7 +71,9 @@ def described(model: nn.Module) -> dict[str, Any]:
 
 
 def _entries(info: Any) -> Any:
-    entries = info if isinstance(info, (list, tuple)) else getattr(info, "info", None)  # timm's FeatureInfo
+    entries = (
+        info if isinstance(info, (list, tuple)) else getattr(info, "info", None)
+    )  # timm's FeatureInfo
     return entries if isinstance(entries, (list, tuple)) else ()
 
 
@@ -89,7 +94,10 @@ def _update_patch_sizes(model: nn.Module, planned: Plan) -> None:
             continue
         old, new = change.site.operator.step, change.operator.step
         parts = str(change.site.node.target).split(".")
-        first = change.site.before.reduction == (1, 1)  # it sees the image; else only its own module tells of it
+        first = change.site.before.reduction == (
+            1,
+            1,
+        )  # it sees the image; else only its own module tells of it
         patches = change.site.operator.kernel == old
         for depth in range(0 if first else len(parts) - 1 if patches else len(parts), len(parts)):
             for name, holder in _with_patch_size(model.get_submodule(".".join(parts[:depth]))):
@@ -115,7 +123,9 @@ def _with_patch_size(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """Return the module and its config, as far as they say how large patches are."""
     config = vars(module).get("config")
     for name, holder in (("patch_size", module), ("config.patch_size", config)):
-        if hasattr(holder, "__dict__") and isinstance(vars(holder).get("patch_size"), (int, tuple, list)):
+        if hasattr(holder, "__dict__") and isinstance(
+            vars(holder).get("patch_size"), (int, tuple, list)
+        ):
             yield name, holder
 
 
@@ -126,7 +136,11 @@ def refreshed(info: FeatureInfo, operated: nn.Module, size: HW[int]) -> FeatureI
     grid_of = {feature: analysis.grid_of[maps[feature.name]] for feature in info.features}
     return FeatureInfo(
         tuple(
-            replace(feature, reduction=reduction_of(place), geometry=geometry_of(*place.reassembled.geometry))
+            replace(
+                feature,
+                reduction=reduction_of(place),
+                geometry=geometry_of(*place.reassembled.geometry),
+            )
             for feature, place in grid_of.items()
         )
     )
@@ -142,7 +156,9 @@ def check_intermediates(analysis: Analysis, planned: Plan, draft: Draft) -> None
     if isinstance(draft.model, RewrittenModel) or not has_tokens:
         return
     image = one_image(analysis.recording)
-    before, after = (intermediates(model, image) for model in (analysis.recording.model, draft.model.eval()))
+    before, after = (
+        intermediates(model, image) for model in (analysis.recording.model, draft.model.eval())
+    )
     for i, (was, now) in enumerate(zip(before, after, strict=False)):
         if larger_by(was.shape, now.shape, planned) is None:
             raise GridError(
@@ -162,7 +178,11 @@ def intermediates(model: nn.Module, image: Tensor) -> list[Tensor]:
             found = method(image, intermediates_only=True)
     except Exception:  # another signature, or not at this size: it says so itself when it is called
         return []
-    return [value for value in found if isinstance(value, Tensor)] if isinstance(found, (list, tuple)) else []
+    return (
+        [value for value in found if isinstance(value, Tensor)]
+        if isinstance(found, (list, tuple))
+        else []
+    )
 
 
 def larger_by(was: Shape, now: Shape, planned: Plan) -> HW[int] | None:

@@ -33,15 +33,21 @@ def requested(
             raise RequestError(f"the name {named.name} says the layers already; leave L out")
         if isinstance(S, Surgery):
             if S.after is not None:
-                raise RequestError("this Surgery follows another one; eliminate(model, surgery) carries out both")
-            given = [name for name, value in options.options.items() if value != DEFAULTS.options[name]]
+                raise RequestError(
+                    "this Surgery follows another one; eliminate(model, surgery) carries out both"
+                )
+            given = [
+                name for name, value in options.options.items() if value != DEFAULTS.options[name]
+            ]
             if given:
                 raise RequestError(f"a Surgery holds its options; leave {', '.join(given)} out")
             options, input_size = S, input_size or S.input_size
         S, L = named.S, named.L
     analysis = analyse(model, input_size)
     if any(place.phases for place in analysis.grid_of.values()):
-        raise RequestError("the model is dilated already; operate on the original, with all layers in one request")
+        raise RequestError(
+            "the model is dilated already; operate on the original, with all layers in one request"
+        )
     check_one_path(analysis, "operate on the original")
     settings = options.options
     if options.restore_at is not None:
@@ -61,7 +67,10 @@ def check_one_path(analysis: Analysis, way_out: str) -> None:
 
 
 def request(
-    analysis: Analysis, S: int | None, L: int | str | Sequence[int | str] | None, options: dict[str, Any]
+    analysis: Analysis,
+    S: int | None,
+    L: int | str | Sequence[int | str] | None,
+    options: dict[str, Any],
 ) -> Surgery:
     """Read what a caller asks for into a surgery with layers by number.
 
@@ -80,9 +89,13 @@ def request(
     for layer in named:
         _check_names_one(analysis, layer)
     groups = {analysis.transitions_of(layer): layer for layer in reversed(named)}
-    layers = tuple(layer for layer in dict.fromkeys(named) if layer in groups.values())  # one of each transition
+    layers = tuple(
+        layer for layer in dict.fromkeys(named) if layer in groups.values()
+    )  # one of each transition
     if S is not None and S != len(layers):
-        raise RequestError(f"S is {S} but L = {listed(named)} names {len(layers)} transition(s). {_strided(analysis)}")
+        raise RequestError(
+            f"S is {S} but L = {listed(named)} names {len(layers)} transition(s). {_strided(analysis)}"
+        )
     if not layers:
         raise RequestError(f"L is empty. {_strided(analysis)}")
     return Surgery(len(layers), layers, **options)
@@ -114,7 +127,9 @@ def _first_layers(analysis: Analysis, S: int) -> tuple[int, ...]:
     if isinstance(S, bool) or not isinstance(S, int) or S < 1:
         raise RequestError(f"S, the number of strides to eliminate, is a positive int, got {S!r}")
     if S > len(levels):
-        raise RequestError(f"S is {S} but the model has {len(levels)} transitions. {_strided(analysis)}")
+        raise RequestError(
+            f"S is {S} but the model has {len(levels)} transitions. {_strided(analysis)}"
+        )
     numbers = range(len(analysis.layers))
     firsts = []
     for level in range(S):
@@ -137,7 +152,9 @@ def layer_number(analysis: Analysis, item: int | str) -> int:
         raise RequestError(f"a layer is a number or a module name, got {item!r}")
     item = index(item)
     if not 0 <= item < count:
-        raise RequestError(f"layer {item} does not exist: the model has layers 0 to {count - 1}. {_strided(analysis)}")
+        raise RequestError(
+            f"layer {item} does not exist: the model has layers 0 to {count - 1}. {_strided(analysis)}"
+        )
     if not analysis.transitions_of(item):
         site = analysis.layers[item]
         why = "works on a pooled map of fixed size" if site.before.pooled else "has stride 1"
@@ -152,7 +169,11 @@ def _named(analysis: Analysis, name: str) -> int:
         RequestError: there is none, or several are inside.
     """
     exact = [i for i, layer in enumerate(analysis.layers) if layer.name == name]
-    inside = [i for i, layer in enumerate(analysis.layers) if layer.name.startswith(f"{name}.") and layer.is_strided]
+    inside = [
+        i
+        for i, layer in enumerate(analysis.layers)
+        if layer.name.startswith(f"{name}.") and layer.is_strided
+    ]
     found = exact[:1] or inside
     if len(found) == 1:
         return found[0]

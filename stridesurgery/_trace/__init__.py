@@ -3,7 +3,12 @@
 from stridesurgery._trace.graph_model import RewrittenModel, copied, rewritten
 from stridesurgery._trace.meta_copy import copied_model, copy_to_meta, default_size, number_format
 from stridesurgery._trace.record import image_for, is_fixed_size, one_image, record
-from stridesurgery._trace.recording import Recording, is_overwritten, lasting_memory, tensors_returned
+from stridesurgery._trace.recording import (
+    Recording,
+    is_overwritten,
+    lasting_memory,
+    tensors_returned,
+)
 
 __all__ = [
     "RewrittenModel",

@@ -21,7 +21,10 @@ def copied_function(function: Any, memo: dict[int, Any], apart: bool) -> Any:
     If `apart`, everything that the function could change is copied as well.
     """
     if isinstance(function, partial):
-        inner, given = copied_function(function.func, memo, apart), copy.deepcopy(function.args, memo)
+        inner, given = (
+            copied_function(function.func, memo, apart),
+            copy.deepcopy(function.args, memo),
+        )
         return type(function)(inner, *given, **copy.deepcopy(function.keywords, memo))
     if not isinstance(function, types.FunctionType) or id(function) in memo:
         return copy.deepcopy(function, memo)
@@ -34,10 +37,16 @@ def copied_function(function: Any, memo: dict[int, Any], apart: bool) -> Any:
     read = {name for code in codes for name in code.co_names if apart} & function.__globals__.keys()
     shared = {name: _renewed(function.__globals__[name], memo, apart) for name in read}
     shared = {name: new for name, new in shared.items() if new is not function.__globals__[name]}
-    writes = apart and any(i.opname == "STORE_GLOBAL" for code in codes for i in dis.get_instructions(code))
+    writes = apart and any(
+        i.opname == "STORE_GLOBAL" for code in codes for i in dis.get_instructions(code)
+    )
     values = [*cells, *(defaults or ()), *(named or {}).values()]
     before = [*old[0], *(old[1] or ()), *(old[2] or {}).values()]
-    if not shared and not writes and all(new is value for new, value in zip(values, before, strict=True)):
+    if (
+        not shared
+        and not writes
+        and all(new is value for new, value in zip(values, before, strict=True))
+    ):
         return function
     scope = {**function.__globals__, **shared} if shared or writes else function.__globals__
     result = types.FunctionType(function.__code__, scope, function.__name__, defaults, cells)
@@ -79,7 +88,9 @@ def _refers(value: Any, memo: dict[int, Any], seen: set[int]) -> bool:
         parts = [value.__self__]
     else:
         parts = (
-            [] if isinstance(value, (types.ModuleType, type, Tensor)) else list(getattr(value, "__dict__", {}).values())
+            []
+            if isinstance(value, (types.ModuleType, type, Tensor))
+            else list(getattr(value, "__dict__", {}).values())
         )
     return any(_refers(part, memo, seen) for part in parts)
 

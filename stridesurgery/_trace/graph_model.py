@@ -42,7 +42,9 @@ class RewrittenModel(fx.GraphModule):
         feature_info: Any  # a `FeatureInfo` if it returns maps; else that of the original
         only_at: tuple[int, int] | None  # the input size, if the graph holds sizes as constants
 
-    def __init__(self, model: nn.Module, graphs: dict[bool, fx.Graph], only_at: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, graphs: dict[bool, fx.Graph], only_at: tuple[int, int] | None = None
+    ) -> None:
         super().__init__(nn.Module(), fx.Graph(), type(model).__name__)
         # keep all attributes: fx would copy only what the graph names, in the graph's order
         self.__dict__.update({k: v for k, v in vars(model).items() if k not in _OWN})
@@ -121,10 +123,14 @@ def rewritten(
     return RewrittenModel(model, _once({True: train_graph, False: eval_graph}), only_at)
 
 
-def _rebuild(owned: dict[str, Any], written: dict[bool, list[Any]], only_at: tuple[int, int] | None) -> RewrittenModel:
+def _rebuild(
+    owned: dict[str, Any], written: dict[bool, list[Any]], only_at: tuple[int, int] | None
+) -> RewrittenModel:
     shell = nn.Module()
     shell.__dict__.update(owned)
-    return RewrittenModel(shell, _once({mode: read_graph(nodes) for mode, nodes in written.items()}), only_at)
+    return RewrittenModel(
+        shell, _once({mode: read_graph(nodes) for mode, nodes in written.items()}), only_at
+    )
 
 
 @dataclass(frozen=True)
@@ -164,7 +170,10 @@ def read_graph(rows: list[tuple[Any, ...]]) -> fx.Graph:
     nodes: dict[str, fx.Node] = {}
     for name, op, target, args, kwargs, meta in rows:
         target = _function(target) if op == "call_function" else target
-        args, kwargs = (map_aggregate(a, lambda v: nodes[v.name] if isinstance(v, _Ref) else v) for a in (args, kwargs))
+        args, kwargs = (
+            map_aggregate(a, lambda v: nodes[v.name] if isinstance(v, _Ref) else v)
+            for a in (args, kwargs)
+        )
         nodes[name] = graph.create_node(op, target, args, kwargs, name=name)
         nodes[name].meta.update(meta)
     return graph

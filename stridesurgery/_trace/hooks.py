@@ -13,7 +13,10 @@ class Hooks:
 
     def __init__(self, module: nn.Module) -> None:
         self.own = {name: vars(module)[name] for name in self.tables}
-        self.with_kwargs = {*module._forward_pre_hooks_with_kwargs, *module._forward_hooks_with_kwargs}
+        self.with_kwargs = {
+            *module._forward_pre_hooks_with_kwargs,
+            *module._forward_hooks_with_kwargs,
+        }
         vars(module).update({name: OrderedDict() for name in self.tables})
 
     def put_back(self, module: nn.Module) -> None:
@@ -22,7 +25,9 @@ class Hooks:
             own.update(vars(module)[name])
             vars(module)[name] = own
 
-    def before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def before(
+        self, module: nn.Module, args: Any, kwargs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
         """Return the arguments as the pre-hooks leave them."""
         for key, hook in list(self.own["_forward_pre_hooks"].items()):
             changed = hook(module, args, *([kwargs] if key in self.with_kwargs else []))

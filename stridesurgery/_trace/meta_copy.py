@@ -24,7 +24,12 @@ def copy_to_meta(model: nn.Module) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"expected a torch.nn.Module, got {type(model).__name__}")
-    for wrapper in ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "OptimizedModule"):
+    for wrapper in (
+        "DistributedDataParallel",
+        "DataParallel",
+        "FullyShardedDataParallel",
+        "OptimizedModule",
+    ):
         if type(model).__name__ == wrapper:
             inner = "_orig_mod" if wrapper == "OptimizedModule" else "module"
             raise ModelError(
@@ -33,7 +38,9 @@ def copy_to_meta(model: nn.Module) -> nn.Module:
     for path, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             place = f"submodule {path!r}" if path else "the model"
-            raise ModelError(f"{place} is a ScriptModule, whose code cannot be read; pass the original module")
+            raise ModelError(
+                f"{place} is a ScriptModule, whose code cannot be read; pass the original module"
+            )
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
         memo[id(parameter)] = nn.Parameter(_meta(parameter), requires_grad=parameter.requires_grad)
@@ -71,7 +78,11 @@ def _duplicate(model: nn.Module, memo: dict[int, Any], apart: bool) -> nn.Module
     tables = (vars(module).get(name) for module in model.modules() for name in _HOOKS)
     memo.update((id(table), type(table)()) for table in tables if table is not None)
     for module in reversed(modules):  # parts before the module that contains them
-        settings = {name: _copied(v, memo) for name, v in vars(module).items() if name != "_compiled_call_impl"}
+        settings = {
+            name: _copied(v, memo)
+            for name, v in vars(module).items()
+            if name != "_compiled_call_impl"
+        }
         # nothing of model.compile() stays: the copy runs as written
         memo[id(module)].__dict__.update(settings)
     result = copy.deepcopy(model, memo)
@@ -96,7 +107,9 @@ def _copy_hooks(module: nn.Module, twin: nn.Module, memo: dict[int, Any], apart:
             table[key] = Observer(hook, memo) if called else copied_function(hook, memo, False)
 
 
-_HOOKS = frozenset(name for name, value in vars(nn.Module()).items() if "hooks" in name and isinstance(value, dict))
+_HOOKS = frozenset(
+    name for name, value in vars(nn.Module()).items() if "hooks" in name and isinstance(value, dict)
+)
 _FORWARD_HOOKS = frozenset(name for name in _HOOKS if name.startswith("_forward"))
 
 
@@ -118,7 +131,10 @@ def _is_copied_by_its_attributes(kind: type[nn.Module]) -> bool:
     return all(f is None or getattr(f, "__module__", "torch.nn").startswith(_TORCH) for f in own)
 
 
-_TORCH = ("torch.nn", "torch._dynamo")  # torch.compile replaces nn.Module's __setstate__ by one that counts
+_TORCH = (
+    "torch.nn",
+    "torch._dynamo",
+)  # torch.compile replaces nn.Module's __setstate__ by one that counts
 
 
 _CONTAINERS = frozenset({dict, OrderedDict, set, list})
@@ -136,7 +152,11 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
         memo[id(value)] = found = {}
         found.update({key: _copied(v, memo) for key, v in value.items()})
         return found
-    return copied_function(value, memo, False) if kind is types.FunctionType else copy.deepcopy(value, memo)
+    return (
+        copied_function(value, memo, False)
+        if kind is types.FunctionType
+        else copy.deepcopy(value, memo)
+    )
 
 
 def _meta(tensor: Tensor) -> Tensor:
@@ -181,7 +201,9 @@ def number_format(model: nn.Module) -> torch.dtype:
 
     It is the floating-point type of the model's first parameter that has one.
     """
-    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
+    return next(
+        (p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype()
+    )
 
 
 def default_size(model: nn.Module) -> tuple[int, int]:
@@ -196,7 +218,9 @@ def default_size(model: nn.Module) -> tuple[int, int]:
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     if isinstance(config, dict) and config.get("input_size"):
         return tuple(config["input_size"][-2:])
-    return (299, 299) if type(model).__name__ == "Inception3" else (224, 224)  # torchvision records no size
+    return (
+        (299, 299) if type(model).__name__ == "Inception3" else (224, 224)
+    )  # torchvision records no size
 
 
 def copied_model(model: nn.Module, *, apart: bool = False) -> nn.Module:

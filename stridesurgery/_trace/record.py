@@ -101,7 +101,9 @@ class _Replay(fx.Interpreter):
         except Exception as problem:
             names = dict.fromkeys(name for source in n.all_input_nodes for name in origins(source))
             what = str(problem).partition("\n")[0]
-            raise TraceError(f"{info(n).path or n.name} raised {what}", fixed=tuple(names)) from problem
+            raise TraceError(
+                f"{info(n).path or n.name} raised {what}", fixed=tuple(names)
+            ) from problem
         if isinstance(value, torch.Tensor) and n.op != "output":
             info(n).shape = tuple(value.shape)
         if isinstance(value, (tuple, list)):
@@ -141,7 +143,13 @@ def trace(
         try:
             graph = recorder.record(image)
             return Recording(
-                graph, meta_model, size, training, recorder.compares, tuple(recorder.missed), recorder.adds_to_answer
+                graph,
+                meta_model,
+                size,
+                training,
+                recorder.compares,
+                tuple(recorder.missed),
+                recorder.adds_to_answer,
             )
         except Exception as problem:
             failures.append(_explain(problem, recorder, size))
@@ -153,17 +161,26 @@ def _explain(problem: Exception, recorder: Recorder, size: tuple[int, int]) -> T
     model = recorder.model
     frames = [f for f in traceback.extract_tb(problem.__traceback__) if "/torch/" not in f.filename]
     own = [f for f in frames if "/stridesurgery/" not in f.filename]
-    line = f" ({own[-1].filename.rsplit('/', 1)[-1]}:{own[-1].lineno}: {own[-1].line})" if own else ""
+    line = (
+        f" ({own[-1].filename.rsplit('/', 1)[-1]}:{own[-1].lineno}: {own[-1].line})" if own else ""
+    )
     path, kind = recorder.innermost or ("", type(model).__name__)
     text = " ".join(str(problem).split())
     place = f"submodule {path!r} ({kind})" if path else kind
-    small = ("kernel size can't be greater", "output size is too small", "padding size should be less", "too small")
+    small = (
+        "kernel size can't be greater",
+        "output size is too small",
+        "padding size should be less",
+        "too small",
+    )
     if any(words in text.lower() for words in small):
         return TraceError(
             f"an input of {size[0]}x{size[1]} pixels is too small for {place}{line}: {text}; give a larger input_size"
         )
     if isinstance(problem, TraceError):  # our own, which names the place
-        return TraceError(f"{type(model).__name__} cannot be traced at {size[0]}x{size[1]} pixels{line}: {text}")
+        return TraceError(
+            f"{type(model).__name__} cannot be traced at {size[0]}x{size[1]} pixels{line}: {text}"
+        )
     fixed = f"; the size is fixed by {', '.join(recorder.fixed)}" if recorder.fixed else ""
     return TraceError(
         f"{type(model).__name__} cannot be traced at {size[0]}x{size[1]} pixels: {place}{line} "
@@ -190,7 +207,9 @@ def is_fixed_size(recording: Recording) -> bool:
     # without comparisons only sizes in the graph can differ: one other size is enough to tell
     if not recording.compares:
         with suppress(TraceError):
-            if str(record(meta_model, (h + 65, w + 67), batch=BATCH + 2).graph) == str(recording.graph):
+            if str(record(meta_model, (h + 65, w + 67), batch=BATCH + 2).graph) == str(
+                recording.graph
+            ):
                 return False
     if str(record(meta_model, recording.size, batch=BATCH + 2).graph) != str(recording.graph):
         raise GridError(

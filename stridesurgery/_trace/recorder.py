@@ -25,7 +25,10 @@ _OPERATORS = {
         "iadd isub imul itruediv ifloordiv imod ipow iand ior abs"
     ).split()
 } | {"__and__": operator.and_, "__or__": operator.or_}
-_REFLECTED = {f"__r{name}__": getattr(operator, name) for name in "add sub mul truediv floordiv mod pow matmul".split()}
+_REFLECTED = {
+    f"__r{name}__": getattr(operator, name)
+    for name in "add sub mul truediv floordiv mod pow matmul".split()
+}
 _REFLECTED["__rdiv__"] = operator.truediv
 _PLAIN = {
     "dim",
@@ -45,7 +48,9 @@ _VIEWS = (nn.Flatten, nn.Unflatten)
 class Recorder(Values, TorchFunctionMode):
     """Run a weightless model and record every torch function and leaf module as an fx node."""
 
-    def __init__(self, model: nn.Module, leaf: Callable[[nn.Module], bool], watch: Watch | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, leaf: Callable[[nn.Module], bool], watch: Watch | None = None
+    ) -> None:
         super().__init__(model, watch)
         self.innermost: tuple[str, str] | None = None  # module that raised the first exception
         self.fixed: list[str] = []  # parameters and buffers in the call that raised it
@@ -89,12 +94,18 @@ class Recorder(Values, TorchFunctionMode):
                 self._paused -= 1
             if not tensors_returned(result):
                 raise TraceError(f"it returns {_shortly(result)}, in which there is no tensor")
-            info(self.graph.output(self._argument(self._contained(result)))).set(shape=None, path="")
+            info(self.graph.output(self._argument(self._contained(result)))).set(
+                shape=None, path=""
+            )
             self._erase_repeated()
             give_keys(self.graph)
             if self.without_grad:
-                lost = lost_no_grad(self.graph, self.model, self.without_grad, {id(p) for p in learned})
-                self.missed.update(dict.fromkeys(f"{place} computes under torch.no_grad" for place in lost))
+                lost = lost_no_grad(
+                    self.graph, self.model, self.without_grad, {id(p) for p in learned}
+                )
+                self.missed.update(
+                    dict.fromkeys(f"{place} computes under torch.no_grad" for place in lost)
+                )
         finally:
             random.setstate(state)
             for parameter in learned:
@@ -109,7 +120,9 @@ class Recorder(Values, TorchFunctionMode):
 
     # modules
 
-    def _inner_forward(self, path: str, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def _inner_forward(
+        self, path: str, module: nn.Module, forward: Callable[..., Any]
+    ) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
             hooks = self._hooks.get(module) if path else None
             self.scope.append((path, module))
@@ -118,7 +131,11 @@ class Recorder(Values, TorchFunctionMode):
                     return self._note_end(path, forward(*args, **kwargs))
                 args, kwargs = hooks.before(module, args, kwargs)
                 result = hooks.after(module, args, kwargs, forward(*args, **kwargs))
-                if any(getattr(hook, "failed", False) for table in hooks.own.values() for hook in table.values()):
+                if any(
+                    getattr(hook, "failed", False)
+                    for table in hooks.own.values()
+                    for hook in table.values()
+                ):
                     self.missed[f"a forward hook of {path} needs numbers"] = None
                 return self._note_end(path, result)
             except Exception:
@@ -129,14 +146,21 @@ class Recorder(Values, TorchFunctionMode):
 
         return run
 
-    def _leaf_forward(self, path: str, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def _leaf_forward(
+        self, path: str, module: nn.Module, forward: Callable[..., Any]
+    ) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
             if self._paused:
                 return forward(*args, **kwargs)
             if type(module) is nn.Identity and not isinstance(args[0], Tensor):
                 return self._note_end(path, args[0])  # a container is not a value
             self._paused += 1
-            hooks, given, named, beyond = self._hooks.get(module), args, kwargs, beyond_numbers(self._images)
+            hooks, given, named, beyond = (
+                self._hooks.get(module),
+                args,
+                kwargs,
+                beyond_numbers(self._images),
+            )
             try:
                 if hooks is not None:  # hooks are part of the leaf and run with it
                     with beyond:
@@ -144,7 +168,10 @@ class Recorder(Values, TorchFunctionMode):
                     if args is given and kwargs is named:
                         beyond.take()  # the hooks only observe
                 is_short = len(args) == 1 and self.watch is None
-                result, writes = known_result(module, args[0]) if is_short else None, tuple[int, ...]()
+                result, writes = (
+                    known_result(module, args[0]) if is_short else None,
+                    tuple[int, ...](),
+                )
                 if result is None:
                     versions = self._versions(args, kwargs)
                     result = forward(*args, **kwargs)
@@ -152,7 +179,11 @@ class Recorder(Values, TorchFunctionMode):
                 same = (
                     args
                     and isinstance(args[0], Tensor)
-                    and (result is args[0] or module_traits(module).passes or isinstance(module, _VIEWS))
+                    and (
+                        result is args[0]
+                        or module_traits(module).passes
+                        or isinstance(module, _VIEWS)
+                    )
                 )
                 memory = self._memory(args[0]) if same else None
                 if getattr(module, "inplace", False):
@@ -163,7 +194,9 @@ class Recorder(Values, TorchFunctionMode):
                     result = result.clone()
             except Exception:
                 self.innermost = self.innermost or (path, type(module).__name__)
-                self.fixed = self.fixed or [f"{path}.{name}" for name, _ in module.named_parameters(recurse=False)]
+                self.fixed = self.fixed or [
+                    f"{path}.{name}" for name, _ in module.named_parameters(recurse=False)
+                ]
                 raise
             finally:
                 self._paused -= 1
@@ -176,12 +209,16 @@ class Recorder(Values, TorchFunctionMode):
                     self._shared_memory[result.untyped_storage()._cdata] = memory
             if hooks is not None:
                 info(node).hooked = beyond.take()
-                result = self._after_leaf(path, module, node, result, partial(hooks.after, module, args, kwargs))
+                result = self._after_leaf(
+                    path, module, node, result, partial(hooks.after, module, args, kwargs)
+                )
             return self._note_end(path, result)
 
         return run
 
-    def _after_leaf(self, path: str, module: nn.Module, node: fx.Node, result: Any, hooks: Callable[[Any], Any]) -> Any:
+    def _after_leaf(
+        self, path: str, module: nn.Module, node: fx.Node, result: Any, hooks: Callable[[Any], Any]
+    ) -> Any:
         """Run a leaf's forward hooks on its recorded result.
 
         The node of the leaf then stands for the result of the hooks.
@@ -201,7 +238,9 @@ class Recorder(Values, TorchFunctionMode):
         inside = [n for n in self.graph.nodes if n not in before and n is not self._device]
         self._repeated += [(path, n) for n in inside]
         if self.watch is not None:
-            info(node).mixes += tuple(name for n in inside for name in info(n).mixes) + self.watch.take()
+            info(node).mixes += (
+                tuple(name for n in inside for name in info(n).mixes) + self.watch.take()
+            )
         return self._tag(changed, node)
 
     def _erase_repeated(self) -> None:
@@ -265,7 +304,10 @@ class Recorder(Values, TorchFunctionMode):
         return self._tag(result, node)
 
     def _call(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> fx.Node:
-        if getattr(torch.Tensor, name, None) is func or getattr(func, "__module__", "") == "torch._tensor":
+        if (
+            getattr(torch.Tensor, name, None) is func
+            or getattr(func, "__module__", "") == "torch._tensor"
+        ):
             if name in _REFLECTED:
                 return self.emit("call_function", _REFLECTED[name], (args[1], args[0]), {})
             if name in _OPERATORS:

@@ -49,7 +49,9 @@ class Recording:
         return self.modules[str(node.target)]
 
 
-def tensors_returned(value: Any, name: str = "output", inside: frozenset[int] = frozenset()) -> dict[str, Tensor]:
+def tensors_returned(
+    value: Any, name: str = "output", inside: frozenset[int] = frozenset()
+) -> dict[str, Tensor]:
     """Return the tensors in a model's output, by path, such as `output['maps'][0]`.
 
     Dicts, lists, tuples, named tuples, dataclasses and other objects with attributes are searched.
@@ -64,7 +66,11 @@ def tensors_returned(value: Any, name: str = "output", inside: frozenset[int] = 
         parts = {f"{name}[{key!r}]": part for key, part in value.items()}
     elif isinstance(value, (list, tuple)):
         parts = {f"{name}[{i}]": part for i, part in enumerate(value)}
-    elif hasattr(value, "__dict__") and not isinstance(value, (type, nn.Module)) and not callable(value):
+    elif (
+        hasattr(value, "__dict__")
+        and not isinstance(value, (type, nn.Module))
+        and not callable(value)
+    ):
         parts = {f"{name}.{key}": part for key, part in vars(value).items()}
     found: dict[str, Tensor] = {}
     for place, part in parts.items():

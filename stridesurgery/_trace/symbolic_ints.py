@@ -42,7 +42,9 @@ class SymbolicNumber:
         if not all(isinstance(a, (int, float)) for a in args):
             return NotImplemented
         value = function(*(plain(a) for a in args))
-        return with_origin(value, self.emitter, lambda: self.emitter.emit("call_function", function, args, {}))
+        return with_origin(
+            value, self.emitter, lambda: self.emitter.emit("call_function", function, args, {})
+        )
 
     def _compare(self, function: Callable[..., bool], *others: Any) -> bool:
         self.emitter.note_comparison()
@@ -95,5 +97,10 @@ for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
 for _name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow"):
     setattr(SymbolicNumber, f"__{_name}__", _remembering(getattr(operator, _name)))
     setattr(SymbolicNumber, f"__r{_name}__", _remembering(getattr(operator, _name), reflected=True))
-for _name, _function in (("neg", operator.neg), ("ceil", math.ceil), ("floor", math.floor), ("round", round)):
+for _name, _function in (
+    ("neg", operator.neg),
+    ("ceil", math.ceil),
+    ("floor", math.floor),
+    ("round", round),
+):
     setattr(SymbolicNumber, f"__{_name}__", _remembering(_function))

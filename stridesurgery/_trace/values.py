@@ -52,7 +52,9 @@ class Values:
         node = self.graph.create_node(op, target, args, kwargs)
         if self._grad_off:
             self.without_grad.add(node)
-        info(node).set(shape=None, path=self.scope[-1][0] if self.scope else "", writes=(), mixes=mixes)
+        info(node).set(
+            shape=None, path=self.scope[-1][0] if self.scope else "", writes=(), mixes=mixes
+        )
         return node
 
     def _versions(self, *values: Any) -> list[tuple[Tensor, int]]:
@@ -61,7 +63,9 @@ class Values:
 
     def _written(self, versions: list[tuple[Tensor, int]]) -> tuple[int, ...]:
         """Return the memory that was written into since `versions` was taken."""
-        return tuple(dict.fromkeys(self._memory(t) for t, version in versions if t._version != version))
+        return tuple(
+            dict.fromkeys(self._memory(t) for t, version in versions if t._version != version)
+        )
 
     def _memory(self, tensor: Tensor) -> int:
         """Return a label of a tensor's memory.
@@ -140,7 +144,11 @@ class Values:
         """
         if isinstance(result, dict):
             items = {key: self._contained(value) for key, value in result.items()}
-            return self.emit("call_function", OrderedDict, (items,), {}) if type(result) is OrderedDict else items
+            return (
+                self.emit("call_function", OrderedDict, (items,), {})
+                if type(result) is OrderedDict
+                else items
+            )
         if type(result) in (tuple, list):
             return type(result)(map(self._contained, result))
         return result

@@ -37,7 +37,12 @@ class _Map:
 
 
 def check_maps(
-    original: nn.Module, fine: nn.Module, returning: RewrittenModel, image: Tensor, *, dilated: bool = False
+    original: nn.Module,
+    fine: nn.Module,
+    returning: RewrittenModel,
+    image: Tensor,
+    *,
+    dilated: bool = False,
 ) -> tuple[MapCheck, ...]:
     """Compare the maps that a model returns in eval mode with those of their source networks.
 
@@ -61,10 +66,14 @@ def check_maps(
     with torch.no_grad():
         before, after = _maps(original, sources, image), _maps(fine, sources, image)
     if list(returned) != [feature.name for feature in features]:
-        raise SurgeryError(f"the maps that are returned are {', '.join(returned)}, which feature_info does not say")
+        raise SurgeryError(
+            f"the maps that are returned are {', '.join(returned)}, which feature_info does not say"
+        )
     parts = [part for feature in features for part in _split(returned[feature.name], feature)]
     claimed = [feature.reduction for feature in features for _ in feature.sources]
-    found = tuple(_check(*each, before, after, dilated) for each in zip(sources, parts, claimed, strict=True))
+    found = tuple(
+        _check(*each, before, after, dilated) for each in zip(sources, parts, claimed, strict=True)
+    )
     _check_geometry(returning, image)
     return found
 
@@ -73,17 +82,23 @@ def _check_geometry(returning: RewrittenModel, image: Tensor) -> None:
     """Compare the geometry in `feature_info` with the one computed from the graph."""
     info = returning.feature_info
     for old, new in zip(
-        info.features, refreshed(info, returning, (image.shape[2], image.shape[3])).features, strict=True
+        info.features,
+        refreshed(info, returning, (image.shape[2], image.shape[3])).features,
+        strict=True,
     ):
         if repr(old.geometry) != repr(new.geometry):  # compared as text, where nan equals nan
-            raise GridError(f"feature_info says of map {old.name} {old.geometry}, and it is {new.geometry}")
+            raise GridError(
+                f"feature_info says of map {old.name} {old.geometry}, and it is {new.geometry}"
+            )
 
 
 def _split(value: Tensor, feature: Feature) -> Sequence[Tensor]:
     """Split a map into the parts that were concatenated."""
     axis = feature.sources[0].channel_axis
     if value.shape[axis] != feature.channels:
-        raise GridError(f"map {feature.name} has {value.shape[axis]} channels instead of {feature.channels}")
+        raise GridError(
+            f"map {feature.name} has {value.shape[axis]} channels instead of {feature.channels}"
+        )
     return value.split([source.channels for source in feature.sources], axis)
 
 
@@ -92,13 +107,17 @@ def _maps(network: nn.Module, sources: Sequence[Source], image: Tensor) -> dict[
     analysis = analyse(network, (image.shape[2], image.shape[3]))
     nodes = {info(node).key: node for node in analysis.grid_of}
     taps = {
-        s.key: Tap(str(s.key), "", nodes[s.key], analysis.grid_of[nodes[s.key]], s.channels, s.channel_axis)
+        s.key: Tap(
+            str(s.key), "", nodes[s.key], analysis.grid_of[nodes[s.key]], s.channels, s.channel_axis
+        )
         for s in sources
         if s.key in nodes
     }
     graph = tapped(analysis, list(taps.values()))
     values = rewritten(copied_model(network, apart=True), graph, graph, None).eval()(image.clone())
-    return {key: _Map(values[tap.name], tap.place.reassembled.reduction) for key, tap in taps.items()}
+    return {
+        key: _Map(values[tap.name], tap.place.reassembled.reduction) for key, tap in taps.items()
+    }
 
 
 def _check(
@@ -111,7 +130,9 @@ def _check(
 ) -> MapCheck:
     if source.network == "sliced":
         way_out = "sampler='original' makes it the original's"
-        return MapCheck(source.name, f"not compared: it is a slice where the original pools; {way_out}", None)
+        return MapCheck(
+            source.name, f"not compared: it is a slice where the original pools; {way_out}", None
+        )
     operated = source.network == "operated"
     whose = "eliminate's" if operated else "the original's"
     wanted = (after if operated else before).get(source.key)
@@ -122,7 +143,9 @@ def _check(
         )
     if claimed != tuple(map(float, wanted.reduction)):
         has = tuple(map(float, wanted.reduction))
-        raise GridError(f"feature_info gives map {source.name} the reduction {claimed}, and it has {has}")
+        raise GridError(
+            f"feature_info gives map {source.name} the reduction {claimed}, and it has {has}"
+        )
     error, what = _error(source.name, found, wanted.value, whose), f"equals {whose}"
     if operated and dilated and source.key in before:
         old = before[source.key]
@@ -142,7 +165,9 @@ def _error(name: str, found: Tensor, wanted: Tensor, whose: str) -> float:
         SurgeryError: the maps differ in value by more than rounding.
     """
     if found.shape != wanted.shape:
-        raise GridError(f"map {name} is {tuple(found.shape)} where {whose} is {tuple(wanted.shape)}")
+        raise GridError(
+            f"map {name} is {tuple(found.shape)} where {whose} is {tuple(wanted.shape)}"
+        )
     error = difference(found, wanted)
     if not error <= (1e-4 if wanted.dtype in (torch.float32, torch.float64) else 5e-2):
         raise SurgeryError(f"map {name} differs from {whose} by {error:.2g} (relative)")

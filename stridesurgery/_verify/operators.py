@@ -37,7 +37,9 @@ def check_site(change: Change, original: nn.Module, operated: nn.Module) -> Site
         return SiteCheck(site.name, "runs for none of the maps", None)
     if to.kind == "resize":
         return SiteCheck(
-            site.name, f"scales by {hw_text(to.scale or ())} instead of {hw_text(site.operator.scale or ())}", None
+            site.name,
+            f"scales by {hw_text(to.scale or ())} instead of {hw_text(site.operator.scale or ())}",
+            None,
         )
     x = _small_map(site, original)
     with torch.no_grad():
@@ -45,9 +47,13 @@ def check_site(change: Change, original: nn.Module, operated: nn.Module) -> Site
     taps = [w.tap and not old.tap for w, old in zip(to.windows, site.operator.windows, strict=True)]
     if to.kind in POOLS and any(taps):
         return _check_removed(site, to, x, after)
-    if any(new.stride > old.stride for new, old in zip(to.windows, site.operator.windows, strict=True)):
+    if any(
+        new.stride > old.stride for new, old in zip(to.windows, site.operator.windows, strict=True)
+    ):
         return _check_restored(change, x, before, _run(node, operated, _enlarged(change, x)))
-    rows, columns = (w.finer // old.finer for w, old in zip(to.windows, site.operator.windows, strict=True))
+    rows, columns = (
+        w.finer // old.finer for w, old in zip(to.windows, site.operator.windows, strict=True)
+    )
     index: list[Any] = [slice(None)] * 4
     index[4 + to.last - 1], index[4 + to.last] = slice(None, None, rows), slice(None, None, columns)
     sampled = after[tuple(index)]
@@ -57,9 +63,13 @@ def check_site(change: Change, original: nn.Module, operated: nn.Module) -> Site
         )
     error = difference(sampled, before)
     if not error <= _tolerance(x):
-        raise SurgeryError(f"{site.name}: the sampled output differs from the original's by {error:.2g} (relative)")
+        raise SurgeryError(
+            f"{site.name}: the sampled output differs from the original's by {error:.2g} (relative)"
+        )
     return SiteCheck(
-        site.name, f"[::{rows}, ::{columns}] equals the original, largest relative difference {error:.1g}", error
+        site.name,
+        f"[::{rows}, ::{columns}] equals the original, largest relative difference {error:.1g}",
+        error,
     )
 
 
@@ -89,14 +99,22 @@ def _check_restored(change: Change, x: Tensor, before: Tensor, after: Tensor) ->
     name, (down, right) = change.site.name, _factors(change)
     wanted = before[..., ::down, ::right] if change.operator.kind == "conv" else before
     if wanted.shape != after.shape:
-        raise GridError(f"{name}: the output is {tuple(after.shape)}, and {tuple(wanted.shape)} was expected")
+        raise GridError(
+            f"{name}: the output is {tuple(after.shape)}, and {tuple(wanted.shape)} was expected"
+        )
     error = difference(after, wanted)
     if not error <= _tolerance(x):
-        raise SurgeryError(f"{name}: the output differs from the original's by {error:.2g} (relative)")
+        raise SurgeryError(
+            f"{name}: the output differs from the original's by {error:.2g} (relative)"
+        )
     what = (
-        f"[::{down}, ::{right}] of the original" if change.operator.kind == "conv" else "the original on larger cells"
+        f"[::{down}, ::{right}] of the original"
+        if change.operator.kind == "conv"
+        else "the original on larger cells"
     )
-    return SiteCheck(name, f"takes the stride on: equals {what}, largest relative difference {error:.1g}", error)
+    return SiteCheck(
+        name, f"takes the stride on: equals {what}, largest relative difference {error:.1g}", error
+    )
 
 
 def difference(after: Tensor, before: Tensor) -> float:
@@ -118,8 +136,12 @@ def _check_removed(site: SpatialOp, to: Operator, x: Tensor, after: Tensor) -> S
         rows, columns = (_tapped(w, x.shape[i - 2]) for i, w in enumerate(to.windows))
         if not torch.equal(after, x[..., rows, :][..., columns]):
             raise SurgeryError(f"{site.name}: a removed pool must pass its map through")
-        return SiteCheck(site.name, "removed: the map passes through (its values are not the pool's)", None)
-    return SiteCheck(site.name, "removed along one axis, pools along the other (shapes checked)", None)
+        return SiteCheck(
+            site.name, "removed: the map passes through (its values are not the pool's)", None
+        )
+    return SiteCheck(
+        site.name, "removed along one axis, pools along the other (shapes checked)", None
+    )
 
 
 def _tapped(window: Window, size: int) -> Tensor:
@@ -135,7 +157,9 @@ def _small_map(site: SpatialOp, model: nn.Module) -> Tensor:
     """
     shape = list(shape_of(_source(site.node)) or ())
     shape[0] = 1
-    for axis, window in zip((site.operator.last - 1, site.operator.last), site.operator.windows, strict=True):
+    for axis, window in zip(
+        (site.operator.last - 1, site.operator.last), site.operator.windows, strict=True
+    ):
         least = 4 * window.span + 4 * window.stride
         excess = shape[axis] - least
         if excess > 0:
@@ -169,7 +193,9 @@ def _run(node: fx.Node, model: nn.Module, x: Tensor) -> Tensor:
             return (x.shape if of is source else shape_of(of) or ())[axis]  # type: ignore[index]
         if shape_of(argument) is None and argument.op == "call_function":  # computed from sizes
             return argument.target(*fx.node.map_arg(argument.args, value))  # type: ignore[operator]
-        return torch.randn(shape_of(argument) or (), generator=generator).to(x.device, x.dtype)  # a computed weight
+        return torch.randn(shape_of(argument) or (), generator=generator).to(
+            x.device, x.dtype
+        )  # a computed weight
 
     args: Any = fx.node.map_arg(node.args, value)
     kwargs: Any = fx.node.map_arg(node.kwargs, value)
@@ -184,4 +210,6 @@ def _operated_node(site: SpatialOp, operated: nn.Module) -> fx.Node | None:
     """
     if not isinstance(operated, RewrittenModel):
         return site.node
-    return next((n for n in operated.graphs[False].nodes if info(n).key == info(site.node).key), None)
+    return next(
+        (n for n in operated.graphs[False].nodes if info(n).key == info(site.node).key), None
+    )

@@ -54,7 +54,11 @@ def check_outputs(
     try:
         before = run(original, image)
     except Exception as problem:  # until now it was only recorded, without numbers
-        return (OutputCheck("output", f"not compared: the original itself raises {first_line(problem)}", None),)
+        return (
+            OutputCheck(
+                "output", f"not compared: the original itself raises {first_line(problem)}", None
+            ),
+        )
     made = run(fine, image)
     after = run_operated(operated, image)
     _check_structure(made.value, after.value, "what eliminate gives")
@@ -62,7 +66,8 @@ def check_outputs(
     check_buffers(after, before)
     checks = list(_compare(before.value, made.value, after.value, image, planned, fine, operated))
     checks += [
-        OutputCheck(f"buffer {name}", "the original changes it in eval mode, too", None) for name in after.changed
+        OutputCheck(f"buffer {name}", "the original changes it in eval mode, too", None)
+        for name in after.changed
     ]
     checks += _check_claims(operated, after.value, image)
     checks += _check_one_image(original, fine, operated, image[:1], planned)
@@ -93,14 +98,22 @@ def _check_structure(wanted: Any, found: Any, whose: str, name: str = "output") 
     else:
         places = [list(tensors_returned(v, name)) for v in (wanted, found)]
         if places[0] != places[1]:
-            raise SurgeryError(f"{name} holds tensors at {places[1]}, and at {places[0]} in {whose}")
+            raise SurgeryError(
+                f"{name} holds tensors at {places[1]}, and at {places[0]} in {whose}"
+            )
         return
     for place, (part, other) in pairs.items():
         _check_structure(part, other, whose, place)
 
 
 def _compare(
-    before: Any, made: Any, after: Any, image: Tensor, planned: Plan, fine: nn.Module, operated: nn.Module
+    before: Any,
+    made: Any,
+    after: Any,
+    image: Tensor,
+    planned: Plan,
+    fine: nn.Module,
+    operated: nn.Module,
 ) -> Iterator[OutputCheck]:
     """Compare every returned tensor with that of `eliminate`'s model.
 
@@ -110,7 +123,9 @@ def _compare(
     for name, value in tensors_returned(after).items():
         error = relative_error(value, new[name])
         if value.dtype != new[name].dtype:
-            raise SurgeryError(f"{name} is {value.dtype}, and {new[name].dtype} in what eliminate gives")
+            raise SurgeryError(
+                f"{name} is {value.dtype}, and {new[name].dtype} in what eliminate gives"
+            )
         if error is None:
             raise GridError(
                 f"{name} is {tuple(value.shape)}, and {tuple(new[name].shape)} in what eliminate gives"
@@ -118,14 +133,20 @@ def _compare(
             )
         if not error <= tolerance(value):
             if not is_repeatable(fine, image):
-                yield OutputCheck(name, "not compared: the model draws random numbers in eval mode", None)
+                yield OutputCheck(
+                    name, "not compared: the model draws random numbers in eval mode", None
+                )
                 continue
             where = first_difference(fine, operated, image)
-            raise SurgeryError(f"{name} differs from what eliminate gives by {error:.2g} (relative){where}")
+            raise SurgeryError(
+                f"{name} differs from what eliminate gives by {error:.2g} (relative){where}"
+            )
         yield _beside_original(name, old[name], value, error, planned)
 
 
-def _beside_original(name: str, old: Tensor, value: Tensor, error: float, planned: Plan) -> OutputCheck:
+def _beside_original(
+    name: str, old: Tensor, value: Tensor, error: float, planned: Plan
+) -> OutputCheck:
     """Compare a returned tensor with the original's.
 
     The shape is always compared, the values only if the surgery keeps the features.
@@ -135,7 +156,9 @@ def _beside_original(name: str, old: Tensor, value: Tensor, error: float, planne
     what = f"equals what eliminate gives, largest relative difference {error:.1g}"
     if not planned.surgery.dilate:
         return OutputCheck(
-            name, f"{tuple(value.shape)} {what}; of the original's values only the grid is compared", error
+            name,
+            f"{tuple(value.shape)} {what}; of the original's values only the grid is compared",
+            error,
         )
     steps = [-(-n // was) if was else 1 for n, was in zip(value.shape, old.shape, strict=True)]
     at = f"[{', '.join(f'::{k}' for k in steps)}]" if max(steps, default=1) > 1 else ""
@@ -143,7 +166,9 @@ def _beside_original(name: str, old: Tensor, value: Tensor, error: float, planne
     if gap is None or not gap <= tolerance(value, 1e-4):
         raise SurgeryError(f"{name}{at} is not the original's: difference {gap} (relative)")
     return OutputCheck(
-        name, f"{at} equals the original's, largest relative difference {gap:.1g}".strip(), max(error, gap)
+        name,
+        f"{at} equals the original's, largest relative difference {gap:.1g}".strip(),
+        max(error, gap),
     )
 
 
@@ -162,11 +187,15 @@ def _compare_again(
     found = run_operated(operated, image, when, training)
     _check_structure(made.value, found.value, f"what eliminate gives {when}")
     wanted, values = ({**tensors_returned(r.value), **r.buffers} for r in (made, found))
-    odd = [name for name, value in wanted.items() if name not in values or differs(values[name], value)]
+    odd = [
+        name for name, value in wanted.items() if name not in values or differs(values[name], value)
+    ]
     if not odd:
         return made, found
     again = run(fine, image, training=training)
-    same = all(not differs(value, wanted[name]) for name, value in tensors_returned(again.value).items())
+    same = all(
+        not differs(value, wanted[name]) for name, value in tensors_returned(again.value).items()
+    )
     if same and is_repeatable(fine, image):
         raise SurgeryError(f"{when} {odd[0]} differs from what eliminate gives")
     return OutputCheck(when, "not compared: the model draws random numbers", None)
@@ -192,8 +221,15 @@ def _check_training(fine: nn.Module, operated: nn.Module, image: Tensor) -> Iter
         yield runs
         return
     wanted, values = (tensors_returned(r.value) for r in runs)
-    learn = [{name for name, p in model.named_parameters() if p.requires_grad} for model in (fine, operated)]
-    cut = [name for name, value in wanted.items() if value.requires_grad and not values[name].requires_grad]
+    learn = [
+        {name for name, p in model.named_parameters() if p.requires_grad}
+        for model in (fine, operated)
+    ]
+    cut = [
+        name
+        for name, value in wanted.items()
+        if value.requires_grad and not values[name].requires_grad
+    ]
     if learn[0] == learn[1] and cut:
         raise SurgeryError(f"{cut[0]} is detached: no gradient of it reaches the weights")
 
@@ -209,14 +245,18 @@ def _check_claims(operated: nn.Module, value: Any, image: Tensor) -> Iterator[Ou
         rows, columns = reduction if isinstance(reduction, tuple) else (reduction, reduction)
         wanted = image.shape[2] / rows, image.shape[3] / columns
         if not any(_about(tuple(tensor.shape[i : i + 2]), wanted) for i in (1, 2)):
-            raise GridError(f"{name} is {tuple(tensor.shape)}, and feature_info claims a reduction of {reduction}")
+            raise GridError(
+                f"{name} is {tuple(tensor.shape)}, and feature_info claims a reduction of {reduction}"
+            )
         yield OutputCheck(name, f"has the reduction {reduction} that feature_info claims", 0.0)
 
 
 def _about(grid: tuple[int, ...], wanted: tuple[float, float]) -> bool:
     """Tell whether a grid has the wanted number of cells, up to a border."""
     borders = (max(1.0, side / 4) for side in wanted)
-    return all(abs(n - side) < border for n, side, border in zip(grid, wanted, borders, strict=True))
+    return all(
+        abs(n - side) < border for n, side, border in zip(grid, wanted, borders, strict=True)
+    )
 
 
 def _check_intermediates(
@@ -226,24 +266,37 @@ def _check_intermediates(
     if isinstance(operated, RewrittenModel):
         return
     features = [_features(m, image) for m in (fine, operated)]
-    odd = [name for name, v in features[0].items() if name not in features[1] or differs(features[1][name], v)]
+    odd = [
+        name
+        for name, v in features[0].items()
+        if name not in features[1] or differs(features[1][name], v)
+    ]
     if odd and is_repeatable(fine, image):
-        raise SurgeryError(f"{odd[0].replace('output', 'forward_features()')} differs from what eliminate gives")
+        raise SurgeryError(
+            f"{odd[0].replace('output', 'forward_features()')} differs from what eliminate gives"
+        )
     before, made, after = (
-        intermediates(copied_model(m, apart=True).eval(), image.clone()) for m in (original, fine, operated)
+        intermediates(copied_model(m, apart=True).eval(), image.clone())
+        for m in (original, fine, operated)
     )
     if len(after) != len(made):
-        raise SurgeryError(f"forward_intermediates gives {len(after)} maps, and {len(made)} in what eliminate gives")
+        raise SurgeryError(
+            f"forward_intermediates gives {len(after)} maps, and {len(made)} in what eliminate gives"
+        )
     for name, found in (("forward_features", features[0]), ("forward_intermediates", made)):
         if hasattr(operated, name) and not found:
             yield OutputCheck(name, "not compared: it gives no tensors for an image alone", None)
     if len(before) != len(made):
-        yield OutputCheck("forward_intermediates", "not compared: it does not run on the original", None)
+        yield OutputCheck(
+            "forward_intermediates", "not compared: it does not run on the original", None
+        )
         return
     for i, (old, new, value) in enumerate(zip(before, made, after, strict=True)):
         name = f"forward_intermediates[{i}]"
         if larger_by(tuple(old.shape), tuple(value.shape), planned) is None:
-            raise GridError(f"{name} is {tuple(value.shape)}, off the grid of the original's {tuple(old.shape)}")
+            raise GridError(
+                f"{name} is {tuple(value.shape)}, off the grid of the original's {tuple(old.shape)}"
+            )
         error = relative_error(value, new)
         if error is None or not error <= tolerance(value):
             size = (

@@ -49,10 +49,14 @@ def check_records(fine: nn.Module, operated: nn.Module) -> int:
     """
     wanted, names, found = records_of(fine), described(fine), records_of(operated)
     if isinstance(getattr(operated, "feature_info", None), FeatureInfo):  # of returned maps
-        wanted = {place: value for place, value in wanted.items() if not place.startswith("feature_info")}
+        wanted = {
+            place: value for place, value in wanted.items() if not place.startswith("feature_info")
+        }
         names = {}
     for place, value in {**wanted, **names}.items():
         there = found if place in wanted else described(operated)
         if place not in there or there[place] != value:
-            raise GridError(f"{place} is {there.get(place, 'not there')} where the surgery makes it {value}")
+            raise GridError(
+                f"{place} is {there.get(place, 'not there')} where the surgery makes it {value}"
+            )
     return len(wanted)

@@ -26,7 +26,9 @@ def run(model: nn.Module, image: Tensor, seed: int = 0, training: bool = False) 
         torch.manual_seed(seed)
         value = copy(image.clone())
     after = dict(copy.named_buffers())
-    changed = [name for name, old in buffers.items() if name in after and not _same(old, after[name])]
+    changed = [
+        name for name, old in buffers.items() if name in after and not _same(old, after[name])
+    ]
     return Run(value, changed, after)
 
 

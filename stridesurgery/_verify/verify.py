@@ -38,7 +38,9 @@ class Verification:
     values: int  #: number of maps and other values whose shape is on the grid
     exact: bool  #: True if maps after a transition are exactly k times larger, not up to a border
     sites: tuple[SiteCheck, ...]  #: `name`, finding (`what`) and `error` of each changed operator
-    maps: tuple[MapCheck, ...] = ()  #: the same for each map returned by a model of `features` or `dual_path`
+    maps: tuple[
+        MapCheck, ...
+    ] = ()  #: the same for each map returned by a model of `features` or `dual_path`
     outputs: tuple[OutputCheck, ...] = ()  #: the same for each tensor that any other model returns
     records: int = 0  #: number of reductions and patch sizes on record that were found right
     modes: str = ""  #: the finding on the modules' modes, in words
@@ -64,11 +66,17 @@ class Verification:
         equal = [
             f"  output   {len(errors)} tensors equal {whose}, largest relative difference {max(errors, default=0):.1g}"
         ]
-        odd = [f"  output   {found.name}: {found.what}" for found in self.outputs if found.error is None]
+        odd = [
+            f"  output   {found.name}: {found.what}"
+            for found in self.outputs
+            if found.error is None
+        ]
         return [*(equal if errors else []), *odd]
 
 
-def verify(original: nn.Module, operated: nn.Module, input_size: int | HW[int] | None = None) -> Verification:
+def verify(
+    original: nn.Module, operated: nn.Module, input_size: int | HW[int] | None = None
+) -> Verification:
     """Check an operated model against its original; neither is changed.
 
     - Weights: the state_dict must have the same keys and values.
@@ -108,28 +116,40 @@ def verify(original: nn.Module, operated: nn.Module, input_size: int | HW[int] |
         (122, True)
     """
     if not isinstance(original, nn.Module) or not isinstance(operated, nn.Module):
-        raise ModelError(f"verify takes two modules, got {type(original).__name__} and {type(operated).__name__}")
+        raise ModelError(
+            f"verify takes two modules, got {type(original).__name__} and {type(operated).__name__}"
+        )
     surgery = getattr(operated, "surgery", None)
     if not isinstance(surgery, Surgery):
-        raise RequestError("the second model has no .surgery: it was not made by stridesurgery.eliminate")
+        raise RequestError(
+            "the second model has no .surgery: it was not made by stridesurgery.eliminate"
+        )
     if surgery == getattr(original, "surgery", None):
-        raise RequestError(f"both models have undergone {surgery.name}; the first must be the one from before it")
+        raise RequestError(
+            f"both models have undergone {surgery.name}; the first must be the one from before it"
+        )
     if surgery.after is not None and getattr(original, "surgery", None) != surgery.after:
         between = eliminate(original, surgery.after)
         verify(original, between, input_size)
         original = between
     for model in (original, operated):
         if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
-            raise ModelError("verify compares numbers, and a model's weights are on the meta device")
+            raise ModelError(
+                "verify compares numbers, and a model's weights are on the meta device"
+            )
     tensors = _check_weights(original, operated)
-    analysis = analyse(original, input_size or getattr(operated, "only_at", None) or surgery.input_size)
+    analysis = analyse(
+        original, input_size or getattr(operated, "only_at", None) or surgery.input_size
+    )
     planned, size = plan(analysis, surgery), analysis.recording.size
     modes = check_modes(original, operated)
     _check_untouched(original, operated, {str(c.site.node.target) for c in planned.changes})
     fine = operate(original, replace(surgery, after=None), analysis=analysis)
     returns_maps = isinstance(getattr(operated, "feature_info", None), FeatureInfo)
     try:
-        grid = check_operated(analysis, planned, copy_to_meta(fine if returns_maps else operated).eval())
+        grid = check_operated(
+            analysis, planned, copy_to_meta(fine if returns_maps else operated).eval()
+        )
     except GridError as problem:
         why = str(problem).removeprefix(f"{surgery.name} is not possible: ")
         raise GridError(f"the operated model is not what {surgery.name} gives: {why}") from problem
@@ -144,7 +164,9 @@ def verify(original: nn.Module, operated: nn.Module, input_size: int | HW[int] |
         outputs = (OutputCheck("train mode", "not compared: maps are compared in eval mode", None),)
     else:
         outputs = check_outputs(original, fine, operated, image, planned)
-    return Verification(surgery, size, tensors, grid.nodes, grid.exact, sites, maps, outputs, records, modes)
+    return Verification(
+        surgery, size, tensors, grid.nodes, grid.exact, sites, maps, outputs, records, modes
+    )
 
 
 def _image(model: nn.Module, analysis: Analysis) -> Tensor:
@@ -161,7 +183,11 @@ def _check_untouched(original: nn.Module, operated: nn.Module, changed: set[str]
         if not path or path in changed:
             continue
         other = others.get(path)
-        if other is None or _kind(other) is not _kind(module) or module.extra_repr() != other.extra_repr():
+        if (
+            other is None
+            or _kind(other) is not _kind(module)
+            or module.extra_repr() != other.extra_repr()
+        ):
             raise SurgeryError(f"module {path} is not the original's: {module} became {other}")
 
 
@@ -183,17 +209,26 @@ def _check_train_mode(operated: nn.Module, size: HW[int]) -> None:
 def _check_weights(original: nn.Module, operated: nn.Module) -> int:
     before, after = ({**dict(m.named_buffers()), **m.state_dict()} for m in (original, operated))
     buffers = dict(original.named_buffers())
-    odd = sorted({*(original.state_dict().keys() ^ operated.state_dict().keys()), *(before.keys() - after.keys())})
+    odd = sorted(
+        {
+            *(original.state_dict().keys() ^ operated.state_dict().keys()),
+            *(before.keys() - after.keys()),
+        }
+    )
     if odd:  # the finer of two pools (`dual_path`) may have a buffer of its own, which is not saved
         raise SurgeryError(f"the state_dicts have different keys: {', '.join(odd[:5])}")
     tied = _tied(original) - _tied(operated)
     if tied:
-        raise SurgeryError(f"{' and '.join(sorted(tied.pop()))} are one weight in the original and no longer one")
+        raise SurgeryError(
+            f"{' and '.join(sorted(tied.pop()))} are one weight in the original and no longer one"
+        )
     for key, value in before.items():
         if not isinstance(value, Tensor):
             continue
         if value.dtype != after[key].dtype or not torch.equal(value.cpu(), after[key].cpu()):
-            raise SurgeryError(f"{'buffer' if key in buffers else 'weight'} {key} is not the original's")
+            raise SurgeryError(
+                f"{'buffer' if key in buffers else 'weight'} {key} is not the original's"
+            )
     return len(original.state_dict())
 
 

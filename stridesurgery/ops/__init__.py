@@ -5,7 +5,13 @@ from stridesurgery.ops.across_batch import LONG_BATCH, Watch, across_batch, beyo
 from stridesurgery.ops.fine_functional import conv2d, sample
 from stridesurgery.ops.fine_modules import FineConv2d, FineConv2dSame
 from stridesurgery.ops.modules import read_conv, set_stride
-from stridesurgery.ops.phases import batch_to_space, first_phase, kept_cells, repeat_phases, space_to_batch
+from stridesurgery.ops.phases import (
+    batch_to_space,
+    first_phase,
+    kept_cells,
+    repeat_phases,
+    space_to_batch,
+)
 from stridesurgery.ops.registry import (
     FUNCTIONS,
     MODULES,
@@ -17,7 +23,13 @@ from stridesurgery.ops.registry import (
     refined,
     register_operator,
 )
-from stridesurgery.ops.traits import function_traits, is_leaf, known_result, known_sum, module_traits
+from stridesurgery.ops.traits import (
+    function_traits,
+    is_leaf,
+    known_result,
+    known_sum,
+    module_traits,
+)
 from stridesurgery.ops.window import Window
 
 __all__ = [

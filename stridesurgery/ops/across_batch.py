@@ -41,7 +41,14 @@ _ALONG_AN_AXIS = set(
     split split_with_sizes unbind unfold diagonal
     """.split()
 )
-_CONTRACTIONS = {"mm": 0, "bmm": 0, "mv": 0, "addmm": 1, "baddbmm": 1, "addmv": 1}  # their first factor
+_CONTRACTIONS = {
+    "mm": 0,
+    "bmm": 0,
+    "mv": 0,
+    "addmm": 1,
+    "baddbmm": 1,
+    "addmv": 1,
+}  # their first factor
 _IMAGES_FIRST = tuple(
     """
     convolution _convolution native_group_norm max_pool avg_pool adaptive_ _adaptive_ upsample _upsample
@@ -58,7 +65,9 @@ class Watch(TorchDispatchMode):
         is_noted: tells from an operator, its arguments by name, their shapes and its result whether it is of the kind.
     """
 
-    def __init__(self, is_noted: Callable[[Any, dict[str, Any], list[tuple[int, ...]], Any], bool]) -> None:
+    def __init__(
+        self, is_noted: Callable[[Any, dict[str, Any], list[tuple[int, ...]], Any], bool]
+    ) -> None:
         super().__init__()
         self.is_noted = is_noted
         self.found: list[str] = []
@@ -83,7 +92,9 @@ class Watch(TorchDispatchMode):
 def beyond_numbers(images: int) -> Watch:
     """Watch for operators that do more on the maps of so many images than change each number."""
 
-    def is_noted(func: Any, call: dict[str, Any], shapes: list[tuple[int, ...]], result: Any) -> bool:
+    def is_noted(
+        func: Any, call: dict[str, Any], shapes: list[tuple[int, ...]], result: Any
+    ) -> bool:
         made = [tuple(t.shape) for t in tree_leaves(result) if isinstance(t, Tensor)]
         if not any(length and length % images == 0 for shape in shapes for length in shape[:1]):
             return False
@@ -123,7 +134,9 @@ def _mixes(func: Any, call: dict[str, Any], shapes: list[tuple[int, ...]], resul
     axis = _axes(first)[0]
     if name in _ALONG_AN_AXIS:
         chosen = [call[key] for key in ("dim", "dims", "dimension", "dim1", "dim2") if key in call]
-        along = [i for some in chosen for i in (some if isinstance(some, (list, tuple)) else [some])]
+        along = [
+            i for some in chosen for i in (some if isinstance(some, (list, tuple)) else [some])
+        ]
         return None in along or [] in chosen or any(i % len(first) in _axes(first) for i in along)
     if name in ("view", "_unsafe_view", "_reshape_alias"):
         return _moves_images(first, values[0])
@@ -139,7 +152,9 @@ def _mixes(func: Any, call: dict[str, Any], shapes: list[tuple[int, ...]], resul
     if name in ("index", "index_put", "index_put_"):
         own = _axes(tuple(call["self"].shape))
         return any(
-            index is not None and index.dtype != torch.bool and (i in own or (own and _axes(tuple(index.shape))))
+            index is not None
+            and index.dtype != torch.bool
+            and (i in own or (own and _axes(tuple(index.shape))))
             for i, index in enumerate(call["indices"])
         )
     if name == "repeat":
@@ -149,8 +164,12 @@ def _mixes(func: Any, call: dict[str, Any], shapes: list[tuple[int, ...]], resul
     if "scaled_dot_product" in name:
         return any(i >= len(shape) - 2 for shape in shapes for i in _axes(shape))
     if "batch_norm" in name and (call.get("training") or call.get("running_mean") is None):
-        return first[:1] != (1,) or axis != 1  # with the images among the channels it is an instance norm
-    return not name.startswith(_IMAGES_FIRST) or any(_axes(shape) not in ([], [0]) for shape in shapes)
+        return (
+            first[:1] != (1,) or axis != 1
+        )  # with the images among the channels it is an instance norm
+    return not name.startswith(_IMAGES_FIRST) or any(
+        _axes(shape) not in ([], [0]) for shape in shapes
+    )
 
 
 def _moves_images(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
@@ -159,4 +178,6 @@ def _moves_images(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
     outer, new = math.prod(before[:i]), math.prod(after[:j])
     if before[i] == LONG_BATCH:  # a part of a longer axis may stand before the images in theirs
         return outer % new != 0 or (after[j] // LONG_BATCH) % (outer // new) != 0
-    return after[j] == LONG_BATCH and (new % outer != 0 or (before[i] // LONG_BATCH) % (new // outer) != 0)
+    return after[j] == LONG_BATCH and (
+        new % outer != 0 or (before[i] // LONG_BATCH) % (new // outer) != 0
+    )

@@ -30,7 +30,9 @@ def _one_node(function: Function) -> Function:
     return call  # type: ignore[return-value]
 
 
-def pad(x: Tensor, windows: Windows, *, mode: str = "constant", value: float = 0.0, last: int = -1) -> Tensor:
+def pad(
+    x: Tensor, windows: Windows, *, mode: str = "constant", value: float = 0.0, last: int = -1
+) -> Tensor:
     """Pad (or crop) the axes (last - 1, last) of x as the windows need it; mode as in `F.pad`."""
     if isinstance(x, fx.Proxy):  # of torch.fx's own tracer, which cannot follow sizes
         options = {"mode": mode, "value": value, "last": last}
@@ -58,7 +60,9 @@ def _dilation(windows: Windows) -> tuple[int, int]:
 
 
 @_one_node
-def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, windows: Windows, groups: int = 1) -> Tensor:
+def conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, windows: Windows, groups: int = 1
+) -> Tensor:
     """Convolve x (N, C, H, W) at the windows' remaining stride, zero-padded by the padding rule."""
     return F.conv2d(pad(x, windows), weight, bias, _step(windows), 0, _dilation(windows), groups)
 
@@ -95,12 +99,19 @@ def avg_pool2d(
 
 def _counts(x: Tensor, window: Any, size: int, include_pad: bool) -> Tensor:
     """Return the number of cells that each output cell averages over along one axis."""
-    if window.tap or window.padding == "same":  # "same" padding is inside the map as far as torch can tell
+    if (
+        window.tap or window.padding == "same"
+    ):  # "same" padding is inside the map as far as torch can tell
         return torch.full(
-            (window.finer_cells(size),), 1 if window.tap else window.kernel, device=x.device, dtype=x.dtype
+            (window.finer_cells(size),),
+            1 if window.tap else window.kernel,
+            device=x.device,
+            dtype=x.dtype,
         )
     border = int(window.padding) if include_pad else 0
-    first = torch.arange(window.finer_cells(size), device=x.device) * window.step - int(window.padding)
+    first = torch.arange(window.finer_cells(size), device=x.device) * window.step - int(
+        window.padding
+    )
     last = (first + window.kernel).clamp(max=size + border)
     return (last - first.clamp(min=-border)).clamp(min=1).to(x.dtype)
 
@@ -115,7 +126,9 @@ def blur_pool2d(x: Tensor, blur: Tensor, windows: Windows, mode: str = "reflect"
     if all(w.tap for w in windows):
         return x.clone()
     channels = x.shape[1]
-    return F.conv2d(x, blur.expand(channels, *blur.shape[1:]), stride=_step(windows), groups=channels)
+    return F.conv2d(
+        x, blur.expand(channels, *blur.shape[1:]), stride=_step(windows), groups=channels
+    )
 
 
 @_one_node

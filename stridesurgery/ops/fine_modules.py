@@ -78,7 +78,9 @@ class FineAvgPool2d(Windowed, nn.AvgPool2d):
     """An average-pool at a fraction of its stride, or removed."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return fine_functional.avg_pool2d(x, self.windows, self.count_include_pad, self.divisor_override)
+        return fine_functional.avg_pool2d(
+            x, self.windows, self.count_include_pad, self.divisor_override
+        )
 
 
 class FineBlurPool2d(Windowed, BlurPool2d):

@@ -18,16 +18,26 @@ Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 def _is_number(value: Any) -> bool:
-    return all(map(_is_number, value)) if isinstance(value, (list, tuple)) else not isinstance(value, fx.Node)
+    return (
+        all(map(_is_number, value))
+        if isinstance(value, (list, tuple))
+        else not isinstance(value, fx.Node)
+    )
 
 
 def _is_size_of(value: Any, source: Any) -> bool:
     """Return True if a kernel is the (h, w) of the map that it works on, read while the forward code runs."""
     sizes, shape = pair(value), shape_of(source)
-    if shape is None or len(shape) != 4 or not all(isinstance(n, fx.Node) and n.target == "size" for n in sizes):
+    if (
+        shape is None
+        or len(shape) != 4
+        or not all(isinstance(n, fx.Node) and n.target == "size" for n in sizes)
+    ):
         return False
     read = [(shape_of(n.args[0]), n.args[1] % 4) for n in sizes]
-    return all(of is not None and axis == i and of[2:] == shape[2:] for i, (of, axis) in enumerate(read, 2))
+    return all(
+        of is not None and axis == i and of[2:] == shape[2:] for i, (of, axis) in enumerate(read, 2)
+    )
 
 
 def _read_f_conv(a: dict[str, Any]) -> Operator | None:
@@ -37,19 +47,32 @@ def _read_f_conv(a: dict[str, Any]) -> Operator | None:
         return None
     if not all(_is_number(v) for v in (stride, padding, dilation)):
         return Operator(
-            "conv2d", "opaque", windows(weight[2:]), refusal="computes its stride or padding from the input"
+            "conv2d",
+            "opaque",
+            windows(weight[2:]),
+            refusal="computes its stride or padding from the input",
         )
     if padding == "same":
         padding = tuple(d * (k - 1) // 2 for k, d in zip(weight[2:], pair(dilation), strict=True))
-    return Operator("conv2d", "conv", windows(weight[2:], stride, 0 if padding == "valid" else padding, dilation))
+    return Operator(
+        "conv2d",
+        "conv",
+        windows(weight[2:], stride, 0 if padding == "valid" else padding, dilation),
+    )
 
 
 def _refine_f_conv(a: dict[str, Any], to: Operator) -> Call:
-    return fine_functional.conv2d, (a["input"], a["weight"], a.get("bias"), to.windows, a.get("groups", 1)), {}
+    return (
+        fine_functional.conv2d,
+        (a["input"], a["weight"], a.get("bias"), to.windows, a.get("groups", 1)),
+        {},
+    )
 
 
 FUNCTIONS[torch.conv2d] = FunctionRule(
-    ("input", "weight", "bias", "stride", "padding", "dilation", "groups"), _read_f_conv, _refine_f_conv
+    ("input", "weight", "bias", "stride", "padding", "dilation", "groups"),
+    _read_f_conv,
+    _refine_f_conv,
 )
 
 
@@ -61,7 +84,9 @@ def _read_f_pool(name: str, kind: str) -> Callable[[dict[str, Any]], Operator | 
         if padding in (0, (0, 0)) and _is_size_of(kernel, a["input"]):
             return Operator(name, "adaptive")  # global pooling, whatever its stride
         if not all(_is_number(v) for v in (kernel, stride, padding, dilation)):
-            return Operator(name, "opaque", refusal="computes its kernel, stride or padding from the input")
+            return Operator(
+                name, "opaque", refusal="computes its kernel, stride or padding from the input"
+            )
         sides = windows(kernel, stride, padding, dilation, bool(a.get("ceil_mode", False)))
         refusal = "returns indices" if a.get("return_indices") else None
         if a.get("ceil_mode") and pair(dilation) != (1, 1):
@@ -91,7 +116,15 @@ _max_pool = FunctionRule(
 for _pool in (F.max_pool2d, torch.max_pool2d):
     FUNCTIONS[_pool] = _max_pool
 FUNCTIONS[F.avg_pool2d] = FunctionRule(
-    ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
+    (
+        "input",
+        "kernel_size",
+        "stride",
+        "padding",
+        "ceil_mode",
+        "count_include_pad",
+        "divisor_override",
+    ),
     _read_f_pool("avg_pool2d", "avg_pool"),
     _refine_f_avg_pool,
 )
@@ -116,17 +149,26 @@ def _refine_fine(function: Callable[..., Any]) -> Callable[[dict[str, Any], Oper
 for _fine, _parameters, _kind, _last in (
     (fine_functional.conv2d, ("input", "weight", "bias", "windows", "groups"), "conv", -1),
     (fine_functional.max_pool2d, ("input", "windows"), "max_pool", -1),
-    (fine_functional.avg_pool2d, ("input", "windows", "count_include_pad", "divisor_override"), "avg_pool", -1),
+    (
+        fine_functional.avg_pool2d,
+        ("input", "windows", "count_include_pad", "divisor_override"),
+        "avg_pool",
+        -1,
+    ),
     (fine_functional.blur_pool2d, ("input", "blur", "windows", "mode"), "blur_pool", -1),
     (fine_functional.merge_patches, ("input", "windows"), "merge", -2),
     (fine_functional.space_to_depth, ("input", "windows", "channels_first"), "merge", -1),
     (fine_functional.strided_slice, ("input", "windows", "last"), "slice", -1),
 ):
-    FUNCTIONS[_fine] = FunctionRule(_parameters, _read_fine(_kind, _fine.__name__, _last), _refine_fine(_fine))
+    FUNCTIONS[_fine] = FunctionRule(
+        _parameters, _read_fine(_kind, _fine.__name__, _last), _refine_fine(_fine)
+    )
 
 
 def _read_sample(a: dict[str, Any]) -> Operator:
-    return Operator("sample", "slice", windows(1, a["by"]), a.get("last", -1), refusal="is a path of its own")
+    return Operator(
+        "sample", "slice", windows(1, a["by"]), a.get("last", -1), refusal="is a path of its own"
+    )
 
 
 FUNCTIONS[fine_functional.sample] = FunctionRule(
@@ -135,7 +177,9 @@ FUNCTIONS[fine_functional.sample] = FunctionRule(
 
 
 def _read_unshuffle(a: dict[str, Any]) -> Operator:
-    return Operator("pixel_unshuffle", "merge", windows(a["downscale_factor"], a["downscale_factor"]))
+    return Operator(
+        "pixel_unshuffle", "merge", windows(a["downscale_factor"], a["downscale_factor"])
+    )
 
 
 FUNCTIONS[F.pixel_unshuffle] = FunctionRule(
@@ -156,12 +200,22 @@ def _read_interpolate(a: dict[str, Any]) -> Operator | None:
 
 def _refine_interpolate(a: dict[str, Any], to: Operator) -> Call:
     assert to.scale is not None
-    settings = {k: v for k, v in a.items() if k != "input"} | {"scale_factor": tuple(float(s) for s in to.scale)}
+    settings = {k: v for k, v in a.items() if k != "input"} | {
+        "scale_factor": tuple(float(s) for s in to.scale)
+    }
     return F.interpolate, (a["input"],), settings
 
 
 FUNCTIONS[F.interpolate] = FunctionRule(
-    ("input", "size", "scale_factor", "mode", "align_corners", "recompute_scale_factor", "antialias"),
+    (
+        "input",
+        "size",
+        "scale_factor",
+        "mode",
+        "align_corners",
+        "recompute_scale_factor",
+        "antialias",
+    ),
     _read_interpolate,
     _refine_interpolate,
 )
@@ -175,7 +229,9 @@ def _read_transposed(a: dict[str, Any]) -> Operator:
     weight, stride = shape_of(a["weight"]) or (1, 1, 1, 1), a.get("stride", 1)
     sides = windows(weight[2:], 1, a.get("padding", 0), a.get("dilation", 1))
     refusal = "is a learned upsampling, whose stride has no finer form"
-    return Operator("conv_transpose2d", "resize", sides, scale=scales(stride), refusal=refusal, transposed=True)
+    return Operator(
+        "conv_transpose2d", "resize", sides, scale=scales(stride), refusal=refusal, transposed=True
+    )
 
 
 FUNCTIONS[torch.conv_transpose2d] = FunctionRule(
@@ -197,7 +253,9 @@ def _read_adaptive(name: str) -> FunctionRule:
         size = a.get("output_size")
         if not _is_number(size):
             return Operator(name, "opaque", refusal="pools to a size that is computed from its own")
-        return Operator(name, "pad" if isinstance(size, (tuple, list)) and None in size else "adaptive")
+        return Operator(
+            name, "pad" if isinstance(size, (tuple, list)) and None in size else "adaptive"
+        )
 
     return FunctionRule(("input", "output_size"), read, _unchangeable)
 
@@ -218,10 +276,17 @@ def _read_f_pad(a: dict[str, Any]) -> Operator | None:
         return None
     # a padding computed from the size is on the right in every known model; what is not a number shifts nothing known
     known = _is_number(left) and _is_number(top)
-    return Operator("pad", "pad" if known else "unknown_pad", windows(1, 1, (top, left)) if known else windows(1), last)
+    return Operator(
+        "pad",
+        "pad" if known else "unknown_pad",
+        windows(1, 1, (top, left)) if known else windows(1),
+        last,
+    )
 
 
-FUNCTIONS[F.pad] = FunctionRule(("input", "pad"), _read_f_pad, lambda a, to: (F.pad, tuple(a.values()), {}))
+FUNCTIONS[F.pad] = FunctionRule(
+    ("input", "pad"), _read_f_pad, lambda a, to: (F.pad, tuple(a.values()), {})
+)
 
 
 def _read_getitem(a: dict[str, Any]) -> Operator | None:
@@ -236,7 +301,11 @@ def _read_getitem(a: dict[str, Any]) -> Operator | None:
         index = (*index[:at], *(slice(None),) * (len(shape) - len(index) + 1), *index[at + 1 :])
     slices = list(index) + [slice(None)] * (len(shape) - len(index))
     changed = [i for i, s in enumerate(slices) if s != slice(None)]
-    if len(shape) != 4 or not changed or not all(_is_number(v) for s in slices for v in (s.start, s.step)):
+    if (
+        len(shape) != 4
+        or not changed
+        or not all(_is_number(v) for s in slices for v in (s.start, s.step))
+    ):
         return None
     last = next((c for c in (-1, -2) if set(changed) <= {4 + c, 3 + c}), None)
     strides = [slices[i].step or 1 for i in changed]
@@ -249,7 +318,9 @@ def _read_getitem(a: dict[str, Any]) -> Operator | None:
         return None
     sides = tuple(Window(1, s.step or 1, -(s.start or 0)) for s in (rows, columns))
     kind = "slice" if max(strides) > 1 else "pad"
-    refusal = "ends before the map does" if any(s.stop is not None for s in (rows, columns)) else None
+    refusal = (
+        "ends before the map does" if any(s.stop is not None for s in (rows, columns)) else None
+    )
     return Operator("slice", kind, sides, last, refusal=refusal)  # type: ignore[arg-type]
 
 

@@ -29,7 +29,9 @@ def read_conv(conv: nn.Conv2d) -> Operator:
         return Operator(name.removeprefix("Fine"), "conv", conv.windows)
     padding: Any = conv.padding
     if padding == "same":  # torch allows it at stride 1 only
-        padding = tuple(d * (k - 1) // 2 for k, d in zip(conv.kernel_size, conv.dilation, strict=True))
+        padding = tuple(
+            d * (k - 1) // 2 for k, d in zip(conv.kernel_size, conv.dilation, strict=True)
+        )
     padding = 0 if padding == "valid" else padding
     return Operator(name, "conv", windows(conv.kernel_size, conv.stride, padding, conv.dilation))
 
@@ -37,7 +39,11 @@ def read_conv(conv: nn.Conv2d) -> Operator:
 def read_same_conv(conv: nn.Conv2d) -> Operator:
     """Return the operator of timm's convolutions that compute TensorFlow's "same" padding from the size."""
     if getattr(conv, "same_pad", True):
-        return Operator(type(conv).__name__, "conv", windows(conv.kernel_size, conv.stride, "same", conv.dilation))
+        return Operator(
+            type(conv).__name__,
+            "conv",
+            windows(conv.kernel_size, conv.stride, "same", conv.dilation),
+        )
     return read_conv(conv)
 
 
@@ -56,7 +62,9 @@ def refine_conv(fine: type[nn.Module]) -> Callable[[Any, Operator], None]:
     """Edits a convolution: its stride where that is enough, else its class to `fine`."""
 
     def refine(conv: Any, to: Operator) -> None:
-        if not isinstance(conv, fine_modules.Windowed) and all(w.is_symmetric() for w in to.windows if w.finer > 1):
+        if not isinstance(conv, fine_modules.Windowed) and all(
+            w.is_symmetric() for w in to.windows if w.finer > 1
+        ):
             if "same" not in (to.windows[0].padding, to.windows[1].padding):
                 conv.stride = to.step
                 return
@@ -108,7 +116,9 @@ def _refine_pool(fine: type[nn.Module], same: bool = False) -> Callable[[Any, Op
             pool.stride = to.step
             if pair(pool.kernel_size) != to.kernel:  # it takes an eliminated stride on
                 if getattr(pool, "divisor_override", None):
-                    pool.divisor_override *= math.prod(to.kernel) // math.prod(pair(pool.kernel_size))
+                    pool.divisor_override *= math.prod(to.kernel) // math.prod(
+                        pair(pool.kernel_size)
+                    )
                 pool.kernel_size = to.kernel
                 if not same:
                     pool.padding = tuple(w.padding for w in to.windows)
@@ -176,14 +186,20 @@ for _merge, _fine_merge, _block, _last, _padding in (
     (nn.PixelUnshuffle, fine_modules.FinePixelUnshuffle, lambda m: m.downscale_factor, -1, 0),
 ):
     for _type in (_merge, _fine_merge):
-        register_operator(_type, read=_read_merge(_block, _last, _padding), refine=_refine_merge(_fine_merge))
+        register_operator(
+            _type, read=_read_merge(_block, _last, _padding), refine=_refine_merge(_fine_merge)
+        )
 
 
 # ---- resizing, padding, adaptive pools, and what is only recognised -------------------------------------------
 
 
 def _read_upsample(module: nn.Upsample) -> Operator:
-    return Operator(type(module).__name__, "resize", scale=scales(module.scale_factor if module.size is None else None))
+    return Operator(
+        type(module).__name__,
+        "resize",
+        scale=scales(module.scale_factor if module.size is None else None),
+    )
 
 
 def _refine_upsample(module: nn.Upsample, to: Operator) -> None:
@@ -197,7 +213,10 @@ for _upsample in (nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d):
 register_operator(
     nn.PixelShuffle,
     read=lambda m: Operator(
-        "PixelShuffle", "resize", scale=scales(m.upscale_factor), refusal="spreads channels over space"
+        "PixelShuffle",
+        "resize",
+        scale=scales(m.upscale_factor),
+        refusal="spreads channels over space",
     ),
 )
 register_operator(
@@ -218,7 +237,13 @@ def _read_pad(module: Any) -> Operator:
     return Operator(type(module).__name__, "pad", windows(1, 1, (top, left)))
 
 
-for _padder in (nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d):
+for _padder in (
+    nn.ZeroPad2d,
+    nn.ConstantPad2d,
+    nn.ReflectionPad2d,
+    nn.ReplicationPad2d,
+    nn.CircularPad2d,
+):
     register_operator(_padder, read=_read_pad)
 
 
@@ -240,4 +265,6 @@ register_operator(
     ),
 )
 for _unknown in (nn.LPPool2d, nn.FractionalMaxPool2d, nn.MaxUnpool2d):
-    register_operator(_unknown, read=lambda m: Operator(type(m).__name__, "opaque", refusal="is not understood"))
+    register_operator(
+        _unknown, read=lambda m: Operator(type(m).__name__, "opaque", refusal="is not understood")
+    )

@@ -51,7 +51,10 @@ def batch_to_space(
         else:
             parts = x.reshape(down, right, -1, *x.shape[1:]).permute(2, 3, 4, 0, 5, 1)
             x = parts.reshape(parts.shape[0], parts.shape[1], parts.shape[2] * down, -1)
-    rows, columns = (kept_cells(image.shape[2 + i], reduction[i], cells[i], x.shape[last - 1 + i]) for i in range(2))
+    rows, columns = (
+        kept_cells(image.shape[2 + i], reduction[i], cells[i], x.shape[last - 1 + i])
+        for i in range(2)
+    )
     return x[:, :rows, :columns] if last == -2 else x[:, :, :rows, :columns]
 
 

@@ -26,8 +26,12 @@ class Operator:
     name: str  #: as a reader of the model knows it, such as "Conv2d"
     kind: str  #: conv, max_pool, avg_pool, blur_pool, merge, slice, resize, pad, adaptive, global or opaque
     windows: Windows = (Window(), Window())  #: (rows, columns)
-    last: int = -1  #: the axis of columns in its input; rows come right before it (-2 in N, H, W, C)
-    scale: tuple[Fraction, Fraction] | None = None  #: of a resize, output over input cells; None to a given size
+    last: int = (
+        -1
+    )  #: the axis of columns in its input; rows come right before it (-2 in N, H, W, C)
+    scale: tuple[Fraction, Fraction] | None = (
+        None  #: of a resize, output over input cells; None to a given size
+    )
     refusal: str | None = None  #: why its stride cannot be made finer
     transposed: bool = False  #: a resize by a transposed convolution with these windows
 
@@ -46,7 +50,9 @@ class ModuleRule(NamedTuple):
     """The entry of a module type."""
 
     read: Callable[[Any], Operator]
-    refine: Callable[[Any, Operator], None] | None  # edits the module so that `read` gives the operator
+    refine: (
+        Callable[[Any, Operator], None] | None
+    )  # edits the module so that `read` gives the operator
 
 
 class FunctionRule(NamedTuple):
@@ -55,7 +61,9 @@ class FunctionRule(NamedTuple):
     parameters: tuple[str, ...]
     read: Callable[[dict[str, Any]], Operator | None]
     # the call that behaves as the operator: function, positional and keyword arguments
-    refine: Callable[[dict[str, Any], Operator], tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]
+    refine: Callable[
+        [dict[str, Any], Operator], tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+    ]
 
 
 MODULES: dict[type[nn.Module], ModuleRule] = {}
@@ -102,7 +110,9 @@ def pair(value: Any) -> tuple[Any, Any]:
     return value, value
 
 
-def windows(kernel: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, ceil: bool = False) -> Windows:
+def windows(
+    kernel: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, ceil: bool = False
+) -> Windows:
     """Return the (rows, columns) windows of an operator with torch's settings; padding may be "same" (TensorFlow's)."""
     settings = zip(pair(kernel), pair(stride), pair(padding), pair(dilation), strict=True)
     rows, columns = (Window(k, s, p, d, ceil) for k, s, p, d in settings)
@@ -124,7 +134,9 @@ def arguments(node: fx.Node, rule: FunctionRule) -> dict[str, Any]:
 
 def coarsened(operator: Operator, by: tuple[int, int]) -> Operator | None:
     """Multiply an operator's stride by (rows, columns), a pool's window with it; None if that is unknown."""
-    if operator.kind not in ("conv", "max_pool", "avg_pool") or any(w.finer > 1 or w.tap for w in operator.windows):
+    if operator.kind not in ("conv", "max_pool", "avg_pool") or any(
+        w.finer > 1 or w.tap for w in operator.windows
+    ):
         return None
     pool = operator.kind != "conv"
     if pool and any(w.dilation > 1 and k > 1 for w, k in zip(operator.windows, by, strict=True)):

@@ -20,20 +20,28 @@ from stridesurgery.ops.registry import MODULES
 class Traits:
     """Facts about one operator; nothing is known of an operator without an entry."""
 
-    per_cell: bool = False  # a cell of the result depends on that cell of the input, batch statistics apart
+    per_cell: bool = (
+        False  # a cell of the result depends on that cell of the input, batch statistics apart
+    )
     passes: bool = False  # eval mode returns the input as it is
     updates_statistics: bool = False  # in train mode, as `F.batch_norm` does
     arithmetic: bool = False  # of two operands, one of which may be a number or broadcast
     per_map: bool = False  # reads no size besides those of its own input: pooled and joined values
     mixes_cells: bool = False  # a product of matrices, such as attention
-    like_first: bool = False  # takes the number format and the device, no values, from other operands
+    like_first: bool = (
+        False  # takes the number format and the device, no values, from other operands
+    )
     looks_up: bool = False  # reads rows of a table
     reads_part: bool = False  # reads some positions of its input
 
 
 def _variants(names: str) -> list[str]:
     """Names of arithmetic as operators, in place and as methods."""
-    return [f"{kind}{name}{end}" for name in names.split() for kind, end in (("", ""), ("", "_"), ("i", ""))]
+    return [
+        f"{kind}{name}{end}"
+        for name in names.split()
+        for kind, end in (("", ""), ("", "_"), ("i", ""))
+    ]
 
 
 _PER_CELL = Traits(per_cell=True)
@@ -45,23 +53,65 @@ _MODULES: dict[type[nn.Module], Traits] = {
     nn.Identity: Traits(per_cell=True, passes=True),
     **dict.fromkeys((nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout), Traits(passes=True)),
     **dict.fromkeys(
-        (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh)
-        + (nn.Sigmoid, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.Softsign, nn.LogSigmoid)
+        (
+            nn.ReLU,
+            nn.ReLU6,
+            nn.LeakyReLU,
+            nn.PReLU,
+            nn.ELU,
+            nn.SELU,
+            nn.CELU,
+            nn.GELU,
+            nn.SiLU,
+            nn.Mish,
+            nn.Tanh,
+        )
+        + (
+            nn.Sigmoid,
+            nn.Hardswish,
+            nn.Hardsigmoid,
+            nn.Hardtanh,
+            nn.Softplus,
+            nn.Softsign,
+            nn.LogSigmoid,
+        )
         + (nn.Tanhshrink, nn.Softshrink, nn.Hardshrink, nn.Threshold)
-        + (activations.Swish, activations.Mish, activations.Sigmoid, activations.Tanh, activations.HardSwish)
-        + (activations.HardSigmoid, activations.HardMish, activations.PReLU, activations.GELU, activations.GELUTanh)
+        + (
+            activations.Swish,
+            activations.Mish,
+            activations.Sigmoid,
+            activations.Tanh,
+            activations.HardSwish,
+        )
+        + (
+            activations.HardSigmoid,
+            activations.HardMish,
+            activations.PReLU,
+            activations.GELU,
+            activations.GELUTanh,
+        )
         + (activations.QuickGELU, FrozenBatchNorm2d, layers.FrozenBatchNormAct2d),
         _PER_CELL,
     ),
     **dict.fromkeys(
-        (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, layers.BatchNormAct2d, layers.SyncBatchNormAct), _BATCH_NORM
+        (
+            nn.BatchNorm1d,
+            nn.BatchNorm2d,
+            nn.SyncBatchNorm,
+            layers.BatchNormAct2d,
+            layers.SyncBatchNormAct,
+        ),
+        _BATCH_NORM,
     ),
     nn.Embedding: Traits(looks_up=True),
 }
 
 _FUNCTIONS: dict[str, Traits] = {
     **dict.fromkeys(
-        _variants("add sub mul div truediv floordiv pow rsub true_divide floor_divide maximum minimum"), _ARITHMETIC
+        _variants(
+            "add sub mul div truediv floordiv pow rsub true_divide floor_divide maximum minimum"
+        ),
+        _ARITHMETIC,
     ),
     **dict.fromkeys(
         """
@@ -74,7 +124,10 @@ _FUNCTIONS: dict[str, Traits] = {
     **dict.fromkeys(("type_as", "to"), Traits(per_cell=True, like_first=True)),
     **dict.fromkeys(("dropout", "dropout_"), Traits(passes=True)),
     **dict.fromkeys(("cat", "concat", "flatten", "mean"), Traits(per_map=True)),
-    **dict.fromkeys(("matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention"), Traits(mixes_cells=True)),
+    **dict.fromkeys(
+        ("matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention"),
+        Traits(mixes_cells=True),
+    ),
     **dict.fromkeys(("narrow", "select", "topk", "unbind", "split", "chunk"), _READS),
     **dict.fromkeys(("getitem", "index_select"), Traits(looks_up=True, reads_part=True)),
     **dict.fromkeys(("embedding", "gather", "take", "take_along_dim"), Traits(looks_up=True)),
@@ -89,7 +142,11 @@ def module_traits(module: nn.Module) -> Traits:
 
 def function_traits(node: fx.Node) -> Traits:
     """Return what is known of the function or method that a node calls."""
-    return _FUNCTIONS.get(called(node), _UNKNOWN) if node.op in ("call_function", "call_method") else _UNKNOWN
+    return (
+        _FUNCTIONS.get(called(node), _UNKNOWN)
+        if node.op in ("call_function", "call_method")
+        else _UNKNOWN
+    )
 
 
 def known_result(module: nn.Module, x: Tensor) -> Tensor | None:
@@ -100,7 +157,10 @@ def known_result(module: nn.Module, x: Tensor) -> Tensor | None:
     traits = module_traits(module)
     if traits.per_cell or traits.passes:
         return x if getattr(module, "inplace", False) else x.clone()
-    if type(module) is nn.LayerNorm and tuple(x.shape[-len(module.normalized_shape) :]) == module.normalized_shape:
+    if (
+        type(module) is nn.LayerNorm
+        and tuple(x.shape[-len(module.normalized_shape) :]) == module.normalized_shape
+    ):
         return x.clone()
     if type(module) is nn.Linear and x.shape[-1] == module.in_features:
         return x.new_empty((*x.shape[:-1], module.out_features))
@@ -114,24 +174,40 @@ _SUMS = {"add", "__add__", "mul", "__mul__"}
 
 def known_sum(name: str, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
     """Return the sum or product of plain weightless tensors, of which torch takes long to tell the shape."""
-    if name not in _SUMS or len(args) != 2 or kwargs or not all(isinstance(a, Tensor) for a in args):
+    if (
+        name not in _SUMS
+        or len(args) != 2
+        or kwargs
+        or not all(isinstance(a, Tensor) for a in args)
+    ):
         return None
     a, b = args
     if a.dtype != b.dtype or a.dim() != b.dim() or not (a.is_contiguous() and b.is_contiguous()):
         return None
     sides = list(zip(a.shape, b.shape, strict=True))
-    return a.new_empty([max(side) for side in sides]) if all(n == m or min(n, m) == 1 for n, m in sides) else None
+    return (
+        a.new_empty([max(side) for side in sides])
+        if all(n == m or min(n, m) == 1 for n, m in sides)
+        else None
+    )
 
 
 def is_leaf(module: nn.Module) -> bool:
     """Return True if a module is one operator: known here, or torch's or timm's own without space inside."""
     kind = type(module)
-    if kind in MODULES or kind in _MODULES or kind is ParametrizationList:  # which may keep its gradients to itself
+    if (
+        kind in MODULES or kind in _MODULES or kind is ParametrizationList
+    ):  # which may keep its gradients to itself
         return True
-    if kind.forward in _OWN_FORWARDS and not any(module.children()):  # a subclass that computes the same
+    if kind.forward in _OWN_FORWARDS and not any(
+        module.children()
+    ):  # a subclass that computes the same
         return True
     if kind.__module__.startswith("torch.nn.modules"):
-        return not isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict))
+        return not isinstance(
+            module,
+            (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict),
+        )
     return kind.__module__ in _WITHOUT_SPACE
 
 
@@ -140,7 +216,16 @@ _OWN_FORWARDS = {nn.Linear.forward, nn.LayerNorm.forward, nn.GroupNorm.forward}
 _WITHOUT_SPACE = {
     *(
         f"timm.layers.{name}"
-        for name in ("norm", "norm_act", "drop", "activations", "activations_me", "grn", "layer_scale", "linear")
+        for name in (
+            "norm",
+            "norm_act",
+            "drop",
+            "activations",
+            "activations_me",
+            "grn",
+            "layer_scale",
+            "linear",
+        )
     ),
     "torchvision.ops.stochastic_depth",
 }

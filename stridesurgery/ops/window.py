@@ -30,7 +30,9 @@ class Window(NamedTuple):
 
     kernel: int = 1  #: cells
     stride: int = 1  #: of the original operator
-    padding: int | str = 0  #: on the left, a crop if negative; "same" is computed from the size, as TensorFlow does
+    padding: int | str = (
+        0  #: on the left, a crop if negative; "same" is computed from the size, as TensorFlow does
+    )
     dilation: int = 1  #: from one cell that is read to the next
     ceil: bool = False  #: a window may start inside and end beyond the padded map
     finer: int = 1  #: k, by which the stride is divided
@@ -58,7 +60,9 @@ class Window(NamedTuple):
         if self.padding == "same":
             return -(-size // self.stride)
         left = int(self.padding)
-        room = size + left + max(left, 0) - self.span  # a crop (negative padding) is on the left only
+        room = (
+            size + left + max(left, 0) - self.span
+        )  # a crop (negative padding) is on the left only
         if not self.ceil:
             return room // self.stride + 1
         out = -(-room // self.stride) + 1
@@ -68,7 +72,9 @@ class Window(NamedTuple):
     def finer_cells(self, size: int) -> int:
         """Output cells at the remaining stride: k times `cells`, less the border that would be invented."""
         cells = self.cells(size)
-        if self.finer == 1 or cells > -(-size // self.stride):  # the original itself reads beyond the border
+        if self.finer == 1 or cells > -(
+            -size // self.stride
+        ):  # the original itself reads beyond the border
             return self.finer * cells
         return at_most(self.finer * cells, -(-size // self.step))
 
@@ -89,7 +95,9 @@ class Window(NamedTuple):
         """Return True if the plain operator with this padding on both sides and stride `step` is the finer operator."""
         if self.tap or self.padding == "same":
             return False
-        start = 4 * self.span * self.stride  # beyond small-size effects `pads` is periodic in the stride
+        start = (
+            4 * self.span * self.stride
+        )  # beyond small-size effects `pads` is periodic in the stride
         sizes = range(start, start + self.stride)
         return all(self.pads(size) == (self.padding, self.padding) for size in sizes)
 

@@ -62,12 +62,20 @@ def field(
     """
     pixels = None if image is None else np.asarray(image)
     if pixels is not None and pixels.ndim not in (2, 3):
-        raise RequestError(f"image is an array (h, w, 3) or (h, w), got one of shape {pixels.shape}")
+        raise RequestError(
+            f"image is an array (h, w, 3) or (h, w), got one of shape {pixels.shape}"
+        )
     size = pixels.shape[:2] if input_size is None and pixels is not None else input_size
-    rows = [row for row in compare(model, surgeries, size, taps=[tap]) if row.surgery or row.name == "as is"]
+    rows = [
+        row
+        for row in compare(model, surgeries, size, taps=[tap])
+        if row.surgery or row.name == "as is"
+    ]
     h, w = rows[0].input_size
     if pixels is not None and pixels.shape[:2] != (h, w):
-        raise RequestError(f"the image has {pixels.shape[0]}x{pixels.shape[1]} pixels and the input {h}x{w}")
+        raise RequestError(
+            f"the image has {pixels.shape[0]}x{pixels.shape[1]} pixels and the input {h}x{w}"
+        )
     top, bottom, left, right = _view(rows)
     height = PANEL * (bottom - top) / (right - left)
     with rc_context({**STYLE, "axes.spines.left": False, "axes.spines.bottom": False}):
@@ -75,7 +83,9 @@ def field(
         for row, axes in zip(rows, figure.subplots(1, len(rows), squeeze=False)[0], strict=True):
             axes.imshow(scene(h, w) if pixels is None else pixels, cmap="gray", alpha=0.75)
             _draw(axes, row, points=PANEL * 72 / (right - left))
-            axes.set(xticks=[], yticks=[], xlim=(left, right), ylim=(bottom, top), title=_title(row))
+            axes.set(
+                xticks=[], yticks=[], xlim=(left, right), ylim=(bottom, top), title=_title(row)
+            )
         figure.supxlabel(KEY, fontsize=8)
     return figure
 
@@ -88,8 +98,12 @@ def _view(rows: Sequence[Row]) -> tuple[float, float, float, float]:
     """
     edges: list[float] = []
     for axis, pixels in enumerate(rows[0].input_size):
-        spans = [(_middle(row)[axis], row.maps[0].geometry.receptive_field[axis] / 2) for row in rows]
-        beyond = max(0.0, *(side for at, reach in spans for side in (reach - at, at + reach - pixels)))
+        spans = [
+            (_middle(row)[axis], row.maps[0].geometry.receptive_field[axis] / 2) for row in rows
+        ]
+        beyond = max(
+            0.0, *(side for at, reach in spans for side in (reach - at, at + reach - pixels))
+        )
         margin = min(beyond * 1.1, pixels / 2) if math.isfinite(beyond) else 0
         edges += [-0.5 - margin, pixels - 0.5 + margin]
     return edges[0], edges[1], edges[2], edges[3]
@@ -114,12 +128,24 @@ def _draw(axes: Axes, row: Row, points: float) -> None:
     geometry, (y, x) = row.maps[0].geometry, _centres(row)
     dot = min(0.25 * min(geometry.step) * points, 3)
     x_all, y_all = (a.ravel() for a in np.meshgrid(x, y))
-    axes.scatter(x_all, y_all, s=dot**2, c="white", edgecolors="black", linewidths=dot / 5, zorder=2)
-    _rectangle(axes, _middle(row), geometry.step, facecolor=COLOURS[1], edgecolor="black", linewidth=0.8)
+    axes.scatter(
+        x_all, y_all, s=dot**2, c="white", edgecolors="black", linewidths=dot / 5, zorder=2
+    )
+    _rectangle(
+        axes, _middle(row), geometry.step, facecolor=COLOURS[1], edgecolor="black", linewidth=0.8
+    )
     if math.isfinite(max(geometry.receptive_field)):
         seen = geometry.receptive_field
         _rectangle(axes, _middle(row), seen, facecolor="none", edgecolor="white", linewidth=3.5)
-        _rectangle(axes, _middle(row), seen, facecolor="none", edgecolor=COLOURS[0], linewidth=2, linestyle=(0, (5, 2)))
+        _rectangle(
+            axes,
+            _middle(row),
+            seen,
+            facecolor="none",
+            edgecolor=COLOURS[0],
+            linewidth=2,
+            linestyle=(0, (5, 2)),
+        )
 
 
 def _rectangle(axes: Axes, centre: tuple[float, float], sides: Any, **style: Any) -> None:
@@ -144,9 +170,16 @@ def _words(geometry: MapGeometry) -> str:
 def scene(h: int, w: int) -> npt.NDArray[np.float64]:
     """Return an image of striped discs, large to small, on a gradient: (h, w, 3) in 0..1."""
     rows, columns = np.mgrid[0:h, 0:w] / min(h, w)
-    drawn = np.stack([0.55 + 0.2 * rows / rows.max(), 0.7 - 0.15 * rows, 0.65 + 0.2 * columns], axis=-1).clip(0, 1)
+    drawn = np.stack(
+        [0.55 + 0.2 * rows / rows.max(), 0.7 - 0.15 * rows, 0.65 + 0.2 * columns], axis=-1
+    ).clip(0, 1)
     stripes = np.where((columns + rows) * 24 % 1 < 0.5, 0.95, 0.15)[..., None]
-    for row, column, radius in ((0.62, 0.30, 0.24), (0.30, 0.66, 0.12), (0.72, 0.76, 0.06), (0.48, 0.88, 0.03)):
+    for row, column, radius in (
+        (0.62, 0.30, 0.24),
+        (0.30, 0.66, 0.12),
+        (0.72, 0.76, 0.06),
+        (0.48, 0.88, 0.03),
+    ):
         inside = np.hypot(rows - row, columns - column * w / min(h, w)) < radius
         drawn = np.where(inside[..., None], stripes, drawn)
     return drawn

@@ -89,7 +89,10 @@ def front(found: Search) -> Figure:
 def _scales(found: Search) -> list[Scale]:
     base = found.original
     titles = {"peak": "peak memory"}
-    return [Scale(titles.get(m.title, m.title), _ratios([m.of(c) for c in found], m.of(base))) for m in METRICS]
+    return [
+        Scale(titles.get(m.title, m.title), _ratios([m.of(c) for c in found], m.of(base)))
+        for m in METRICS
+    ]
 
 
 def _ratios(values: Iterable[float | None], base: float | None) -> tuple[float | None, ...]:

@@ -35,5 +35,7 @@ def marks(count: int) -> list[Mark]:
     """Return `count` marks. Neighbours differ in colour, marker and dash."""
     return [
         Mark(colour, marker, dash)
-        for colour, marker, dash in islice(zip(cycle(COLOURS), cycle(MARKERS), cycle(DASHES), strict=False), count)
+        for colour, marker, dash in islice(
+            zip(cycle(COLOURS), cycle(MARKERS), cycle(DASHES), strict=False), count
+        )
     ]

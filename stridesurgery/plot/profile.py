@@ -29,7 +29,9 @@ class Line:
 
 
 def profile(
-    model: nn.Module, surgeries: str | Surgery | Iterable[str | Surgery] = (), input_size: int | HW[int] | None = None
+    model: nn.Module,
+    surgeries: str | Surgery | Iterable[str | Surgery] = (),
+    input_size: int | HW[int] | None = None,
 ) -> Figure:
     """Draw the size of a network's maps and its compute over depth, before and after surgeries.
 
@@ -72,7 +74,12 @@ def profile(
             total = sum(line.macs.values())
             ratio = f", {total / sum(lines[0].macs.values()):.2f} x" if line is not lines[0] else ""
             _draw(upper, line.sides, mark, line.name)
-            _draw(lower, {i: macs / 1e9 for i, macs in line.macs.items()}, mark, f"{total / 1e9:.2f} GMAC{ratio}")
+            _draw(
+                lower,
+                {i: macs / 1e9 for i, macs in line.macs.items()},
+                mark,
+                f"{total / 1e9:.2f} GMAC{ratio}",
+            )
         for axes in (upper, lower):
             for strided in before.strided:
                 axes.axvline(strided, color=GREY, linewidth=0.6, linestyle=":", zorder=0)
@@ -86,7 +93,9 @@ def profile(
     return figure
 
 
-def _line(name: str, network: nn.Module, before: Report, layer_of: Mapping[str, int | None]) -> Line:
+def _line(
+    name: str, network: nn.Module, before: Report, layer_of: Mapping[str, int | None]
+) -> Line:
     """Return the values of one network over the layers of the original.
 
     `layer_of` gives, for the name of a call, its layer in the original.

@@ -50,15 +50,28 @@ def test_every_field_of_a_layer() -> None:
     assert report.input_size == (64, 96) and len(report) == len(report.layers) == len(list(report))
     stem, pool = report[0], report[1]
     assert (stem.index, stem.name, stem.operator) == (0, "conv1", "Conv2d")
-    assert (stem.kernel, stem.stride, stem.padding, stem.dilation) == ((7, 7), (2, 2), (3, 3), (1, 1))
+    assert (stem.kernel, stem.stride, stem.padding, stem.dilation) == (
+        (7, 7),
+        (2, 2),
+        (3, 3),
+        (1, 1),
+    )
     assert (stem.in_grid, stem.out_grid, stem.channels) == ((64, 96), (32, 48), 64)
     assert (stem.reduction, stem.transition) == ((2, 2), 0)
     assert (stem.step, stem.offset, stem.receptive_field) == ((2, 2), (0, 0), (7, 7))
-    assert (pool.operator, pool.kernel, pool.out_grid, pool.reduction) == ("MaxPool2d", (3, 3), (16, 24), (4, 4))
+    assert (pool.operator, pool.kernel, pool.out_grid, pool.reduction) == (
+        "MaxPool2d",
+        (3, 3),
+        (16, 24),
+        (4, 4),
+    )
     assert pool.receptive_field == (11, 11) and pool.transition == 1
     assert report[2].transition is None and report[2].stride == (1, 1)
     for transition in report.transitions:
-        assert all(report[i].index == i and report[i].transition == transition.index for i in transition.layers)
+        assert all(
+            report[i].index == i and report[i].transition == transition.index
+            for i in transition.layers
+        )
 
 
 def test_report_prints_every_layer_once() -> None:
@@ -82,20 +95,30 @@ def positive(net: nn.Module) -> nn.Module:
     """All weights positive and no norm, so that a cell's gradient is nonzero exactly where it looks."""
     for module in net.modules():
         for name, child in list(module.named_children()):
-            if isinstance(child, (nn.BatchNorm2d, nn.LayerNorm, nn.ReLU, nn.ReLU6, nn.Hardswish, nn.SiLU)):
+            if isinstance(
+                child, (nn.BatchNorm2d, nn.LayerNorm, nn.ReLU, nn.ReLU6, nn.Hardswish, nn.SiLU)
+            ):
                 setattr(module, name, nn.Identity())
             elif isinstance(child, nn.MaxPool2d):
-                setattr(module, name, nn.AvgPool2d(child.kernel_size, child.stride, child.padding, child.ceil_mode))
+                setattr(
+                    module,
+                    name,
+                    nn.AvgPool2d(child.kernel_size, child.stride, child.padding, child.ceil_mode),
+                )
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.fill_(1.0 / max(parameter[0].numel(), 1) if parameter.dim() > 1 else 0.01)
     return net.eval()
 
 
-def seen(net: nn.Module, name: str, size: tuple[int, int], cell: tuple[int, int]) -> list[tuple[int, int]]:
+def seen(
+    net: nn.Module, name: str, size: tuple[int, int], cell: tuple[int, int]
+) -> list[tuple[int, int]]:
     """(first, last) pixel that one cell of the named module's output depends on, along rows and columns."""
     kept: list[torch.Tensor] = []
-    handle = net.get_submodule(name).register_forward_hook(lambda module, args, result: kept.append(result))
+    handle = net.get_submodule(name).register_forward_hook(
+        lambda module, args, result: kept.append(result)
+    )
     x = torch.ones(1, 3, *size, dtype=torch.double, requires_grad=True)
     net.double()(x)
     handle.remove()
@@ -114,12 +137,23 @@ def check_geometry(net: nn.Module, layer: ss.Layer, size: tuple[int, int]) -> bo
         reach = (layer.receptive_field[axis] - 1) / 2
         if centre - reach < 0 or centre + reach > size[axis] - 1:
             return False
-        assert (first + last) / 2 == centre, f"{layer.name}: sees {first} to {last}, told centre {centre}"
-        assert last - first + 1 == layer.receptive_field[axis], f"{layer.name}: sees {first} to {last}"
+        assert (first + last) / 2 == centre, (
+            f"{layer.name}: sees {first} to {last}, told centre {centre}"
+        )
+        assert last - first + 1 == layer.receptive_field[axis], (
+            f"{layer.name}: sees {first} to {last}"
+        )
     return True
 
 
-REAL = ["mobilenetv1_100", "resnet18", "tf_efficientnet_lite0", "densenet121", "torchvision/vgg11", "regnetx_002"]
+REAL = [
+    "mobilenetv1_100",
+    "resnet18",
+    "tf_efficientnet_lite0",
+    "densenet121",
+    "torchvision/vgg11",
+    "regnetx_002",
+]
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -133,15 +167,24 @@ def test_cells_look_where_the_gradient_says(name: str) -> None:
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(
     st.lists(
-        st.tuples(st.integers(1, 5), st.sampled_from([1, 2, 3]), st.integers(0, 3), st.sampled_from([1, 2])),
+        st.tuples(
+            st.integers(1, 5),
+            st.sampled_from([1, 2, 3]),
+            st.integers(0, 3),
+            st.sampled_from([1, 2]),
+        ),
         min_size=1,
         max_size=4,
     )
 )
-def test_cells_of_random_chains_look_where_the_gradient_says(shapes: list[tuple[int, int, int, int]]) -> None:
+def test_cells_of_random_chains_look_where_the_gradient_says(
+    shapes: list[tuple[int, int, int, int]],
+) -> None:
     assume(math.prod(stride for _, stride, _, _ in shapes) <= 8)
     channels = [3, *[2] * len(shapes)]
-    net = positive(nn.Sequential(*(nn.Conv2d(channels[i], 2, *shape) for i, shape in enumerate(shapes))))
+    net = positive(
+        nn.Sequential(*(nn.Conv2d(channels[i], 2, *shape) for i, shape in enumerate(shapes)))
+    )
     layers = list(ss.inspect(net, 160))
     assume(layers)
     for layer in layers:

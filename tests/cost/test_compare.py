@@ -26,7 +26,9 @@ def test_rows_are_the_networks_that_are_built(name, surgeries, taps):
         built = net if row.surgery is None else ss.eliminate(net, row.surgery, input_size=size)
         assert row.cost == ss.cost(built, row.input_size)
         with torch.no_grad():
-            maps = ss.features(built, modules, input_size=row.input_size)(torch.randn(1, 3, *row.input_size))
+            maps = ss.features(built, modules, input_size=row.input_size)(
+                torch.randn(1, 3, *row.input_size)
+            )
         assert [tuple(m.shape[2:]) for m in maps.values()] == list(row.grids)
         assert [m.shape[1] for m in maps.values()] == [f.channels for f in row.maps]
 
@@ -51,7 +53,9 @@ def test_the_rival_is_the_nearest_where_compute_grows_faster_than_the_area():
 
 def test_frozen_weightless_and_repeated():
     frozen = timm.create_model("mobilenetv3_small_050").requires_grad_(False)
-    told = ss.compare(frozen, ["S1L0", "S1L0", ss.Surgery(1, (0,), form="graph")], 64, measure=True, rounds=1)
+    told = ss.compare(
+        frozen, ["S1L0", "S1L0", ss.Surgery(1, (0,), form="graph")], 64, measure=True, rounds=1
+    )
     assert [row.name for row in told][:3] == ["as is", "S1L0", "S1L0, as a graph"]
     assert all(row.training_step is not None for row in told)
     assert not any(p.requires_grad or p.grad is not None for p in frozen.parameters())

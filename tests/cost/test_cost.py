@@ -60,10 +60,15 @@ def test_hand_counts():
     assert {part.name: part.bytes // 4 for part in told.parts} == {
         "0": half, "1": half + 2 * 8, "2": half, "3": half, "4": full, "5": 4, "7": 10,
     }  # fmt: skip
-    assert told.peak_bytes == 4 * (image + half + full)  # the map is held by the call until the next is made
+    assert told.peak_bytes == 4 * (
+        image + half + full
+    )  # the map is held by the call until the next is made
 
     net, cells = Attention(), 64
-    assert ss.cost(net, 32).macs == cells * 8 * 3 * 16 + cells * 8 * 24 + 2 * cells * cells * 8 + cells * 8 * 8
+    assert (
+        ss.cost(net, 32).macs
+        == cells * 8 * 3 * 16 + cells * 8 * 24 + 2 * cells * cells * 8 + cells * 8 * 8
+    )
 
 
 class Keeps(nn.Module):
@@ -87,7 +92,9 @@ def test_what_a_module_holds_is_no_activation():
 
 
 def test_no_operator_is_silently_zero():
-    told = ss.cost(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)), 16)
+    told = ss.cost(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)), 16
+    )
     assert sum(told.uncounted.values()) == 3
     assert all(name in str(told) for name in told.uncounted)
 
@@ -137,7 +144,9 @@ def test_what_was_operated_is_counted_too():
     fine = ss.cost(ss.eliminate(net, "S1L0"), 64)
     assert fine.parameters == plain.parameters
     stem = plain.per_layer()[0].macs
-    assert fine.macs - plain.macs * 4 == pytest.approx(0, abs=stem * 4)  # all but the classifier grows fourfold
+    assert fine.macs - plain.macs * 4 == pytest.approx(
+        0, abs=stem * 4
+    )  # all but the classifier grows fourfold
     assert fine.per_reduction()[16, 16].macs == larger.per_reduction()[32, 32].macs
     maps = ss.cost(ss.features(net, taps=11), 64)
     assert 0 < maps.macs < plain.macs

@@ -15,7 +15,9 @@ from stridesurgery._trace import copy_to_meta
 from tests.models import SAMPLE, create, size_of
 
 
-@pytest.mark.parametrize("name", dict.fromkeys((*SAMPLE[::4], "resnetblur18", "torchvision/swin_t")))
+@pytest.mark.parametrize(
+    "name", dict.fromkeys((*SAMPLE[::4], "resnetblur18", "torchvision/swin_t"))
+)
 def test_forecasts_equal_the_networks_that_are_built(name):
     net, size = copy_to_meta(create(name)), size_of(name)
     analysis = analyse(net, size)
@@ -40,7 +42,9 @@ class Padded(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.stages = nn.ModuleList(nn.Conv2d(n, m, 3, stride=2) for n, m in ((3, 4), (4, 5), (5, 6), (6, 7)))
+        self.stages = nn.ModuleList(
+            nn.Conv2d(n, m, 3, stride=2) for n, m in ((3, 4), (4, 5), (5, 6), (6, 7))
+        )
 
     def forward(self, x):
         for stage in self.stages:
@@ -52,7 +56,10 @@ class Padded(nn.Module):
 
 def test_forward_code_that_compares_sizes_is_built_and_counted():
     net = Padded()
-    assert analyse(net, 254).recording.compares and not analyse(timm.create_model("resnet18"), 64).recording.compares
+    assert (
+        analyse(net, 254).recording.compares
+        and not analyse(timm.create_model("resnet18"), 64).recording.compares
+    )
     found = ss.search(net, 2000, input_size=254)
     for candidate in found.candidates:
         assert candidate.macs == ss.cost(ss.eliminate(net, candidate.surgery), 254).macs
@@ -103,14 +110,20 @@ def test_the_front_is_what_no_other_beats():
         beaten = any(beats(merits(other), merits(candidate)) for other in found.candidates)
         assert beaten == (candidate not in found.front)
     last = [(c.reductions[-1], c.first) for c in found]
-    assert last == sorted(last, key=lambda pair: (-pair[0][0], pair[1]))  # early eliminations first among equals
+    assert last == sorted(
+        last, key=lambda pair: (-pair[0][0], pair[1])
+    )  # early eliminations first among equals
     assert 0 < len(found.front) < len(found.candidates)
 
 
 def test_bounds_and_wanted_reductions_hold():
     net = timm.create_model("mobilenetv1_100").eval()
     base = ss.cost(net, 64)
-    bounds = ss.Budget(macs=5 * base.macs, activation_bytes=4 * base.activation_bytes, peak_bytes=2 * base.peak_bytes)
+    bounds = ss.Budget(
+        macs=5 * base.macs,
+        activation_bytes=4 * base.activation_bytes,
+        peak_bytes=2 * base.peak_bytes,
+    )
     found = ss.search(net, bounds, taps=(11, 13), reduction=(8, 32), input_size=64)
     assert found.candidates
     for candidate in found.candidates:
@@ -133,7 +146,12 @@ def test_bounds_and_wanted_reductions_hold():
 def test_partial_strides_and_axes():
     found = ss.search(timm.create_model("convnext_atto"), 2000, input_size=64, axes=("hw", "w"))
     names = {c.name for c in found.candidates}
-    assert {"S1L0", "S1L0, to stride 2", "S1L0, columns only", "S1L0, to stride 2, columns only"} <= names
+    assert {
+        "S1L0",
+        "S1L0, to stride 2",
+        "S1L0, columns only",
+        "S1L0, to stride 2, columns only",
+    } <= names
     columns = next(c for c in found.candidates if c.name == "S1L0, columns only")
     assert columns.reductions[-1] == (32, 8)
 

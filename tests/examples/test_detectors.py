@@ -15,7 +15,14 @@ from torchvision.models import detection
 from torchvision.ops.poolers import LevelMapper
 
 import stridesurgery as ss
-from examples.detectors import Encoder, faster_rcnn, finer_faster_rcnn, finer_retinanet, finer_ssd, pyramid
+from examples.detectors import (
+    Encoder,
+    faster_rcnn,
+    finer_faster_rcnn,
+    finer_retinanet,
+    finer_ssd,
+    pyramid,
+)
 from examples.detectors.__main__ import CASES as TABLE
 from examples.detectors.__main__ import row
 from examples.detectors.anchors import Level, check_looks, middles, points, stands, stock_anchors
@@ -28,7 +35,10 @@ from tests.models import awake
 SMALL: dict[str, Any] = {"weights": None, "weights_backbone": None, "num_classes": 4}
 RESIZED: dict[str, Any] = {"min_size": 64, "max_size": 96}  # to sides of 64 and up to 96 pixels
 IMAGES = ((131, 97), (70, 101))  # (h, w): of different shapes, odd, one high and one wide
-TARGET = {"boxes": torch.tensor([[5.0, 8, 40, 60], [50, 3, 80, 30]]), "labels": torch.tensor([1, 3])}
+TARGET = {
+    "boxes": torch.tensor([[5.0, 8, 40, 60], [50, 3, 80, 30]]),
+    "labels": torch.tensor([1, 3]),
+}
 
 
 @dataclass(frozen=True)
@@ -45,13 +55,22 @@ class Case:
     runs_at: tuple[int, int] | None = None  # (w, h) pixels, of detectors with a fixed size
 
 
-def _fpn(build: Callable[..., nn.Module], operate: Callable[..., nn.Module], generator: str) -> Case:
+def _fpn(
+    build: Callable[..., nn.Module], operate: Callable[..., nn.Module], generator: str
+) -> Case:
     return Case(build, SMALL | RESIZED, operate, "S1L0", fpn_levels, generator, (512, 512))
 
 
 CASES = {
     "ssd": Case(
-        detection.ssd300_vgg16, SMALL, finer_ssd, "S1L9", ssd_levels, "anchor_generator", (300, 300), (168, 144)
+        detection.ssd300_vgg16,
+        SMALL,
+        finer_ssd,
+        "S1L9",
+        ssd_levels,
+        "anchor_generator",
+        (300, 300),
+        (168, 144),
     ),
     "ssdlite": Case(
         detection.ssdlite320_mobilenet_v3_large,
@@ -64,7 +83,9 @@ CASES = {
         (192, 160),
     ),
     "retinanet": _fpn(detection.retinanet_resnet50_fpn, finer_retinanet, "anchor_generator"),
-    "faster_rcnn": _fpn(detection.fasterrcnn_resnet50_fpn, finer_faster_rcnn, "rpn.anchor_generator"),
+    "faster_rcnn": _fpn(
+        detection.fasterrcnn_resnet50_fpn, finer_faster_rcnn, "rpn.anchor_generator"
+    ),
 }
 
 
@@ -83,7 +104,10 @@ class Pair:
     def __init__(self, case: Case) -> None:
         self.case = case
         self.stock = case.build(**case.options).eval()
-        self.as_built = (repr(self.stock), {k: v.clone() for k, v in self.stock.state_dict().items()})
+        self.as_built = (
+            repr(self.stock),
+            {k: v.clone() for k, v in self.stock.state_dict().items()},
+        )
         self.finer = case.operate(self.stock, case.surgery)
         self._levels: dict[nn.Module, tuple[Level, ...]] = {}
         if case.runs_at is not None:
@@ -122,7 +146,9 @@ def watched(model: nn.Module, generator: nn.Module) -> Seen:
     """Evaluate a detector, look at what its backbone and its generator give, and check its detections."""
     kept: dict[str, Any] = {}
     handles = [
-        model.get_submodule("backbone").register_forward_hook(lambda m, x, out: kept.update(x=x[0], maps=out)),
+        model.get_submodule("backbone").register_forward_hook(
+            lambda m, x, out: kept.update(x=x[0], maps=out)
+        ),
         generator.register_forward_hook(lambda m, x, out: kept.update(anchors=out)),
     ]
     with torch.inference_mode():
@@ -132,7 +158,11 @@ def watched(model: nn.Module, generator: nn.Module) -> Seen:
     assert len(found) == len(IMAGES)
     for detections, (h, w) in zip(found, IMAGES, strict=True):
         boxes = detections["boxes"]
-        assert boxes.isfinite().all() and (boxes >= 0).all() and (boxes <= torch.tensor([w, h, w, h]) + 1e-3).all()
+        assert (
+            boxes.isfinite().all()
+            and (boxes >= 0).all()
+            and (boxes <= torch.tensor([w, h, w, h]) + 1e-3).all()
+        )
     return Seen(tuple(kept["x"].shape[2:]), list(kept["maps"].values()), kept["anchors"])
 
 
@@ -143,10 +173,16 @@ def check_anchors(seen: Seen, looks: Sequence[ss.MapGeometry], per_cell: Sequenc
     for anchors in seen.anchors:
         assert len(anchors) == sum(counts)
         assert torch.equal(anchors, seen.anchors[0])  # they know the batch, not the image
-        for part, n, grid, geometry in zip(anchors.split(counts), per_cell, grids, looks, strict=True):
+        for part, n, grid, geometry in zip(
+            anchors.split(counts), per_cell, grids, looks, strict=True
+        ):
             rows_, columns = geometry.centres(grid)
-            expected = torch.stack(torch.meshgrid(columns, rows_, indexing="xy"), dim=-1)[..., None, :]
-            torch.testing.assert_close(middles(part).view(*grid, n, 2), expected.expand(*grid, n, 2), rtol=0, atol=1e-4)
+            expected = torch.stack(torch.meshgrid(columns, rows_, indexing="xy"), dim=-1)[
+                ..., None, :
+            ]
+            torch.testing.assert_close(
+                middles(part).view(*grid, n, 2), expected.expand(*grid, n, 2), rtol=0, atol=1e-4
+            )
             assert rows_.min() >= 0 and rows_.max() <= seen.image[0]
             assert columns.min() >= 0 and columns.max() <= seen.image[1]
 
@@ -200,7 +236,10 @@ def shapes(pair: Pair, model: nn.Module) -> list[Tensor]:
     """Of each map the (boxes, 2) widths and heights of a cell's anchors."""
     generator = pair.generator(model)
     boxes = stock_anchors(generator, pair.case.size, pair.levels(model))
-    return [b[:n, 2:] - b[:n, :2] for b, n in zip(boxes, generator.num_anchors_per_location(), strict=True)]
+    return [
+        b[:n, 2:] - b[:n, :2]
+        for b, n in zip(boxes, generator.num_anchors_per_location(), strict=True)
+    ]
 
 
 def test_carried_anchors_are_as_many_cells_from_where_cells_look(pair: Pair) -> None:
@@ -215,7 +254,9 @@ def distances(pair: Pair, model: nn.Module) -> list[Tensor]:
     levels = pair.levels(model)
     parts = zip(stock_anchors(pair.generator(model), pair.case.size, levels), levels, strict=True)
     return [
-        (middles(boxes).view(math.prod(la.grid), -1, 2) - points(la.looks, la.grid)[:, None]).flatten(0, 1)
+        (
+            middles(boxes).view(math.prod(la.grid), -1, 2) - points(la.looks, la.grid)[:, None]
+        ).flatten(0, 1)
         / torch.tensor(la.looks.step).flip(0)
         for boxes, la in parts
     ]
@@ -238,7 +279,9 @@ def fine_ssd(ssd: nn.Module) -> nn.Module:
     return finer_ssd(ssd, "S1L9")
 
 
-def test_patched_by_hand_most_anchors_lie_outside_the_image(ssd: nn.Module, fine_ssd: nn.Module) -> None:
+def test_patched_by_hand_most_anchors_lie_outside_the_image(
+    ssd: nn.Module, fine_ssd: nn.Module
+) -> None:
     patched = by_hand(ssd, "backbone.features.16")
     by_size = [ssd_levels(m.get_submodule("backbone"), (300, 300)) for m in (patched, fine_ssd)]
     assert by_size[0][0].grid == (75, 75)
@@ -264,9 +307,13 @@ def test_one_axis_and_inputs_that_are_not_square(ssd: nn.Module) -> None:
     measured = placement(finer.anchor_generator, levels, (270, 331))
     assert measured.inside == 1 and measured.farthest < 1e-3
     before = stock_anchors(wide.anchor_generator, (270, 331), ssd_levels(wide.backbone, (270, 331)))
-    for old, new in zip(before, stock_anchors(finer.anchor_generator, (270, 331), levels), strict=True):
+    for old, new in zip(
+        before, stock_anchors(finer.anchor_generator, (270, 331), levels), strict=True
+    ):
         shape = old[0, 2:] - old[0, :2]
-        torch.testing.assert_close(new[0, 2:] - new[0, :2], shape * torch.tensor([0.5, 1.0]), rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(
+            new[0, 2:] - new[0, :2], shape * torch.tensor([0.5, 1.0]), rtol=1e-4, atol=1e-3
+        )
 
 
 def test_a_second_surgery_starts_from_the_first(ssd: nn.Module, fine_ssd: nn.Module) -> None:
@@ -275,7 +322,9 @@ def test_a_second_surgery_starts_from_the_first(ssd: nn.Module, fine_ssd: nn.Mod
         levels.append(ssd_levels(model.backbone, (300, 300)))
         boxes.append(stock_anchors(model.anchor_generator, (300, 300), levels[-1])[0][0])
     assert levels[1][0].looks.step == (2, 2)
-    torch.testing.assert_close(boxes[1][2:] - boxes[1][:2], (boxes[0][2:] - boxes[0][:2]) / 4, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(
+        boxes[1][2:] - boxes[1][:2], (boxes[0][2:] - boxes[0][:2]) / 4, rtol=1e-4, atol=1e-3
+    )
 
 
 def test_a_restored_stride_leaves_later_maps_and_boxes_alone(ssd: nn.Module) -> None:
@@ -296,7 +345,9 @@ def test_what_cannot_be_done_is_said(ssd: nn.Module) -> None:
     with pytest.raises(ValueError, match="map 0 hides where its cells look"):
         check_looks([hidden])
     merged = Level("1", (8, 8), ss.MapGeometry((4, 4), (-14, -14), (527, 527)))  # HRNet's finest
-    with pytest.raises(ValueError, match="first cell of map 1 looks at pixel -14, outside the image"):
+    with pytest.raises(
+        ValueError, match="first cell of map 1 looks at pixel -14, outside the image"
+    ):
         check_looks([merged])
     with pytest.raises(ValueError, match="maps it always did"):
         finer_ssd(ssd, ss.Surgery(1, (9,), dilate=True))
@@ -338,7 +389,9 @@ def test_maps_by_step_is_torchvisions_rule_where_steps_double() -> None:
     boxes[0] = torch.tensor([0.0, 0, 224, 224])  # the border of two levels
     for first in (1, 2, 3):  # steps from 2, 4 and 8 pixels
         steps = [2.0 ** (first + i) for i in range(4)]
-        assert torch.equal(MapsByStep(steps, 224 / 2**4)([boxes]), LevelMapper(first, first + 3)([boxes]))
+        assert torch.equal(
+            MapsByStep(steps, 224 / 2**4)([boxes]), LevelMapper(first, first + 3)([boxes])
+        )
 
 
 def test_roi_pooling_has_one_scale(rcnn: nn.Module) -> None:
@@ -347,7 +400,9 @@ def test_roi_pooling_has_one_scale(rcnn: nn.Module) -> None:
 
 
 def test_the_pyramids_own_stride_can_go(rcnn: nn.Module) -> None:
-    last = ss.inspect(rcnn.backbone, 512).strided[-1]  # a function in the forward code: the backbone becomes a graph
+    last = ss.inspect(rcnn.backbone, 512).strided[
+        -1
+    ]  # a function in the forward code: the backbone becomes a graph
     finer = finer_faster_rcnn(rcnn, f"S1L{last}")
     seen = watched(finer, finer.rpn.anchor_generator)
     assert seen.maps[-1].shape == seen.maps[-2].shape
@@ -362,7 +417,10 @@ def test_feature_info_of_timm_follows() -> None:
     fine = ss.eliminate(net, "S1L0")
     assert fine.feature_info.reduction() == [r // 2 for r in net.feature_info.reduction()]
     for value, reduction, channels in zip(
-        fine(torch.rand(1, 3, 96, 64)), fine.feature_info.reduction(), fine.feature_info.channels(), strict=True
+        fine(torch.rand(1, 3, 96, 64)),
+        fine.feature_info.reduction(),
+        fine.feature_info.channels(),
+        strict=True,
     ):
         assert value.shape == (1, channels, 96 // reduction, 64 // reduction)
 
@@ -379,7 +437,9 @@ def test_a_detector_on_the_pyramid_of_any_model(name: str) -> None:
     assert list(plain) == ["0", "1", "2", "3", "pool"]
 
     model = faster_rcnn(fine, num_classes=4, **RESIZED).eval()
-    check_anchors(watched(model, model.rpn.anchor_generator), [la.looks for la in fine.levels()], [3] * 5)
+    check_anchors(
+        watched(model, model.rpn.anchor_generator), [la.looks for la in fine.levels()], [3] * 5
+    )
     assert model.roi_heads.box_roi_pool.scales == [1 / 2, 1 / 4, 1 / 8, 1 / 16]
     check_losses(model)
 
@@ -391,7 +451,9 @@ def test_a_dilated_pyramid_keeps_the_features(layer: int, even: bool) -> None:
     fine = pyramid(net, ss.Surgery(1, (layer,), dilate=True), 16, taps=["layer2"])
     x = torch.rand(1, 3, 64, 96)
     with torch.inference_mode():
-        for old, new in zip(plain.eval().body(x).values(), fine.eval().body(x).values(), strict=True):
+        for old, new in zip(
+            plain.eval().body(x).values(), fine.eval().body(x).values(), strict=True
+        ):
             torch.testing.assert_close(new[..., ::2, ::2], old, rtol=1e-4, atol=1e-5)
     if even:
         assert [la.looks.step for la in fine.levels((64, 96))] == [(4, 4), (8, 8)]
@@ -408,7 +470,9 @@ def test_an_encoder_gives_the_image_and_a_map_for_each_reduction(finest: int, de
     net = Encoder(timm.create_model("resnet18"), "S1L0", depth, finest=finest).eval()
     maps = net(torch.rand(2, 3, 64, 96))
     sides = [1, *(finest * 2**i for i in range(depth))]
-    assert [m.shape for m in maps] == [(2, c, 64 // r, 96 // r) for c, r in zip(net.out_channels, sides, strict=True)]
+    assert [m.shape for m in maps] == [
+        (2, c, 64 // r, 96 // r) for c, r in zip(net.out_channels, sides, strict=True)
+    ]
     assert net.output_stride == sides[-1]
 
 
@@ -423,7 +487,9 @@ def test_an_encoder_says_what_it_has_not() -> None:
         net.set_in_channels(4)
 
 
-@pytest.mark.parametrize("decoder, finest", [("Unet", 1), ("UnetPlusPlus", 2), ("DeepLabV3Plus", 2)])
+@pytest.mark.parametrize(
+    "decoder, finest", [("Unet", 1), ("UnetPlusPlus", 2), ("DeepLabV3Plus", 2)]
+)
 def test_decoders_of_smp_take_it(decoder: str, finest: int) -> None:
     smp = pytest.importorskip("segmentation_models_pytorch")
     backbone, depth = timm.create_model("resnet18"), 5 if finest == 1 else 4
@@ -437,7 +503,9 @@ def test_decoders_of_smp_take_it(decoder: str, finest: int) -> None:
         else {"decoder_channels": (32, 24, 16, 8, 8)[:depth]}
     )
     try:
-        net = getattr(smp, decoder)("fine", encoder_weights=None, encoder_depth=depth, classes=2, **own)
+        net = getattr(smp, decoder)(
+            "fine", encoder_weights=None, encoder_depth=depth, classes=2, **own
+        )
     finally:
         del smp.encoders.encoders["fine"]
     masks = net.train()(torch.rand(2, 3, 64, 96))

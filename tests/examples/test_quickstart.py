@@ -15,11 +15,18 @@ def quickstart(tmp_path: Path, data: str | None, *arguments: str) -> tuple[str, 
     """What `python -m examples.quickstart` prints, and the picture it saves."""
     picture = tmp_path / "picture.png"
     environment = {k: v for k, v in os.environ.items() if k != "STRIDESURGERY_DATA"}
-    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)}
+    environment |= {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(tmp_path),
+        "MPLBACKEND": "Agg",
+        "PYTHONPATH": str(ROOT),
+    }
     if data is not None:
         environment["STRIDESURGERY_DATA"] = data
     command = [sys.executable, "-m", "examples.quickstart", "--out", str(picture), *arguments]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout, picture
 
@@ -39,12 +46,16 @@ def test_without_data_it_says_what_it_uses_instead(tmp_path: Path) -> None:
 
 
 @pytest.mark.data
-@pytest.mark.skipif(DATA is None, reason="STRIDESURGERY_DATA names no folder with weights and photographs")
+@pytest.mark.skipif(
+    DATA is None, reason="STRIDESURGERY_DATA names no folder with weights and photographs"
+)
 def test_real_weights_name_real_photographs(tmp_path: Path) -> None:
     text, picture = quickstart(tmp_path, DATA)
     check_story(text, picture)
     assert "RANDOM" not in text
-    agreed, count = next(line for line in text.splitlines() if line.endswith("agree.")).split()[0:3:2]
+    agreed, count = next(line for line in text.splitlines() if line.endswith("agree.")).split()[
+        0:3:2
+    ]
     assert int(count) >= 5 and int(agreed) >= 0.6 * int(count)
 
 

@@ -29,14 +29,44 @@ from examples.ssd.evaluation import evaluate, load_truth, write_results
 
 ROOT = Path(__file__).parents[2]
 DATA = os.environ.get("STRIDESURGERY_DATA")
-needs_data = pytest.mark.skipif(DATA is None, reason="STRIDESURGERY_DATA names no folder with weights and photographs")
+needs_data = pytest.mark.skipif(
+    DATA is None, reason="STRIDESURGERY_DATA names no folder with weights and photographs"
+)
 SCENE = {
-    "images": [{"id": i, "width": 640, "height": 480, "file_name": f"{i}.jpg", "license": 4} for i in (1, 2, 3)],
-    "categories": [{"id": 1, "name": "person"}, {"id": 3, "name": "car"}, {"id": 4, "name": "boat"}],
+    "images": [
+        {"id": i, "width": 640, "height": 480, "file_name": f"{i}.jpg", "license": 4}
+        for i in (1, 2, 3)
+    ],
+    "categories": [
+        {"id": 1, "name": "person"},
+        {"id": 3, "name": "car"},
+        {"id": 4, "name": "boat"},
+    ],
     "annotations": [
-        {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20], "area": 400, "iscrowd": 0},
-        {"id": 2, "image_id": 1, "category_id": 1, "bbox": [200, 100, 50, 80], "area": 4000, "iscrowd": 0},
-        {"id": 3, "image_id": 2, "category_id": 3, "bbox": [0, 0, 300, 300], "area": 90000, "iscrowd": 0},
+        {
+            "id": 1,
+            "image_id": 1,
+            "category_id": 1,
+            "bbox": [10, 10, 20, 20],
+            "area": 400,
+            "iscrowd": 0,
+        },
+        {
+            "id": 2,
+            "image_id": 1,
+            "category_id": 1,
+            "bbox": [200, 100, 50, 80],
+            "area": 4000,
+            "iscrowd": 0,
+        },
+        {
+            "id": 3,
+            "image_id": 2,
+            "category_id": 3,
+            "bbox": [0, 0, 300, 300],
+            "area": 90000,
+            "iscrowd": 0,
+        },
     ],
 }
 
@@ -63,13 +93,20 @@ def perfect(truth: COCO, score: float = 1.0) -> list[dict[str, Any]]:
     ]
 
 
-def test_perfect_detections_give_100_and_none_give_0(truth: COCO, capfd: pytest.CaptureFixture[str]) -> None:
+def test_perfect_detections_give_100_and_none_give_0(
+    truth: COCO, capfd: pytest.CaptureFixture[str]
+) -> None:
     best, none = evaluate(truth, perfect(truth)), evaluate(truth, [])
     for summary, value in ((best, 100), (none, 0)):
-        figures = [getattr(summary, name) for name in ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")]
+        figures = [
+            getattr(summary, name)
+            for name in ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+        ]
         figures += [getattr(summary, name) for name in ("ar", "ar_small", "ar_medium", "ar_large")]
         assert figures == pytest.approx([value] * 10)
-        assert summary.per_class == pytest.approx({"person": value, "car": value})  # no boats: no AP of boats
+        assert summary.per_class == pytest.approx(
+            {"person": value, "car": value}
+        )  # no boats: no AP of boats
         assert summary.images == 3
     assert capfd.readouterr().out == ""
 
@@ -82,7 +119,9 @@ def test_only_the_chosen_images_count(truth: COCO) -> None:
 
 
 def test_a_box_of_half_the_size_finds_an_object_at_half_the_overlap(truth: COCO) -> None:
-    detections = [d | {"bbox": [0, 0, 300, 156]} for d in perfect(truth) if d["image_id"] == 2]  # IoU 0.52
+    detections = [
+        d | {"bbox": [0, 0, 300, 156]} for d in perfect(truth) if d["image_id"] == 2
+    ]  # IoU 0.52
     summary = evaluate(truth, detections, [2])
     assert (summary.ap50, summary.ap75, summary.ap) == pytest.approx((100, 0, 10))
 
@@ -95,7 +134,9 @@ def test_results_are_read_by_pycocotools_and_left_alone(truth: COCO, tmp_path: P
     write_results(tmp_path / "results.json", detections)
     with redirect_stdout(io.StringIO()):
         read = truth.loadRes(str(tmp_path / "results.json"))
-    assert [a["bbox"] for a in read.dataset["annotations"]] == [a["bbox"] for a in SCENE["annotations"]]
+    assert [a["bbox"] for a in read.dataset["annotations"]] == [
+        a["bbox"] for a in SCENE["annotations"]
+    ]
     assert {a["score"] for a in read.dataset["annotations"]} == {0.25}
 
 
@@ -115,8 +156,14 @@ def changed(part: str, number: int, **values: Any) -> dict[str, Any]:
         (SCENE | {"images": {}}, "has no list of images"),
         (SCENE | {"annotations": [1]}, r"annotations\[0\] is a int"),
         (changed("annotations", 1, bbox=None), r"annotations\[1\] \(id 2\) has no bbox"),
-        (changed("annotations", 1, area=None, iscrowd=None), r"annotations\[1\] \(id 2\) has no area, iscrowd"),
-        (changed("annotations", 1, bbox=[0, 0, -1, 5]), r"annotations\[1\] \(id 2\): bbox .* negative"),
+        (
+            changed("annotations", 1, area=None, iscrowd=None),
+            r"annotations\[1\] \(id 2\) has no area, iscrowd",
+        ),
+        (
+            changed("annotations", 1, bbox=[0, 0, -1, 5]),
+            r"annotations\[1\] \(id 2\): bbox .* negative",
+        ),
         (changed("annotations", 1, bbox=[0, 0, 5]), "not four numbers"),
         (changed("annotations", 1, bbox=[0, 0, 5, math.nan]), "not four numbers"),
         (changed("annotations", 1, bbox="0 0 5 5"), "not four numbers"),
@@ -174,7 +221,9 @@ def test_suppression_is_class_wise_and_keeps_100() -> None:
 
 
 def test_below_is_about_the_side_of_a_box() -> None:
-    boxes = torch.tensor([[0.0, 0, 4, 25], [0, 0, 10, 10.1], [5, 5, 5, 5]])  # sides 10, more than 10, 0
+    boxes = torch.tensor(
+        [[0.0, 0, 4, 25], [0, 0, 10, 10.1], [5, 5, 5, 5]]
+    )  # sides 10, more than 10, 0
     found = stock_boxes.Candidates(boxes, torch.ones(3), torch.ones(3))
     assert stock_boxes.below(found, 10.01).boxes.tolist() == [boxes[0].tolist(), boxes[2].tolist()]
 
@@ -191,7 +240,9 @@ def test_decoding_nothing_gives_the_anchor() -> None:
 
 def test_the_photograph_is_that_with_most_gained(truth: COCO) -> None:
     everything = perfect(truth)
-    comparison = stock_picture.choose(truth, [d for d in everything if d["bbox"][2] > 20], everything)
+    comparison = stock_picture.choose(
+        truth, [d for d in everything if d["bbox"][2] > 20], everything
+    )
     assert comparison is not None and comparison.image["id"] == 1 and comparison.gained == {1}
     assert stock_picture.choose(truth, [], []) is None
 
@@ -213,15 +264,21 @@ def coco() -> COCO:
 @pytest.fixture(scope="module")
 def detections(net: stock.StockSSD, coco: COCO) -> dict[int, list[dict[str, Any]]]:
     """What the detector finds on every tenth photograph, best first."""
-    anchors = stock_boxes.anchors(stock_boxes.usual_centres(stock_boxes.six_layers(net, stock.INPUT_SIZE)))
+    anchors = stock_boxes.anchors(
+        stock_boxes.usual_centres(stock_boxes.six_layers(net, stock.INPUT_SIZE))
+    )
     return {i: detect(net, anchors, coco, i) for i in sorted(coco.imgs)[::10]}
 
 
-def detect(net: stock.StockSSD, anchors: torch.Tensor, coco: COCO, image_id: int) -> list[dict[str, Any]]:
+def detect(
+    net: stock.StockSSD, anchors: torch.Tensor, coco: COCO, image_id: int
+) -> list[dict[str, Any]]:
     path = Path(DATA or "") / "coco_public" / "images" / coco.imgs[image_id]["file_name"]
     with Image.open(path) as file, torch.inference_mode():
         photograph = file.convert("RGB")
-        pixels = torch.tensor(np.asarray(photograph.resize((stock.INPUT_SIZE,) * 2, Image.Resampling.BILINEAR)))
+        pixels = torch.tensor(
+            np.asarray(photograph.resize((stock.INPUT_SIZE,) * 2, Image.Resampling.BILINEAR))
+        )
         predictions = net(stock.prepare(pixels.permute(2, 0, 1)[None]))
         found = stock_boxes.candidates(predictions, anchors, (photograph.height, photograph.width))
         return stock_boxes.as_results(stock_boxes.suppress(found), image_id)
@@ -235,7 +292,9 @@ def test_the_backbone_is_the_papers_and_the_anchors_are_the_detectors(net: stock
     layers = stock_boxes.six_layers(net, stock.INPUT_SIZE)
     assert [layer.out_grid[0] for layer in layers] == [19, 10, 5, 3, 2, 1]
     anchors = stock_boxes.anchors(stock_boxes.usual_centres(layers))
-    shipped = load_file(Path(DATA or "") / "weights" / f"{stock.NAME}.safetensors")["anchors_tflite"]
+    shipped = load_file(Path(DATA or "") / "weights" / f"{stock.NAME}.safetensors")[
+        "anchors_tflite"
+    ]
     table = json.loads((Path(DATA or "") / "weights" / f"{stock.NAME}.json").read_text())
     half_a_step = table["anchors_quant"]["scale"] / 2  # the shipped ones are rounded to 8 bits
     torch.testing.assert_close(anchors, shipped, rtol=0, atol=1.01 * half_a_step)
@@ -248,10 +307,16 @@ def test_the_backbone_is_the_papers_and_the_anchors_are_the_detectors(net: stock
 
 @pytest.mark.data
 @needs_data
-def test_known_objects_are_detected(coco: COCO, detections: dict[int, list[dict[str, Any]]]) -> None:
+def test_known_objects_are_detected(
+    coco: COCO, detections: dict[int, list[dict[str, Any]]]
+) -> None:
     def large(image_id: int) -> list[dict[str, Any]]:
         image, objects = coco.imgs[image_id], coco.imgToAnns[image_id]
-        return [a for a in objects if a["area"] > 0.2 * image["width"] * image["height"] and not a["iscrowd"]]
+        return [
+            a
+            for a in objects
+            if a["area"] > 0.2 * image["width"] * image["height"] and not a["iscrowd"]
+        ]
 
     lone = [i for i in detections if len({a["category_id"] for a in large(i)}) == 1]
     right = [detections[i][0]["category_id"] == large(i)[0]["category_id"] for i in lone]
@@ -282,12 +347,21 @@ def test_the_ap_is_a_detectors_and_the_evaluator_agrees_with_coco(
 @pytest.mark.data
 @needs_data
 def test_the_demonstration_tells_its_story(tmp_path: Path) -> None:
-    environment = os.environ | {"MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {
+        "MPLBACKEND": "Agg",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
     command = [sys.executable, "-m", "examples.training_free", "--images", "8", "--output", "out"]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     assert "score as the two networks alone do" in done.stdout
-    lines = {line["name"]: line for line in json.loads((tmp_path / "out" / "table.json").read_text())["rows"]}
+    lines = {
+        line["name"]: line
+        for line in json.loads((tmp_path / "out" / "table.json").read_text())["rows"]
+    }
     before, both = lines["as is"], lines["dual path"]
     assert both["all"]["ap_medium"] > before["all"]["ap_medium"] + 3
     assert both["all"]["ar_small"] > before["all"]["ar_small"]
@@ -299,9 +373,14 @@ def test_the_demonstration_tells_its_story(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
-    [(["--images", "0"], "not a positive number"), (["--size-bound", "nan"], "not a number of pixels")],
+    [
+        (["--images", "0"], "not a positive number"),
+        (["--size-bound", "nan"], "not a number of pixels"),
+    ],
 )
-def test_wrong_arguments_say_so(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_say_so(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
         training_free.main(arguments)
     assert told in capsys.readouterr().err

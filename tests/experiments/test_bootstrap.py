@@ -9,10 +9,24 @@ import pytest
 from pycocotools.coco import COCO
 
 from examples.experiments import bootstrap
-from examples.experiments.checks import gap_to_pycocotools, of_other_photographs, with_shuffled_labels
+from examples.experiments.checks import (
+    gap_to_pycocotools,
+    of_other_photographs,
+    with_shuffled_labels,
+)
 from examples.ssd.evaluation import evaluate
 
-FIGURES = ("ap", "ap50", "ap_small", "ap_medium", "ap_large", "ar", "ar_small", "ar_medium", "ar_large")
+FIGURES = (
+    "ap",
+    "ap50",
+    "ap_small",
+    "ap_medium",
+    "ap_large",
+    "ar",
+    "ar_small",
+    "ar_medium",
+    "ar_large",
+)
 
 
 def indexed(images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> COCO:
@@ -32,7 +46,10 @@ def scene() -> tuple[COCO, list[dict[str, Any]]]:
     for number in range(1, 91):
         x, y = draw.uniform(0, 250, 2)
         side = float(draw.choice([12, 25, 60, 130]))
-        image, category = int(draw.integers(1, 12)), int(draw.choice([1, 3]))  # nothing is in the last image
+        image, category = (
+            int(draw.integers(1, 12)),
+            int(draw.choice([1, 3])),
+        )  # nothing is in the last image
         box = [float(x), float(y), side, side]
         objects.append(
             {
@@ -47,7 +64,14 @@ def scene() -> tuple[COCO, list[dict[str, Any]]]:
         for _ in range(int(draw.integers(0, 4))):
             moved = [float(v + draw.normal() * side / 12) for v in box]
             label = category if draw.random() < 0.8 else 9
-            found.append({"image_id": image, "category_id": label, "bbox": moved, "score": float(draw.random())})
+            found.append(
+                {
+                    "image_id": image,
+                    "category_id": label,
+                    "bbox": moved,
+                    "score": float(draw.random()),
+                }
+            )
     return indexed(images, objects), found
 
 
@@ -56,25 +80,37 @@ def test_every_image_once_is_pycocotools(scene: tuple[COCO, list[dict[str, Any]]
     ids = sorted(truth.imgs)
     assert gap_to_pycocotools(truth, found, ids) < 1e-10
     summary = evaluate(truth, found)
-    ours = bootstrap.figures(bootstrap.matches(truth, found), np.ones((1, len(ids))), ("person", "car"))
-    assert [float(ours[k][0]) for k in FIGURES] == pytest.approx([getattr(summary, k) for k in FIGURES])
+    ours = bootstrap.figures(
+        bootstrap.matches(truth, found), np.ones((1, len(ids))), ("person", "car")
+    )
+    assert [float(ours[k][0]) for k in FIGURES] == pytest.approx(
+        [getattr(summary, k) for k in FIGURES]
+    )
     assert 5 < ours["ap"][0] < 95
     for name in ("person", "car"):
         assert float(ours[f"ap {name}"][0]) == pytest.approx(summary.per_class[name])
 
 
-def test_a_resample_is_the_evaluation_of_the_drawn_images(scene: tuple[COCO, list[dict[str, Any]]]) -> None:
+def test_a_resample_is_the_evaluation_of_the_drawn_images(
+    scene: tuple[COCO, list[dict[str, Any]]],
+) -> None:
     """Images that are drawn n times are n images with the same objects and detections."""
     truth, found = scene
     ids = sorted(truth.imgs)
     weights = bootstrap.resamples(len(ids), count=3, seed=1)
     ours = bootstrap.figures(bootstrap.matches(truth, found), weights)
     for row, drawn in enumerate(weights):
-        copies = [(i, 100 * i + k) for i, times in zip(ids, drawn, strict=True) for k in range(int(times))]
+        copies = [
+            (i, 100 * i + k) for i, times in zip(ids, drawn, strict=True) for k in range(int(times))
+        ]
         images = [{**truth.imgs[i], "id": new} for i, new in copies]
-        objects = [{**a, "image_id": new} for i, new in copies for a in copy.deepcopy(truth.imgToAnns[i])]
+        objects = [
+            {**a, "image_id": new} for i, new in copies for a in copy.deepcopy(truth.imgToAnns[i])
+        ]
         objects = [{**a, "id": n} for n, a in enumerate(objects, start=1)]
-        detections = [{**d, "image_id": new} for i, new in copies for d in found if d["image_id"] == i]
+        detections = [
+            {**d, "image_id": new} for i, new in copies for d in found if d["image_id"] == i
+        ]
         summary = evaluate(indexed(images, objects), detections)
         for key in FIGURES:
             expected = getattr(summary, key)
@@ -84,7 +120,11 @@ def test_a_resample_is_the_evaluation_of_the_drawn_images(scene: tuple[COCO, lis
 def test_an_interval_holds_most_resamples_and_a_network_does_not_differ_from_itself() -> None:
     values = np.concatenate([[50.0], np.random.default_rng(0).normal(50, 2, 4000)])
     value, low, high = bootstrap.interval(values)
-    assert value == 50 and low == pytest.approx(46.08, abs=0.15) and high == pytest.approx(53.92, abs=0.15)
+    assert (
+        value == 50
+        and low == pytest.approx(46.08, abs=0.15)
+        and high == pytest.approx(53.92, abs=0.15)
+    )
     nothing = bootstrap.differences({"ap": values}, {"ap": values})["ap"]
     assert nothing == [0, 0, 0]
     assert all(map(math.isnan, bootstrap.interval(np.array([math.nan, math.nan]))))

@@ -13,7 +13,14 @@ from examples.experiments.page import looks, plots
 from examples.experiments.page.reading import SIZES
 
 
-def record(row: str, gmacs: float, *, few: tuple[str, ...] = (), backbone: str | None = None, steps: int = 9) -> dict:
+def record(
+    row: str,
+    gmacs: float,
+    *,
+    few: tuple[str, ...] = (),
+    backbone: str | None = None,
+    steps: int = 9,
+) -> dict:
     """A made-up row; `few`: the sizes of which there are too few objects."""
     named = {} if backbone is None else {"backbone": backbone}
     sizes = ["", *(f"_{size}" for size in SIZES)]
@@ -58,7 +65,11 @@ def bars(axes: Axes) -> dict[str, BarContainer]:
 
 def test_a_row_is_drawn_at_its_compute(axes: Axes) -> None:
     plots.draw_points(axes, SET, looks.trained_looks(SET), "ap")
-    drawn = {c.get_label(): c.lines[0].get_xdata().item() for c in axes.containers if isinstance(c, ErrorbarContainer)}
+    drawn = {
+        c.get_label(): c.lines[0].get_xdata().item()
+        for c in axes.containers
+        if isinstance(c, ErrorbarContainer)
+    }
     assert set(drawn) == set(SET) and len(set(drawn.values())) == len(SET)
     assert all(abs(x / SET[title]["gmacs"] - 1) <= 0.02 + 1e-12 for title, x in drawn.items())
     assert drawn["split"] == 5.9  # no other row costs as much
@@ -77,11 +88,18 @@ def test_trained_rows_are_told_apart(rows: dict) -> None:
     found = looks.trained_looks(rows)
     assert len({(look.colour, look.marker, look.hollow) for look in found.values()}) == len(rows)
     assert len({(look.colour, look.hatch) for look in found.values()}) == len(rows)
-    assert {title for title, look in found.items() if look.hatch} == {t for t in rows if t.startswith(("mob", "res"))}
+    assert {title for title, look in found.items() if look.hatch} == {
+        t for t in rows if t.startswith(("mob", "res"))
+    }
 
 
 def test_a_row_has_the_colour_of_its_kind_by_any_title() -> None:
-    kinds = {"as is": "as is", "S1L0": "S1L0", "split": "S1L0 dual path", "600 pixels": "pyramid, 600 pixels"}
+    kinds = {
+        "as is": "as is",
+        "S1L0": "S1L0",
+        "split": "S1L0 dual path",
+        "600 pixels": "pyramid, 600 pixels",
+    }
     trained, free = looks.trained_looks(SET), looks.looks(list(kinds.values()))
     assert {title: look.colour for title, look in trained.items() if title in kinds} == {
         title: free[kind].colour for title, kind in kinds.items()
@@ -95,9 +113,16 @@ def test_too_few_objects_give_no_bar(axes: Axes) -> None:
     }
     plots.draw_bars(axes, rows)
     assert {title: len(found) for title, found in bars(axes).items()} == {"as is": 1, "S1L0": 2}
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["small", "medium", "large: too few"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == [
+        "small",
+        "medium",
+        "large: too few",
+    ]
     for found in bars(axes).values():
-        assert all(bar.get_height() == 10 and round(bar.get_x() + bar.get_width() / 2) in (0, 1) for bar in found)
+        assert all(
+            bar.get_height() == 10 and round(bar.get_x() + bar.get_width() / 2) in (0, 1)
+            for bar in found
+        )
 
 
 def test_the_legend_covers_no_bar(axes: Axes) -> None:
@@ -111,7 +136,9 @@ def test_the_legend_covers_no_bar(axes: Axes) -> None:
 
 def test_a_bound_of_zero_is_named(axes: Axes) -> None:
     swept = {"sweep": {"48.0": [1, 2, 3.0], "0.0": [1, 2, 1.0], "128.0": [2, 3, 4.0]}}
-    plots.draw_sweeps(axes, {"as is": record("as is", 0.7), "S1L0 dual path": {**record("", 3.6), **swept}})
+    plots.draw_sweeps(
+        axes, {"as is": record("as is", 0.7), "S1L0 dual path": {**record("", 3.6), **swept}}
+    )
     line, *_ = axes.lines
     assert line.get_xdata().tolist() == [0, 48, 128] and line.get_ydata().tolist() == [1, 3, 4]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0 (none)", "48", "128"]
@@ -119,7 +146,9 @@ def test_a_bound_of_zero_is_named(axes: Axes) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("plot", [plots.by_size, plots.trained_against_compute])
-def test_there_is_a_panel_for_each_set(plot: Callable[..., None], count: int, tmp_path: Path) -> None:
+def test_there_is_a_panel_for_each_set(
+    plot: Callable[..., None], count: int, tmp_path: Path
+) -> None:
     plot({f"set {number}": SET for number in range(count)}, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     figure, panels = plots.grid(count)

@@ -20,7 +20,11 @@ from tests.zoo.maps import differences, weightless
 def test_maps_are_the_models_own(case: Case) -> None:
     """Bit for bit what the named modules return, whatever runs on the maps later."""
     maps = ss.features(case.original, input_size=case.size)
-    modules = [name for name in maps.feature_info.module_name() if name in dict(case.original.named_modules())]
+    modules = [
+        name
+        for name in maps.feature_info.module_name()
+        if name in dict(case.original.named_modules())
+    ]
     with torch.no_grad():
         wanted = outputs_of(case.original, modules, case.image)
         found = maps(case.image)
@@ -63,7 +67,16 @@ SWIN = "swin_tiny_patch4_window7_224"  # whose stages hold no layers that could 
 
 @pytest.mark.parametrize(
     "name",
-    ["resnet50", "convnext_atto", "densenet121", "regnetx_002", "mobilenetv1_100", "inception_v3", "pvt_v2_b0", SWIN],
+    [
+        "resnet50",
+        "convnext_atto",
+        "densenet121",
+        "regnetx_002",
+        "mobilenetv1_100",
+        "inception_v3",
+        "pvt_v2_b0",
+        SWIN,
+    ],
 )
 def test_maps_are_those_that_timm_lists(name: str) -> None:
     """Where timm keeps a list by hand it names the same maps."""
@@ -73,7 +86,9 @@ def test_maps_are_those_that_timm_lists(name: str) -> None:
     assert info.reduction() == theirs.reduction()
 
 
-@pytest.mark.parametrize("name", ["nest_tiny", "mixnet_s", "efficientnet_blur_b0", "repvit_m1", "levit_conv_128s"])
+@pytest.mark.parametrize(
+    "name", ["nest_tiny", "mixnet_s", "efficientnet_blur_b0", "repvit_m1", "levit_conv_128s"]
+)
 def test_maps_are_not_inside_the_block_that_leads_on(name: str) -> None:
     """Which widens, norms, mixes or blurs its map before it strides."""
     assert not differences(name)
@@ -82,7 +97,11 @@ def test_maps_are_not_inside_the_block_that_leads_on(name: str) -> None:
 @pytest.mark.parametrize("name", ["mvitv2_tiny", "levit_128s"])
 def test_stages_of_tokens_have_no_maps(name: str) -> None:
     """Not those that attention makes of tokens for itself."""
-    assert not [m for m in ss.features(weightless(name)).feature_info.module_name() if m.startswith("stages")]
+    assert not [
+        m
+        for m in ss.features(weightless(name)).feature_info.module_name()
+        if m.startswith("stages")
+    ]
 
 
 class Stages(nn.Module):
@@ -91,7 +110,13 @@ class Stages(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.one, self.two = (
-            nn.Sequential(nn.Conv2d(i, 4, 3, 1, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2))
+            nn.Sequential(
+                nn.Conv2d(i, 4, 3, 1, 1),
+                nn.ReLU(),
+                nn.Conv2d(4, 4, 3, 1, 1),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            )
             for i in (3, 4)
         )
 
@@ -100,7 +125,11 @@ class Stages(nn.Module):
 
 
 def test_stages_that_end_with_a_pool_keep_their_last_map() -> None:
-    assert ss.features(Stages(), input_size=16).feature_info.module_name() == ["one.3", "two.3", "two"]
+    assert ss.features(Stages(), input_size=16).feature_info.module_name() == [
+        "one.3",
+        "two.3",
+        "two",
+    ]
 
 
 def test_layers_modules_and_their_names() -> None:
@@ -117,7 +146,12 @@ def test_layers_modules_and_their_names() -> None:
     for index, layer in ((0, report[11]), (1, report[13])):
         geometry = maps.feature_info.geometry(index)
         assert (geometry.step, geometry.offset) == (layer.step, layer.offset)
-    assert maps.feature_info[0] == {"num_chs": 512, "reduction": 16, "module": "blocks.3", "index": 0}
+    assert maps.feature_info[0] == {
+        "num_chs": 512,
+        "reduction": 16,
+        "module": "blocks.3",
+        "index": 0,
+    }
     assert maps.feature_info.channels([1]) == [1024]
 
 
@@ -129,7 +163,9 @@ def test_weights_stay_and_the_model_is_untouched() -> None:
     assert list(maps.state_dict()) == list(before)
     assert all(torch.equal(value, before[key]) for key, value in maps.state_dict().items())
     assert {name for name, p in maps.named_parameters() if p.requires_grad} == {
-        name for name, _ in net.named_parameters() if name.split(".")[0] in ("conv1", "bn1", "layer1", "layer2")
+        name
+        for name, _ in net.named_parameters()
+        if name.split(".")[0] in ("conv1", "bn1", "layer1", "layer2")
     }
     assert all(p.requires_grad for p in net.parameters())
     maps(image(64, batch=2))["layer2"].sum().backward()
@@ -140,7 +176,10 @@ def test_weights_stay_and_the_model_is_untouched() -> None:
 def test_a_map_that_is_overwritten_later_is_returned_as_it_was() -> None:
     """An in-place activation writes into the map that its convolution made."""
     net = nn.Sequential(
-        nn.Conv2d(3, 4, 3, 2, 1), nn.Identity(), nn.Hardswish(inplace=True), nn.Conv2d(4, 4, 3, 2, 1)
+        nn.Conv2d(3, 4, 3, 2, 1),
+        nn.Identity(),
+        nn.Hardswish(inplace=True),
+        nn.Conv2d(4, 4, 3, 2, 1),
     ).eval()
     x = image(16)
     maps = ss.features(net, ("0", "1", "2", "3"), input_size=16)(x)
@@ -155,7 +194,9 @@ def test_writes_into_views_are_kept() -> None:
     net = create("torchvision/swin_v2_t")
     with torch.no_grad():
         wanted = outputs_of(net, ["features.1"], image(64))["features.1"]
-        assert torch.equal(ss.features(net, "features.1", input_size=64)(image(64))["features.1"], wanted)
+        assert torch.equal(
+            ss.features(net, "features.1", input_size=64)(image(64))["features.1"], wanted
+        )
 
 
 @pytest.mark.parametrize("form", ["module", "graph"])
@@ -172,8 +213,12 @@ def test_operated_models_give_their_finer_maps(form: str) -> None:
 @pytest.mark.parametrize("options", [{}, {"form": "graph"}, {"dilate": True}, {"axis": "w"}])
 def test_a_model_of_maps_that_is_operated_tells_what_its_maps_are(options: dict[str, Any]) -> None:
     net = create("resnet18")
-    later = ss.eliminate(ss.features(net, ("layer1", "layer3"), input_size=64), S=1, input_size=64, **options)
-    sooner = ss.features(ss.eliminate(net, S=1, input_size=64, **options), ("layer1", "layer3"), input_size=64)
+    later = ss.eliminate(
+        ss.features(net, ("layer1", "layer3"), input_size=64), S=1, input_size=64, **options
+    )
+    sooner = ss.features(
+        ss.eliminate(net, S=1, input_size=64, **options), ("layer1", "layer3"), input_size=64
+    )
     assert repr(later.feature_info) == repr(sooner.feature_info)  # a step may be nan
     with torch.no_grad():
         for name, found in later(image(64)).items():
@@ -240,7 +285,11 @@ def test_modules_that_run_twice_or_return_several_maps() -> None:
     hrnet = create("hrnet_w18_small")
     with pytest.raises(ss.RequestError, match=r"stage2\[0\]"):
         ss.features(hrnet, "stage2", input_size=64)
-    assert ss.features(hrnet, "stage2[1]", input_size=64)(image(64))["stage2[1]"].shape[1:] == (32, 8, 8)
+    assert ss.features(hrnet, "stage2[1]", input_size=64)(image(64))["stage2[1]"].shape[1:] == (
+        32,
+        8,
+        8,
+    )
 
 
 @pytest.mark.parametrize("name", ["mobilenetv2_050", "resnet18d", "torchvision/convnext_tiny"])
@@ -254,7 +303,9 @@ def test_centres_are_where_the_cells_look(name: str) -> None:
     rows, columns = geometry.centres(found.shape[2:])
     row, column = found.shape[2] // 2, found.shape[3] // 2
     (gradient,) = torch.autograd.grad(found[0, :, row, column].square().sum(), x)
-    seen = gradient.abs().sum((0, 1)).nonzero().float() + 0.5  # a pixel's centre in image coordinates
+    seen = (
+        gradient.abs().sum((0, 1)).nonzero().float() + 0.5
+    )  # a pixel's centre in image coordinates
     middle = (seen.min(0).values + seen.max(0).values) / 2
     assert middle.tolist() == [rows[row].item(), columns[column].item()]
     assert (seen.max(0).values - seen.min(0).values + 1).tolist() == list(geometry.receptive_field)

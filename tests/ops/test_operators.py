@@ -38,7 +38,9 @@ class Doubled(nn.Conv2d):
     """A convolution of one's own, whose weights are computed."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight * 2, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return F.conv2d(
+            x, self.weight * 2, self.bias, self.stride, self.padding, self.dilation, self.groups
+        )
 
 
 class Taught(Doubled):
@@ -56,8 +58,13 @@ def test_unregistered_subclass_is_read_from_the_inside() -> None:
 def test_parametrized_weights_learn_in_a_graph_as_in_their_module(parametrized: Any) -> None:
     """The power iteration of spectral_norm writes without gradients."""
     torch.manual_seed(0)
-    net = nn.Sequential(parametrized(nn.Conv2d(3, 4, 3, 2, 1)), nn.ReLU(), parametrized(nn.Conv2d(4, 4, 3, 2, 1)))
-    fine, by_hand = ss.eliminate(net.train(), "S1L0", form="graph", input_size=16), copy.deepcopy(net)
+    net = nn.Sequential(
+        parametrized(nn.Conv2d(3, 4, 3, 2, 1)), nn.ReLU(), parametrized(nn.Conv2d(4, 4, 3, 2, 1))
+    )
+    fine, by_hand = (
+        ss.eliminate(net.train(), "S1L0", form="graph", input_size=16),
+        copy.deepcopy(net),
+    )
     by_hand[0].stride = (1, 1)
     for model in (fine, by_hand):
         model(image(16, batch=2)).square().sum().backward()
@@ -70,8 +77,13 @@ def test_parametrized_weights_learn_in_a_graph_as_in_their_module(parametrized: 
 @pytest.mark.parametrize("parametrized", [spectral_norm, weight_norm])
 def test_parametrized_weights_on_two_paths(parametrized: Any) -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), parametrized(nn.Conv2d(4, 4, 3, 2, 1))).eval()
-    both, maps = ss.dual_path(net, L=(0, 1), taps="2", input_size=16), ss.features(net, "2", input_size=16)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), parametrized(nn.Conv2d(4, 4, 3, 2, 1))
+    ).eval()
+    both, maps = (
+        ss.dual_path(net, L=(0, 1), taps="2", input_size=16),
+        ss.features(net, "2", input_size=16),
+    )
     both.train()(image(16, batch=2))["large.2"].sum().backward()
     assert all(p.grad is not None for p in both.parameters())
     maps.load_state_dict(both.state_dict())
@@ -142,9 +154,14 @@ def test_operator_registered_without_refine_is_listed_and_refused() -> None:
 def test_pool_is_kept_or_removed(name: str) -> None:
     net, x = create(name), image(64)
     pool = next(la for la in ss.inspect(net, 64) if "MaxPool" in la.operator)
-    kept, removed = (ss.eliminate(net, L=pool.index, pool=p, input_size=64) for p in ("keep", "remove"))
+    kept, removed = (
+        ss.eliminate(net, L=pool.index, pool=p, input_size=64) for p in ("keep", "remove")
+    )
     given = torch.relu(torch.randn(1, 8, 16, 16))
-    before, after = out(net.get_submodule(pool.name), given), out(kept.get_submodule(pool.name), given)
+    before, after = (
+        out(net.get_submodule(pool.name), given),
+        out(kept.get_submodule(pool.name), given),
+    )
     assert after[:, :, ::2, ::2].equal(before)
     assert kept.surgery.pool == "keep" and removed.surgery.pool == "remove"
     assert not out(kept, x).equal(out(removed, x))
@@ -154,7 +171,10 @@ def test_pool_is_kept_or_removed(name: str) -> None:
 
 def test_patch_stem_goes_to_two() -> None:
     net, x = create("convnext_atto"), image(64)
-    half, whole = ss.eliminate(net, L=0, stride=2, input_size=64), ss.eliminate(net, L=0, input_size=64)
+    half, whole = (
+        ss.eliminate(net, L=0, stride=2, input_size=64),
+        ss.eliminate(net, L=0, input_size=64),
+    )
     assert half.stem[0].stride == (2, 2) and whole.stem[0].stride == (1, 1)
     coarse = out(net.stem[0], x)
     assert error(out(half.stem[0], x)[:, :, ::2, ::2], coarse) < 1e-5
@@ -162,7 +182,9 @@ def test_patch_stem_goes_to_two() -> None:
     assert [i["reduction"] for i in half.feature_info] == [2, 4, 8, 16]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_b0", "convnextv2_atto", "torchvision/swin_t"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "tf_efficientnet_b0", "convnextv2_atto", "torchvision/swin_t"]
+)
 @pytest.mark.parametrize("axis", ["h", "w"])
 def test_one_axis(name: str, axis: str) -> None:
     net = create(name)
@@ -171,7 +193,10 @@ def test_one_axis(name: str, axis: str) -> None:
     changed, still = (0, 1) if axis == "h" else (1, 0)
     k = before.stride[0]
     assert after.stride[changed] == 1 and after.stride[still] == k
-    assert after.out_grid[changed] == k * before.out_grid[changed] and after.out_grid[still] == before.out_grid[still]
+    assert (
+        after.out_grid[changed] == k * before.out_grid[changed]
+        and after.out_grid[still] == before.out_grid[still]
+    )
     ss.verify(net, fine, 64)
 
 
@@ -180,7 +205,12 @@ def test_layers_by_name_number_and_surgery_are_the_same_plan() -> None:
     report = ss.inspect(net)
     wanted = ss.eliminate(net, S=2, L=(4, 6), input_size=64).surgery
     assert wanted == ss.Surgery(2, (4, 6), input_size=(64, 64)) and wanted.name == "S2L4-6"
-    for S, L in ((None, [report[4].name, report[6].name]), (None, (4, 6)), ("S2L4-6", None), (2, [4, report[6].name])):
+    for S, L in (
+        (None, [report[4].name, report[6].name]),
+        (None, (4, 6)),
+        ("S2L4-6", None),
+        (2, [4, report[6].name]),
+    ):
         assert ss.eliminate(net, S, L, input_size=64).surgery == wanted
     assert ss.eliminate(net, S=2, input_size=64).surgery.L == (0, 2)
     assert ss.eliminate(net, wanted, input_size=64).surgery == wanted
@@ -220,7 +250,8 @@ def test_inputs_that_are_not_square(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet18", "tf_efficientnet_b0", "convnextv2_atto", "torchvision/swin_t", "inception_v3"]
+    "name",
+    ["resnet18", "tf_efficientnet_b0", "convnextv2_atto", "torchvision/swin_t", "inception_v3"],
 )
 def test_surgery_after_surgery(name: str) -> None:
     """Two in turn are the two at once, and the recipe remembers both."""
@@ -228,7 +259,9 @@ def test_surgery_after_surgery(name: str) -> None:
     firsts = [t.layers[0] for t in ss.inspect(net, size).transitions][:2]
     once = ss.eliminate(net, L=firsts, pool="keep", input_size=size)
     first = ss.eliminate(net, L=firsts[0], pool="keep", input_size=size)
-    twice = ss.eliminate(first, L=ss.inspect(first, size).transitions[0].layers[0], pool="keep", input_size=size)
+    twice = ss.eliminate(
+        first, L=ss.inspect(first, size).transitions[0].layers[0], pool="keep", input_size=size
+    )
     assert error(out(twice, image(size)), out(once, image(size))) < 1e-5
     assert twice.surgery.after == first.surgery and twice.surgery.after.after is None
     replayed = ss.eliminate(create(name), ss.Surgery.from_json(twice.surgery.to_json()))

@@ -31,16 +31,22 @@ def made(kind: type[nn.Module]) -> nn.Module:
     raise AssertionError(f"{kind} cannot be made")
 
 
-PER_CELL = [kind for kind, traits in _MODULES.items() if traits.per_cell and NEEDS.get(kind, ()) is not None]
+PER_CELL = [
+    kind for kind, traits in _MODULES.items() if traits.per_cell and NEEDS.get(kind, ()) is not None
+]
 MAPS = [kind for kind in _MODULES if NEEDS.get(kind, ()) is not None]
 
 
 def network(part: Any) -> nn.Module:
-    conv = [nn.Conv2d(3 if i == 0 else CHANNELS, CHANNELS, 3, s, 1) for i, s in enumerate((1, 2, 2))]
+    conv = [
+        nn.Conv2d(3 if i == 0 else CHANNELS, CHANNELS, 3, s, 1) for i, s in enumerate((1, 2, 2))
+    ]
     return awake(nn.Sequential(conv[0], conv[1], part, conv[2])).eval()
 
 
-@pytest.mark.parametrize("kind", MAPS, ids=lambda kind: f"{kind.__module__.split('.')[0]}.{kind.__name__}")
+@pytest.mark.parametrize(
+    "kind", MAPS, ids=lambda kind: f"{kind.__module__.split('.')[0]}.{kind.__name__}"
+)
 def test_a_cell_of_the_result_depends_on_that_cell_alone(kind: type[nn.Module]) -> None:
     module, x = made(kind), torch.randn(2, CHANNELS, 5, 5)
     before = module(x.clone())
@@ -54,7 +60,9 @@ def test_a_cell_of_the_result_depends_on_that_cell_alone(kind: type[nn.Module]) 
     assert not changed.any()
 
 
-@pytest.mark.parametrize("kind", PER_CELL, ids=lambda kind: f"{kind.__module__.split('.')[0]}.{kind.__name__}")
+@pytest.mark.parametrize(
+    "kind", PER_CELL, ids=lambda kind: f"{kind.__module__.split('.')[0]}.{kind.__name__}"
+)
 def test_all_parts_of_the_library_agree(kind: type[nn.Module]) -> None:
     """Recording, grid checks, phases, the two paths and frozen norms."""
     net, x = network(made(kind)), image(32, batch=2)
@@ -64,10 +72,16 @@ def test_all_parts_of_the_library_agree(kind: type[nn.Module]) -> None:
     assert torch.allclose(fine(x)[..., ::2, ::2], net(x), atol=1e-4)
     for norm in ("shared", "frozen"):
         both = ss.dual_path(net, "S1L1", taps="2", large_norm=norm, input_size=32)
-        assert [n.target for n in both.graph.nodes].count("2") == 1  # the norm or activation runs once, for both
+        assert [n.target for n in both.graph.nodes].count(
+            "2"
+        ) == 1  # the norm or activation runs once, for both
         assert torch.equal(both(x)["large.2"], both(x)["small.2"][..., ::2, ::2])
-        assert torch.allclose(both(x)["large.2"], ss.features(net, "2", input_size=32)(x)["2"], atol=1e-5)
-        later = nn.Sequential(net[0], net[1], nn.ReLU(), nn.Conv2d(CHANNELS, CHANNELS, 3, 1, 1), made(kind)).eval()
+        assert torch.allclose(
+            both(x)["large.2"], ss.features(net, "2", input_size=32)(x)["2"], atol=1e-5
+        )
+        later = nn.Sequential(
+            net[0], net[1], nn.ReLU(), nn.Conv2d(CHANNELS, CHANNELS, 3, 1, 1), made(kind)
+        ).eval()
         both = ss.dual_path(later, "S1L1", taps="4", large_norm=norm, input_size=32)
         assert torch.allclose(both(x)["large.4"], later(x), atol=1e-5)
         trained = both.train()(x)  # behind another convolution each path runs its own
@@ -90,7 +104,11 @@ def unary() -> list[str]:
     names = []
     for name, traits in _FUNCTIONS.items():
         try:
-            if traits.per_cell and not traits.like_first and Calls(name)(torch.rand(1, 2, 3, 3)) is not None:
+            if (
+                traits.per_cell
+                and not traits.like_first
+                and Calls(name)(torch.rand(1, 2, 3, 3)) is not None
+            ):
                 names.append(name)
         except (TypeError, RuntimeError, ValueError):
             continue

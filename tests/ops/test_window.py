@@ -33,7 +33,11 @@ class Single(nn.Module):
         self.operator, self.last = operator, last
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.operator(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) if self.last else self.operator(x)
+        return (
+            self.operator(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            if self.last
+            else self.operator(x)
+        )
 
 
 @st.composite
@@ -55,10 +59,16 @@ def remaining(draw: Any, stride: tuple[int, int]) -> int:
     return draw.draw(st.sampled_from(common))
 
 
-def finer_output(net: nn.Module, size: tuple[int, int], stride: int, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def finer_output(
+    net: nn.Module, size: tuple[int, int], stride: int, x: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """What the network makes of a random map before and after its stride is reduced."""
     net = net.eval()
-    x = torch.randn(1, CHANNELS, *size, generator=torch.Generator().manual_seed(0)) if x is None else x
+    x = (
+        torch.randn(1, CHANNELS, *size, generator=torch.Generator().manual_seed(0))
+        if x is None
+        else x
+    )
     with torch.no_grad():
         try:
             before = net(x)
@@ -70,7 +80,12 @@ def finer_output(net: nn.Module, size: tuple[int, int], stride: int, x: Tensor |
 
 
 def check(
-    before: Tensor, after: Tensor, size: tuple[int, int], stride: tuple[int, int], left: int, tolerance: float = 1e-5
+    before: Tensor,
+    after: Tensor,
+    size: tuple[int, int],
+    stride: tuple[int, int],
+    left: int,
+    tolerance: float = 1e-5,
 ) -> None:
     """The law: exactness at every size; k*o cells where the stride divides it; never a border that was not there."""
     step = tuple(1 if s == 1 else left for s in stride)
@@ -126,7 +141,13 @@ def test_max_pool(shape: Any, size: tuple[int, int], ceil: bool, function: bool,
     kernel, stride, padding, dilation = shape
     assume(not ceil or dilation == (1, 1))  # refused: a window may hold no cell
     left = remaining(data, stride)
-    settings = {"kernel_size": kernel, "stride": stride, "padding": padding, "dilation": dilation, "ceil_mode": ceil}
+    settings = {
+        "kernel_size": kernel,
+        "stride": stride,
+        "padding": padding,
+        "dilation": dilation,
+        "ceil_mode": ceil,
+    }
     pool = (lambda x: F.max_pool2d(x, **settings)) if function else nn.MaxPool2d(**settings)
     before, after = finer_output(Single(pool), size, left)
     check(before, after, size, stride, left, tolerance=0)
@@ -134,8 +155,12 @@ def test_max_pool(shape: Any, size: tuple[int, int], ceil: bool, function: bool,
 
 
 @many
-@given(axes(pool=True, dilated=False), SIZES, st.booleans(), st.booleans(), st.booleans(), st.data())
-def test_average_pool(shape: Any, size: tuple[int, int], ceil: bool, include: bool, function: bool, data: Any) -> None:
+@given(
+    axes(pool=True, dilated=False), SIZES, st.booleans(), st.booleans(), st.booleans(), st.data()
+)
+def test_average_pool(
+    shape: Any, size: tuple[int, int], ceil: bool, include: bool, function: bool, data: Any
+) -> None:
     kernel, stride, padding, _ = shape
     left = remaining(data, stride)
     settings = {"kernel_size": kernel, "stride": stride, "padding": padding}
@@ -147,7 +172,12 @@ def test_average_pool(shape: Any, size: tuple[int, int], ceil: bool, include: bo
 
 
 @many
-@given(axes(pool=True, dilated=False), SIZES, st.sampled_from([MaxPool2dSame, AvgPool2dSame]), st.data())
+@given(
+    axes(pool=True, dilated=False),
+    SIZES,
+    st.sampled_from([MaxPool2dSame, AvgPool2dSame]),
+    st.data(),
+)
 def test_same_pool(shape: Any, size: tuple[int, int], kind: Any, data: Any) -> None:
     kernel, stride, _, _ = shape
     left = remaining(data, stride)
@@ -155,7 +185,12 @@ def test_same_pool(shape: Any, size: tuple[int, int], kind: Any, data: Any) -> N
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(2, 6), st.sampled_from([2, 3, 4]), SIZES, st.sampled_from(["reflect", "constant", "replicate"]))
+@given(
+    st.integers(2, 6),
+    st.sampled_from([2, 3, 4]),
+    SIZES,
+    st.sampled_from(["reflect", "constant", "replicate"]),
+)
 def test_blur_pool(filt: int, stride: int, size: tuple[int, int], mode: str) -> None:
     assume(min(size) >= 12)  # a reflected border cannot be wider than its map
     pool = BlurPool2d(CHANNELS, filt_size=filt, stride=stride, pad_mode=mode)
@@ -164,7 +199,10 @@ def test_blur_pool(filt: int, stride: int, size: tuple[int, int], mode: str) -> 
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.sampled_from([2, 3, 4]), st.integers(2, 6), st.integers(2, 6), st.sampled_from(["module", "pixel", "function"])
+    st.sampled_from([2, 3, 4]),
+    st.integers(2, 6),
+    st.integers(2, 6),
+    st.sampled_from(["module", "pixel", "function"]),
 )
 def test_space_to_depth(block: int, rows: int, columns: int, form: str) -> None:
     size = (block * rows, block * columns)
@@ -172,12 +210,16 @@ def test_space_to_depth(block: int, rows: int, columns: int, form: str) -> None:
     if form == "module":
         net = Single(SpaceToDepth(block))
     else:
-        net = Single(nn.PixelUnshuffle(block) if form == "pixel" else lambda x: F.pixel_unshuffle(x, block))
+        net = Single(
+            nn.PixelUnshuffle(block) if form == "pixel" else lambda x: F.pixel_unshuffle(x, block)
+        )
     check(*finer_output(net, size, 1), size, (block, block), 1, tolerance=0)
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.sampled_from([2, 3]), st.sampled_from([1, 2, 3]), st.integers(0, 3), st.integers(0, 3), SIZES)
+@given(
+    st.sampled_from([2, 3]), st.sampled_from([1, 2, 3]), st.integers(0, 3), st.integers(0, 3), SIZES
+)
 def test_slices(down: int, right: int, top: int, first: int, size: tuple[int, int]) -> None:
     net = Single(lambda x: x[:, :, top::down, first::right])
     stride = (down, right)
@@ -199,9 +241,13 @@ def test_swin_merging(size: tuple[int, int], kind: Any) -> None:
 
 
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
-@pytest.mark.parametrize("kernel,stride,padding", [(3, 2, 1), (4, 2, 1), (5, 3, 2), (2, 2, 1), (5, 4, 2)])
+@pytest.mark.parametrize(
+    "kernel,stride,padding", [(3, 2, 1), (4, 2, 1), (5, 3, 2), (2, 2, 1), (5, 4, 2)]
+)
 @pytest.mark.parametrize("size", [(16, 16), (17, 13), (24, 15)])
-def test_padding_modes(mode: str, kernel: int, stride: int, padding: int, size: tuple[int, int]) -> None:
+def test_padding_modes(
+    mode: str, kernel: int, stride: int, padding: int, size: tuple[int, int]
+) -> None:
     conv = nn.Conv2d(CHANNELS, 3, kernel, stride, padding, padding_mode=mode)
     check(*finer_output(Single(conv), size, 1), size, (stride, stride), 1)
 
@@ -212,7 +258,11 @@ def test_string_paddings(padding: str) -> None:
     if padding == "valid":
         net = Single(nn.Conv2d(CHANNELS, 3, 3, 2, "valid"))
         check(*finer_output(net, (16, 15), 1), (16, 15), (2, 2), 1)
-    net = Single(nn.Sequential(nn.Conv2d(CHANNELS, CHANNELS, (4, 3), 1, padding), nn.Conv2d(CHANNELS, 3, 3, 2, 1)))
+    net = Single(
+        nn.Sequential(
+            nn.Conv2d(CHANNELS, CHANNELS, (4, 3), 1, padding), nn.Conv2d(CHANNELS, 3, 3, 2, 1)
+        )
+    )
     x = torch.randn(1, CHANNELS, 16, 16)
     with torch.no_grad():
         before, after = net(x), ss.eliminate(net, L=1, input_size=16)(x)
@@ -222,7 +272,12 @@ def test_string_paddings(padding: str) -> None:
 @pytest.mark.parametrize("size", [16, 17])
 def test_removed_pool_passes_its_map_through(size: int) -> None:
     """Shifted to the cells that the pool's windows are centred on, the border repeated where they end."""
-    for pool in (nn.MaxPool2d(2), nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(2), nn.MaxPool2d(3, 2, ceil_mode=True)):
+    for pool in (
+        nn.MaxPool2d(2),
+        nn.MaxPool2d(3, 2, 1),
+        nn.AvgPool2d(2),
+        nn.MaxPool2d(3, 2, ceil_mode=True),
+    ):
         x = torch.randn(1, CHANNELS, size, size)
         after = ss.eliminate(Single(pool), L=0, input_size=size)(x)
         h, w = after.shape[2:]

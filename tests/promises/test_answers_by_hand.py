@@ -25,7 +25,11 @@ from tests.watch import error, sampled
 SIZE = 32
 NO_MAPS = ("similarity (N, 1, L, L)",)  # of four dimensions, and yet no maps
 ALL = {**UNUSUAL, **ANSWERS}
-FORMS: dict[str, dict[str, Any]] = {"module": {}, "graph": {"form": "graph"}, "dilate": {"dilate": True}}
+FORMS: dict[str, dict[str, Any]] = {
+    "module": {},
+    "graph": {"form": "graph"},
+    "dilate": {"dilate": True},
+}
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -70,8 +74,14 @@ def held(value: Any, seen: dict[int, Any]) -> dict[int, Any]:
 def strange(net: nn.Module) -> list[Any]:
     """What a recording leaves behind: tensors without values, proxies, numbers that only look like numbers."""
     values = list(held(net, {}).values())
-    found = [v for v in values if isinstance(v, (fx.Proxy, fx.Node)) or (isinstance(v, Tensor) and v.is_meta)]
-    return found + [v for v in values if isinstance(v, (int, float)) and type(v) not in (int, float, bool)]
+    found = [
+        v
+        for v in values
+        if isinstance(v, (fx.Proxy, fx.Node)) or (isinstance(v, Tensor) and v.is_meta)
+    ]
+    return found + [
+        v for v in values if isinstance(v, (int, float)) and type(v) not in (int, float, bool)
+    ]
 
 
 def remembered(net: nn.Module) -> dict[str, Any]:
@@ -79,13 +89,21 @@ def remembered(net: nn.Module) -> dict[str, Any]:
     return {
         "values": {k: v.clone() for k, v in net.state_dict().items()},
         "modes": [(n, m.training) for n, m in net.named_modules()],
-        "held": {i: v for i, v in held(net, {}).items() if isinstance(v, (Tensor, nn.Module)) or callable(v)},
+        "held": {
+            i: v
+            for i, v in held(net, {}).items()
+            if isinstance(v, (Tensor, nn.Module)) or callable(v)
+        },
     }
 
 
 def assert_untouched(before: dict[str, Any], net: nn.Module) -> None:
     now = remembered(net)
-    assert now["modes"] == before["modes"] and now["held"].keys() == before["held"].keys() and not strange(net)
+    assert (
+        now["modes"] == before["modes"]
+        and now["held"].keys() == before["held"].keys()
+        and not strange(net)
+    )
     assert now["values"].keys() == before["values"].keys()
     assert all(torch.equal(v, now["values"][k]) for k, v in before["values"].items())
 
@@ -111,7 +129,9 @@ def ready(case: Unusual, mode: str) -> nn.Module:
 @torch.no_grad()
 def answers(net: nn.Module) -> dict[str, Any]:
     found = dict(leaves(net(image(SIZE, batch=2, seed=5))))
-    return {path: leaf.clone() if isinstance(leaf, Tensor) else leaf for path, leaf in found.items()}
+    return {
+        path: leaf.clone() if isinstance(leaf, Tensor) else leaf for path, leaf in found.items()
+    }
 
 
 def by_hand(case: Unusual, cut: tuple[str, ...], mode: str) -> nn.Module:
@@ -127,7 +147,9 @@ def operated(case: Unusual, net: nn.Module, cut: tuple[str, ...], form: str) -> 
     """What `eliminate` gives, or None where it refuses and may."""
     before = remembered(net)
     try:
-        fine = ss.eliminate(net, **{"L": cut[0], **case.request}, pool="keep", input_size=SIZE, **FORMS[form])
+        fine = ss.eliminate(
+            net, **{"L": cut[0], **case.request}, pool="keep", input_size=SIZE, **FORMS[form]
+        )
     except ss.SurgeryError as problem:
         assert form in case.may_refuse + case.must_refuse, f"refused: {problem}"
         fine = None
@@ -142,12 +164,16 @@ def assert_plain(found: dict[str, Any], wanted: dict[str, Any]) -> None:
     assert list(found) == list(wanted)
     for path, leaf in wanted.items():
         if isinstance(leaf, Tensor):
-            assert error(found[path], leaf) < 1e-5, f"{path}: {tuple(found[path].shape)} for {tuple(leaf.shape)}"
+            assert error(found[path], leaf) < 1e-5, (
+                f"{path}: {tuple(found[path].shape)} for {tuple(leaf.shape)}"
+            )
         else:
             assert found[path] == leaf, path
 
 
-def assert_dilated(found: dict[str, Any], original: dict[str, Any], finer: dict[str, Any], maps: bool) -> None:
+def assert_dilated(
+    found: dict[str, Any], original: dict[str, Any], finer: dict[str, Any], maps: bool
+) -> None:
     """Maps have the finer size and the original's values on its grid; everything else is the original's."""
     assert list(found) == list(original)
     for path, leaf in original.items():
@@ -157,7 +183,9 @@ def assert_dilated(found: dict[str, Any], original: dict[str, Any], finer: dict[
             assert found[path].shape == finer[path].shape, f"{path}: {tuple(found[path].shape)}"
             assert error(sampled(found[path], leaf), leaf) < 1e-5, path
         else:
-            assert error(found[path], leaf) < 1e-5, f"{path}: {tuple(found[path].shape)} for {tuple(leaf.shape)}"
+            assert error(found[path], leaf) < 1e-5, (
+                f"{path}: {tuple(found[path].shape)} for {tuple(leaf.shape)}"
+            )
 
 
 def assert_records(net: nn.Module, fine: nn.Module, found: dict[str, Any]) -> None:
@@ -184,9 +212,13 @@ def test_the_whole_answer(name: str, form: str) -> None:
         else:
             assert_plain(found, wanted)
         assert_records(net, fine, found)
-        assert all(torch.equal(v, fine.state_dict()[k]) for k, v in before["values"].items()), "a buffer moved"
+        assert all(torch.equal(v, fine.state_dict()[k]) for k, v in before["values"].items()), (
+            "a buffer moved"
+        )
         assert list(before["values"]) == list(net.state_dict())
-        with contextlib.suppress(*([ss.SurgeryError] if form in case.may_refuse else [])):  # once the models have run
+        with contextlib.suppress(
+            *([ss.SurgeryError] if form in case.may_refuse else [])
+        ):  # once the models have run
             ss.verify(net, fine)
 
 

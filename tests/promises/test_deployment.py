@@ -22,7 +22,9 @@ def operated(name: str) -> nn.Module:
 
 
 def dilated(name: str) -> nn.Module:
-    return ss.features(ss.eliminate(create(name), "S1L0", dilate=True, input_size=64), input_size=64)
+    return ss.features(
+        ss.eliminate(create(name), "S1L0", dilate=True, input_size=64), input_size=64
+    )
 
 
 def dual(name: str) -> nn.Module:
@@ -77,7 +79,9 @@ def test_exported_for_any_batch_and_size(make: Callable[[str], nn.Module], name:
 
 @every_kind
 @pytest.mark.parametrize("name", NAMES[1:])
-def test_onnx_gives_the_same_numbers(make: Callable[[str], nn.Module], name: str, tmp_path: Path) -> None:
+def test_onnx_gives_the_same_numbers(
+    make: Callable[[str], nn.Module], name: str, tmp_path: Path
+) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     net, x = make(name), image(64)
@@ -99,7 +103,9 @@ def test_channels_last(make: Callable[[str], nn.Module], name: str) -> None:
     net = make(name)
     with torch.no_grad():
         wanted = net(image(64))
-        found = net.to(memory_format=torch.channels_last)(image(64).contiguous(memory_format=torch.channels_last))
+        found = net.to(memory_format=torch.channels_last)(
+            image(64).contiguous(memory_format=torch.channels_last)
+        )
     assert largest_error(found, wanted) < 1e-5
     if make is dual:
         assert all(m.is_contiguous(memory_format=torch.channels_last) for m in found.values())
@@ -142,13 +148,17 @@ def test_a_whole_network_under_checkpoint(make: Callable[[str], nn.Module]) -> N
 def train_one(rank: int, file: str, folder: str) -> None:
     """One process of two: a step on half of the batch."""
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{file}", rank=rank, world_size=2
+    )
     net = nn.parallel.DistributedDataParallel(dual("mobilenetv2_050"))
     for _ in range(2):  # a second step fails where a parameter had no gradient in the first
         net.zero_grad()
         maps = net(image(64, batch=4)[2 * rank : 2 * rank + 2])
         sum(m.square().mean() for m in maps.values()).backward()
-    torch.save({n: p.grad for n, p in net.module.named_parameters()}, os.path.join(folder, f"{rank}.pt"))
+    torch.save(
+        {n: p.grad for n, p in net.module.named_parameters()}, os.path.join(folder, f"{rank}.pt")
+    )
     torch.distributed.destroy_process_group()
 
 

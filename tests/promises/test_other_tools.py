@@ -15,7 +15,9 @@ from tests.models import awake, create, image
 SIZE = 64
 
 
-@pytest.mark.parametrize("name", ["convnext_atto", "torchvision/squeezenet1_1", "edgenext_xx_small"])
+@pytest.mark.parametrize(
+    "name", ["convnext_atto", "torchvision/squeezenet1_1", "edgenext_xx_small"]
+)
 def test_torch_fx_traces_operators_at_a_fraction_of_their_stride(name: str) -> None:
     fine = ss.eliminate(create(name), S=1, L=0 if "squeeze" not in name else None, input_size=SIZE)
     last = get_graph_node_names(fine)[1][-1]
@@ -72,7 +74,10 @@ def test_a_stale_stride_behind_a_property_is_found() -> None:
 
 
 def test_subclasses_of_leaves_stay_modules_of_a_graph() -> None:
-    graph, seen = ss.eliminate(create("mobilenetv3_small_100"), "S1L0", form="graph", input_size=SIZE), []
+    graph, seen = (
+        ss.eliminate(create("mobilenetv3_small_100"), "S1L0", form="graph", input_size=SIZE),
+        [],
+    )
     graph.classifier.register_forward_hook(lambda module, args, result: seen.append(result.shape))
     graph(image(SIZE))
     assert seen == [(1, 1000)]
@@ -92,8 +97,12 @@ class Squared(nn.Linear):
 
 
 def test_a_subclass_is_a_leaf_if_it_computes_what_its_parent_does() -> None:
-    net = awake(nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Flatten(2), Renamed(256, 4), Squared(4, 4))).eval()
-    graph = ss.eliminate(nn.Sequential(net[0], nn.AdaptiveAvgPool2d(16), *net[1:]), 1, form="graph", input_size=SIZE)
+    net = awake(
+        nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Flatten(2), Renamed(256, 4), Squared(4, 4))
+    ).eval()
+    graph = ss.eliminate(
+        nn.Sequential(net[0], nn.AdaptiveAvgPool2d(16), *net[1:]), 1, form="graph", input_size=SIZE
+    )
     targets = {str(n.target) for n in graph.graphs[False].nodes}
     assert "3" in targets and "4" not in targets
 
@@ -103,11 +112,17 @@ class Written(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b, self.head = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1), nn.Linear(8, 5)
+        self.a, self.b, self.head = (
+            nn.Conv2d(3, 8, 3, 2, 1),
+            nn.Conv2d(8, 8, 3, 2, 1),
+            nn.Linear(8, 5),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.conv2d(self.b(F.relu(self.a(x))), self.b.weight, padding="same")
-        y = F.conv2d(y, self.b.weight, padding="valid") * torch.sigmoid(F.avg_pool2d(y, y.size()[2:]))
+        y = F.conv2d(y, self.b.weight, padding="valid") * torch.sigmoid(
+            F.avg_pool2d(y, y.size()[2:])
+        )
         return self.head(F.avg_pool2d(y, (y.size(-2), y.shape[-1])).flatten(1))
 
 
@@ -122,7 +137,9 @@ def test_paddings_by_name_and_pools_by_size(layer: int, options: dict[str, Any])
 def test_a_path_names_the_one_strided_layer_inside() -> None:
     net = create("resnet18")
     assert ss.eliminate(net, L="layer4.0.downsample", input_size=SIZE).surgery.name == "S1L18"
-    with pytest.raises(ss.RequestError, match=r"'layer4' has several strided layers: 16 \(layer4.0.conv1\), 18"):
+    with pytest.raises(
+        ss.RequestError, match=r"'layer4' has several strided layers: 16 \(layer4.0.conv1\), 18"
+    ):
         ss.eliminate(net, L="layer4", input_size=SIZE)
 
 
@@ -149,7 +166,8 @@ class Padded(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for conv in (self.a, self.b):
             pads = [
-                max(k - (n % s or s), 0) for n, k, s in zip(x.shape[2:], conv.kernel_size, conv.stride, strict=True)
+                max(k - (n % s or s), 0)
+                for n, k, s in zip(x.shape[2:], conv.kernel_size, conv.stride, strict=True)
             ]
             x = F.relu(conv(F.pad(x, [p for n in reversed(pads) for p in (n // 2, n - n // 2)])))
         return x
@@ -183,9 +201,13 @@ class Frozen(nn.Module):
 @pytest.mark.parametrize("options", [{"form": "graph"}, {"dilate": True}])
 def test_weights_that_do_not_learn_go_into_no_graph(options: dict[str, Any]) -> None:
     net = awake(Frozen("weights")).eval()
-    with pytest.raises(ss.OperatorError, match=r"a computes under torch\.no_grad|the forward code computes under"):
+    with pytest.raises(
+        ss.OperatorError, match=r"a computes under torch\.no_grad|the forward code computes under"
+    ):
         ss.eliminate(net, L="b", input_size=SIZE, **options)
     fine = ss.eliminate(net, L="b", input_size=SIZE)
     fine(image(SIZE)).sum().backward()
     assert fine.a.weight.grad is None and fine.b.weight.grad is not None
-    assert ss.eliminate(awake(Frozen("image")).eval(), L="b", input_size=SIZE, **options) is not None
+    assert (
+        ss.eliminate(awake(Frozen("image")).eval(), L="b", input_size=SIZE, **options) is not None
+    )

@@ -9,11 +9,17 @@ def test_first_larger_map_sampled_is_the_original_map(case: Case) -> None:
     for transition, run in case.watched:
         place = f"{case.name}, transition {transition.index}"
         for before, after in run:
-            if before.given.shape != after.given.shape:  # a function in the forward code was operated
-                assert error(sampled(after.given, before.given), before.given) < 1e-5, f"{place}: before {before.name}"
+            if (
+                before.given.shape != after.given.shape
+            ):  # a function in the forward code was operated
+                assert error(sampled(after.given, before.given), before.given) < 1e-5, (
+                    f"{place}: before {before.name}"
+                )
                 break
             assert after.given.equal(before.given), f"{place}: {before.name} is given other values"
-            assert error(sampled(after.made, before.made), before.made) < 1e-5, f"{place}: {before.name}"
+            assert error(sampled(after.made, before.made), before.made) < 1e-5, (
+                f"{place}: {before.name}"
+            )
             if before.made.shape != after.made.shape:
                 break
         else:
@@ -29,8 +35,14 @@ def test_every_operator_on_the_original_map_gives_the_original_values(case: Case
                 problem = f"{case.name}, transition {transition.index}: {before.name}"
                 assert error(sampled(after.made, before.made), before.made) < 1e-5, problem
                 witnesses += grown(before.made, after.made) != (1,) * before.made.dim()
-        functions = [case.report[i].name for i in transition.layers if not is_module(case, case.report[i].name)]
-        assert witnesses or functions, f"{case.name}, transition {transition.index}: no operator has changed"
+        functions = [
+            case.report[i].name
+            for i in transition.layers
+            if not is_module(case, case.report[i].name)
+        ]
+        assert witnesses or functions, (
+            f"{case.name}, transition {transition.index}: no operator has changed"
+        )
 
 
 def is_module(case: Case, name: str) -> bool:

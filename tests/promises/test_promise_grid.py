@@ -16,7 +16,9 @@ LOSES_BORDERS = {"inception_v3", "torchvision/alexnet", "torchvision/squeezenet1
 def test_every_map_is_as_large_as_its_reduction_says(case: Case) -> None:
     """Run for real: what every leaf module makes, against the level at which the stride went."""
     if case.name in LOSES_BORDERS:
-        pytest.skip("pads nowhere: its maps are k times larger up to a border, see the law of the enlarged input")
+        pytest.skip(
+            "pads nowhere: its maps are k times larger up to a border, see the law of the enlarged input"
+        )
     for transition, run in case.watched:
         k = tuple(int(f) for f in transition.factor)
         for before, after in run:
@@ -40,8 +42,12 @@ def test_layers_grow_exactly_beyond_the_level(case: Case) -> None:
             if layer.name not in maps or 1 in layer.out_grid:
                 continue
             before, after = maps[layer.name]
-            beyond = any(r > level for r, level in zip(layer.reduction, transition.level, strict=True))
-            problem = f"{case.name}, transition {transition.index}: layer {layer.index} ({layer.name})"
+            beyond = any(
+                r > level for r, level in zip(layer.reduction, transition.level, strict=True)
+            )
+            problem = (
+                f"{case.name}, transition {transition.index}: layer {layer.index} ({layer.name})"
+            )
             assert (after.made.shape != before.made.shape) == beyond, problem
 
 
@@ -53,9 +59,15 @@ def test_borders_are_those_of_a_larger_input(name: str) -> None:
     for transition in report.transitions[:2]:
         fine = ss.eliminate(model, L=one_of(report, transition), pool="keep", input_size=size)
         same = shapes(calls(model, image(size)))
-        wanted = {key: shape for key, shape in shapes(calls(fine, image(size))).items() if shape != same[key]}
+        wanted = {
+            key: shape
+            for key, shape in shapes(calls(fine, image(size))).items()
+            if shape != same[key]
+        }
         k = int(transition.factor[0])
-        assert any(wanted.items() <= larger(model, k * size + extra).items() for extra in range(-24, 25)), transition
+        assert any(
+            wanted.items() <= larger(model, k * size + extra).items() for extra in range(-24, 25)
+        ), transition
 
 
 def shapes(run: list[Call]) -> dict[tuple[str, int], torch.Size]:

@@ -15,7 +15,14 @@ from tests.conftest import Case, one_of
 from tests.models import create, image, size_of
 from tests.watch import error
 
-PLAIN = ("resnet18", "mobilenetv2_050", "regnety_002", "convnextv2_atto", "efficientnet_lite0", "pvt_v2_b0")
+PLAIN = (
+    "resnet18",
+    "mobilenetv2_050",
+    "regnety_002",
+    "convnextv2_atto",
+    "efficientnet_lite0",
+    "pvt_v2_b0",
+)
 REWRITTEN = (
     "inception_v3",
     "ghostnetv2_100",
@@ -23,8 +30,22 @@ REWRITTEN = (
     "torchvision/squeezenet1_1",
     "resnet18d",
 )
-CHECKPOINTED = ("resnet18", "mobilenetv3_small_050", "convnextv2_atto", "regnetx_002", "resnetv2_18", "densenet121")
-HAS_FEATURES = ("resnet18", "mobilenetv3_small_050", "hrnet_w18_small", "convnextv2_atto", "regnetx_002", "dla34")
+CHECKPOINTED = (
+    "resnet18",
+    "mobilenetv3_small_050",
+    "convnextv2_atto",
+    "regnetx_002",
+    "resnetv2_18",
+    "densenet121",
+)
+HAS_FEATURES = (
+    "resnet18",
+    "mobilenetv3_small_050",
+    "hrnet_w18_small",
+    "convnextv2_atto",
+    "regnetx_002",
+    "dla34",
+)
 
 
 def graph_of(name: str, **options: Any) -> tuple[nn.Module, nn.Module]:
@@ -46,7 +67,10 @@ def test_class_and_mode_are_the_original_ones(case: Case) -> None:
         assert isinstance(fine, type(case.original)) or isinstance(fine, torch.fx.GraphModule)
         for name, module in case.original.named_modules():
             if name:
-                assert isinstance(fine.get_submodule(name), type(module)) or "Same" in type(module).__name__, name
+                assert (
+                    isinstance(fine.get_submodule(name), type(module))
+                    or "Same" in type(module).__name__
+                ), name
 
 
 def test_stride_in_modules_gives_a_module(case: Case) -> None:
@@ -87,7 +111,13 @@ def test_every_parameter_of_the_result_learns(case: Case) -> None:
     for model in (case.original, case.operated[0]):
         copied = copy.deepcopy(model)
         copied(case.image).square().sum().backward()
-        reached.append({n for n, p in copied.named_parameters() if p.grad is not None and p.grad.isfinite().all()})
+        reached.append(
+            {
+                n
+                for n, p in copied.named_parameters()
+                if p.grad is not None and p.grad.isfinite().all()
+            }
+        )
     assert reached[0] == reached[1] != set()
 
 
@@ -111,7 +141,11 @@ def test_graph_form_survives_copying_and_saving_with_its_switch(name: str) -> No
     buffer = io.BytesIO()
     torch.save(graph, buffer)
     buffer.seek(0)
-    for other in (copy.deepcopy(graph), torch.load(buffer, weights_only=False), copy.deepcopy(copy.copy(graph))):
+    for other in (
+        copy.deepcopy(graph),
+        torch.load(buffer, weights_only=False),
+        copy.deepcopy(copy.copy(graph)),
+    ):
         other.train()
         assert features(other, x).equal(trained)
         assert all(m.training for m in other.modules())
@@ -161,7 +195,11 @@ class Wired(nn.Module):
         self.two.weight = self.one.weight
         self.register_buffer("scale", torch.ones(4, 1, 1), persistent=False)
         self.view, self.mean = self.scale[:2], torch.zeros(1)
-        self.row, self.call, self.settings = [self.one, self.two], self.run, {"sizes": [1, 2], (0, 1): self.stem}
+        self.row, self.call, self.settings = (
+            [self.one, self.two],
+            self.run,
+            {"sizes": [1, 2], (0, 1): self.stem},
+        )
 
     def run(self, x: Tensor) -> Tensor:
         for conv in self.row:
@@ -175,7 +213,11 @@ class Wired(nn.Module):
 def test_a_copy_is_as_deep_as_deepcopy_makes_it() -> None:
     net = Wired().eval()
     fine = ss.eliminate(net, "S1L0", input_size=32)
-    assert fine.row == [fine.one, fine.two] and fine.call.__self__ is fine and fine.settings[0, 1] is fine.stem
+    assert (
+        fine.row == [fine.one, fine.two]
+        and fine.call.__self__ is fine
+        and fine.settings[0, 1] is fine.stem
+    )
     assert fine.two.weight is fine.one.weight is not net.one.weight
     assert fine.settings["sizes"] == [1, 2] and fine.settings["sizes"] is not net.settings["sizes"]
     assert fine.mean is not net.mean and list(fine.state_dict()) == list(net.state_dict())
@@ -206,7 +248,12 @@ def test_ordered_dicts_stay_ordered_dicts(options: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(fine, buffer)
     buffer.seek(0)
-    for model in (fine, copy.deepcopy(fine), torch.load(buffer, weights_only=False), ss.eliminate(net, S=1)):
+    for model in (
+        fine,
+        copy.deepcopy(fine),
+        torch.load(buffer, weights_only=False),
+        ss.eliminate(net, S=1),
+    ):
         found = model(x)
         assert type(found) is OrderedDict and list(found) == ["fine", "rest"]
         assert type(found["rest"][0]) is OrderedDict
@@ -242,14 +289,18 @@ def test_forward_features_and_recorded_reductions(name: str) -> None:
         for before, after in zip(infos(model), infos(fine), strict=True):
             assert after == (before / k if before > level else before)
         grown = fine.forward_features(image(64)).shape[-2:]
-        assert tuple(grown) == tuple(int(k) * s for s in model.forward_features(image(64)).shape[-2:])
+        assert tuple(grown) == tuple(
+            int(k) * s for s in model.forward_features(image(64)).shape[-2:]
+        )
 
 
 def infos(model: nn.Module) -> list[int]:
     return [entry["reduction"] for entry in getattr(model.feature_info, "info", model.feature_info)]
 
 
-@pytest.mark.parametrize("name", ("resnet18", "mobilenetv3_small_050", "hrnet_w18_small", "convnextv2_atto"))
+@pytest.mark.parametrize(
+    "name", ("resnet18", "mobilenetv3_small_050", "hrnet_w18_small", "convnextv2_atto")
+)
 def test_feature_backbones_tell_the_reductions_of_their_maps(name: str) -> None:
     """timm's features_only models: what `feature_info.reduction()` says is what one measures."""
     model = create(name, features_only=True)
@@ -259,7 +310,10 @@ def test_feature_backbones_tell_the_reductions_of_their_maps(name: str) -> None:
         with torch.no_grad():
             measured = [64 / m.shape[-1] for m in fine(image(64))]
         assert fine.feature_info.reduction() == measured
-        assert model.feature_info.reduction() == timm.create_model(name, features_only=True).feature_info.reduction()
+        assert (
+            model.feature_info.reduction()
+            == timm.create_model(name, features_only=True).feature_info.reduction()
+        )
 
 
 @pytest.mark.parametrize("name", CHECKPOINTED)
@@ -276,7 +330,8 @@ def test_gradient_checkpointing_gives_the_same_gradients(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ("resnet18", "efficientnet_lite0", "tf_efficientnet_b0", "resnetblur18", "convnextv2_atto")
+    "name",
+    ("resnet18", "efficientnet_lite0", "tf_efficientnet_b0", "resnetblur18", "convnextv2_atto"),
 )
 def test_compiles_without_graph_breaks(name: str) -> None:
     torch.compiler.reset()

@@ -36,10 +36,14 @@ def test_checkpoint_loads_into_the_result_and_back(case: Case) -> None:
         for parameter in other.parameters():
             parameter.mul_(2)
     fine.load_state_dict(other.state_dict(), strict=True)
-    for (key, loaded), wanted in zip(fine.state_dict().items(), other.state_dict().values(), strict=True):
+    for (key, loaded), wanted in zip(
+        fine.state_dict().items(), other.state_dict().values(), strict=True
+    ):
         assert loaded.equal(wanted), key
     other.load_state_dict(case.operated[0].state_dict(), strict=True)
-    for (key, loaded), wanted in zip(other.state_dict().items(), case.original.state_dict().values(), strict=True):
+    for (key, loaded), wanted in zip(
+        other.state_dict().items(), case.original.state_dict().values(), strict=True
+    ):
         assert loaded.equal(wanted), key
 
 
@@ -47,7 +51,9 @@ def test_caller_keeps_its_model_untouched(case: Case) -> None:
     check_caller(case.original, case.size, "module")
 
 
-@pytest.mark.parametrize("name", ["resnet18d", "tf_efficientnet_b0", "hrnet_w18_small", "torchvision/swin_t"])
+@pytest.mark.parametrize(
+    "name", ["resnet18d", "tf_efficientnet_b0", "hrnet_w18_small", "torchvision/swin_t"]
+)
 def test_caller_keeps_its_model_untouched_by_a_graph(name: str) -> None:
     check_caller(create(name), size_of(name), "graph")
 
@@ -72,7 +78,9 @@ def check_caller(model: nn.Module, size: int, form: str) -> None:
         handle.remove()
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "gcvit_xxtiny", "mixer_s32_224", "crossvit_9_240"])
+@pytest.mark.parametrize(
+    "name", ["vit_tiny_patch16_224", "gcvit_xxtiny", "mixer_s32_224", "crossvit_9_240"]
+)
 def test_caller_keeps_its_model_untouched_by_a_refusal(name: str) -> None:
     model = create(name)
     before = snapshot(model)

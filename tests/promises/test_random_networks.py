@@ -31,7 +31,9 @@ def ready(net: nn.Module, size: tuple[int, int]) -> nn.Module:
     return net
 
 
-def operated(net: nn.Module, size: tuple[int, int], L: int, **options: Any) -> nn.Module | ss.SurgeryError:
+def operated(
+    net: nn.Module, size: tuple[int, int], L: int, **options: Any
+) -> nn.Module | ss.SurgeryError:
     """The operated network or the refusal, the caller's network untouched."""
     before = snapshot(net)
     try:
@@ -43,7 +45,9 @@ def operated(net: nn.Module, size: tuple[int, int], L: int, **options: Any) -> n
         assert unchanged(before, net) == []
 
 
-def check_promises(net: nn.Module, fine: nn.Module, size: tuple[int, int], k: int, cells: tuple[int, int]) -> None:
+def check_promises(
+    net: nn.Module, fine: nn.Module, size: tuple[int, int], k: int, cells: tuple[int, int]
+) -> None:
     """verify's word, and what a run shows, which must be the same. cells: of the map whose stride is eliminated."""
     verification = ss.verify(net, fine, size)
     assert list(fine.state_dict()) == list(net.state_dict())
@@ -56,10 +60,16 @@ def check_promises(net: nn.Module, fine: nn.Module, size: tuple[int, int], k: in
             assert close, f"{before.name} is given other values although no map is larger"
         elif not larger:
             assert error(sample(after.given, before.given, k), before.given) < 1e-5
-        larger = larger or after.made.shape != before.made.shape or after.given.shape != before.given.shape
+        larger = (
+            larger
+            or after.made.shape != before.made.shape
+            or after.given.shape != before.given.shape
+        )
         if verification.exact and min(before.made.shape[2:]) > 1:
             growth = grown(before.made, after.made)
-            assert growth is not None, f"{before.name}: {tuple(before.made.shape)} to {tuple(after.made.shape)}"
+            assert growth is not None, (
+                f"{before.name}: {tuple(before.made.shape)} to {tuple(after.made.shape)}"
+            )
             assert growth[:2] == (1, 1) and {growth[2], growth[3]} <= {1, k}, growth
     assert larger or cells == (1, 1)
 
@@ -79,7 +89,9 @@ def test_chains_are_operated_at_every_transition(net: nn.Module, size: tuple[int
         if isinstance(fine, ss.SurgeryError):
             assert "too small" in str(fine), fine  # a reflected border would be wider than its map
             continue
-        check_promises(net, fine, size, int(transition.factor[0]), report[transition.layers[0]].in_grid)
+        check_promises(
+            net, fine, size, int(transition.factor[0]), report[transition.layers[0]].in_grid
+        )
 
 
 def ends_in_one_cell(stem_stride: int, *last: nn.Module) -> nn.Module:
@@ -102,7 +114,9 @@ def test_branches_are_operated_or_refused(net: nn.Module, size: tuple[int, int])
         return
     for transition in report.transitions:
         layer = one_of(report, transition)
-        if layer is None:  # every layer of it crosses others as well: they go together, and k is not this transition's
+        if (
+            layer is None
+        ):  # every layer of it crosses others as well: they go together, and k is not this transition's
             operated(net, size, transition.layers[0])
             continue
         fine = operated(net, size, layer)
@@ -137,7 +151,10 @@ def test_one_axis_leaves_the_other_alone(net: nn.Module, size: tuple[int, int], 
     still = 3 if axis == "h" else 2
     with torch.no_grad():
         before, after = net(image(*size)), fine(image(*size))
-    assert after.shape[still] == before.shape[still] and after.shape[5 - still] >= before.shape[5 - still]
+    assert (
+        after.shape[still] == before.shape[still]
+        and after.shape[5 - still] >= before.shape[5 - still]
+    )
 
 
 def test_module_shared_between_reductions_is_refused() -> None:

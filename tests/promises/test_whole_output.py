@@ -17,7 +17,11 @@ from tests.unusual import UNUSUAL
 from tests.watch import error
 from tests.zoo.tail import tail_errors
 
-FORMS: dict[str, dict[str, Any]] = {"module": {}, "graph": {"form": "graph"}, "dilate": {"dilate": True}}
+FORMS: dict[str, dict[str, Any]] = {
+    "module": {},
+    "graph": {"form": "graph"},
+    "dilate": {"dilate": True},
+}
 SIZE = 32
 
 
@@ -40,14 +44,18 @@ def answer(net: nn.Module, x: Tensor) -> Any:
 
 
 @pytest.mark.parametrize("mode", ["train", "eval", "mixed"])
-@pytest.mark.parametrize("name", ["feature extractor", "feature extractor inside", "features_only fx", "__deepcopy__"])
+@pytest.mark.parametrize(
+    "name", ["feature extractor", "feature extractor inside", "features_only fx", "__deepcopy__"]
+)
 def test_every_module_keeps_its_mode(name: str, mode: str) -> None:
     case = UNUSUAL[name]
     net = case.make().train(mode != "eval")
     if mode == "mixed":
         next(m for m in net.modules() if isinstance(m, nn.BatchNorm2d)).eval()
     fine = ss.eliminate(net, L=case.cuts[0][0], input_size=SIZE)
-    assert {n: m.training for n, m in fine.named_modules()} == {n: m.training for n, m in net.named_modules()}
+    assert {n: m.training for n, m in fine.named_modules()} == {
+        n: m.training for n, m in net.named_modules()
+    }
 
 
 def test_hooks_leave_nothing_weightless_with_the_caller() -> None:
@@ -59,7 +67,9 @@ def test_hooks_leave_nothing_weightless_with_the_caller() -> None:
         try:
             ss.eliminate(net, L="layer4.0.conv1", input_size=64, **options)
         except ss.OperatorError as problem:
-            assert options and "hook of layer2 needs numbers, which is lost in a graph" in str(problem)
+            assert options and "hook of layer2 needs numbers, which is lost in a graph" in str(
+                problem
+            )
     inner = nn.Sequential(UNUSUAL["__deepcopy__"].make()).eval()  # copied in its own way
     inner[0].register_forward_pre_hook(lambda module, args: seen.append(args))
     ss.eliminate(inner, S=1, input_size=SIZE)
@@ -126,7 +136,9 @@ def test_hooks_that_reach_the_model_reach_the_copy(how: str) -> None:
     assert not torch.equal(fine.layer1(x), wanted)
 
 
-def test_a_forward_that_holds_the_model_follows_after_torch_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forward_that_holds_the_model_follows_after_torch_compile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """torch.compile leaves another `__setstate__` in nn.Module, which says nothing of how modules are copied."""
 
     def patched(self: nn.Module, state: dict[str, Any]) -> None:
@@ -171,7 +183,11 @@ def test_token_maps_follow_the_patches(name: str, size: int, options: dict[str, 
 
 def test_token_maps_of_another_grid_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     net = create("vit_small_patch16_dinov3_qkvb", depth=1)
-    monkeypatch.setattr(type(net.patch_embed), "dynamic_feat_size", lambda self, size: (size[0] // 16, size[1] // 16))
+    monkeypatch.setattr(
+        type(net.patch_embed),
+        "dynamic_feat_size",
+        lambda self, size: (size[0] // 16, size[1] // 16),
+    )
     with pytest.raises(ss.GridError, match="forward_intermediates would give"):
         ss.eliminate(net, "S1L0", stride=8, input_size=64)
 
@@ -197,7 +213,9 @@ def test_a_layer_that_spans_transitions_names_none() -> None:
 def recorded(model: nn.Module) -> dict[str, int]:
     """The reductions that a timm model keeps on record, by module."""
     entries = getattr(model, "feature_info", None)
-    return {e["module"]: e["reduction"] for e in entries or [] if isinstance(e, dict) and "module" in e}
+    return {
+        e["module"]: e["reduction"] for e in entries or [] if isinstance(e, dict) and "module" in e
+    }
 
 
 @torch.no_grad()
@@ -209,7 +227,13 @@ def real(model: nn.Module, x: Tensor, names: list[str]) -> dict[str, set[int]]:
         if name in modules:
             modules[name].register_forward_hook(
                 lambda module, args, result, name=name: (
-                    found.update({name: {x.shape[2] // side for side in result.shape[1:3] + result.shape[2:3]}})
+                    found.update(
+                        {
+                            name: {
+                                x.shape[2] // side for side in result.shape[1:3] + result.shape[2:3]
+                            }
+                        }
+                    )
                     if isinstance(result, Tensor) and result.dim() == 4
                     else None
                 )
@@ -234,7 +258,9 @@ def test_records_and_answers_of_the_sample_follow(case: Case) -> None:
 
 def test_the_answer_of_a_cut_is_that_of_the_originals_tail(case: Case) -> None:
     """The original, its layers of the transition given the finer maps, is the outside witness of the whole answer."""
-    gates = case.name == "ghostnetv2_100"  # whose last strides are those of its gates: no map becomes finer
+    gates = (
+        case.name == "ghostnetv2_100"
+    )  # whose last strides are those of its gates: no map becomes finer
     last = case.report.transitions[-2 if gates else -1]
     fine = ss.eliminate(case.original, L=last.layers[0], input_size=case.size)
     errors = tail_errors(case.original, fine, image(case.size, batch=2))

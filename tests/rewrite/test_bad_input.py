@@ -72,14 +72,17 @@ def test_every_error_is_a_value_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "[1]", '{"S": 1}', '{"S": "1", "L": [0]}', '{"S": 1, "L": [0], "who": 2}', "1"]
+    "text",
+    ["", "{}", "[1]", '{"S": 1}', '{"S": "1", "L": [0]}', '{"S": 1, "L": [0], "who": 2}', "1"],
 )
 def test_recipes_that_are_none(text: str) -> None:
     with pytest.raises(ss.RequestError):
         ss.Surgery.from_json(text)
 
 
-@pytest.mark.parametrize("thing", [None, 3, "resnet18", torch.zeros(3), [nn.Conv2d(3, 3, 1)], nn.Conv2d])
+@pytest.mark.parametrize(
+    "thing", [None, 3, "resnet18", torch.zeros(3), [nn.Conv2d(3, 3, 1)], nn.Conv2d]
+)
 def test_no_module(thing: Any) -> None:
     for call in (ss.inspect, lambda m: ss.eliminate(m, S=1)):
         with pytest.raises(ss.ModelError, match="Module"):
@@ -146,7 +149,11 @@ def test_operator_that_is_not_understood() -> None:
 
 @pytest.mark.parametrize(
     "name,parameter",
-    [("vit_tiny_patch16_224", "pos_embed"), ("levit_conv_128s", "attention_bias"), ("mixer_s32_224", "mlp_tokens")],
+    [
+        ("vit_tiny_patch16_224", "pos_embed"),
+        ("levit_conv_128s", "attention_bias"),
+        ("mixer_s32_224", "mlp_tokens"),
+    ],
 )
 def test_size_fixed_by_a_parameter(name: str, parameter: str) -> None:
     with pytest.raises(ss.SurgeryError, match=parameter):

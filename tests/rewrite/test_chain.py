@@ -26,7 +26,9 @@ def test_a_chain_in_place_is_all_or_nothing() -> None:
     for chain, options in ((impossible, {}), (twice.surgery, {"stride": 2})):
         with pytest.raises(ss.RequestError):
             ss.eliminate(net, chain, inplace=True, **options)
-        assert [layer.stride for layer in ss.inspect(net, 64)] == strides and not hasattr(net, "surgery")
+        assert [layer.stride for layer in ss.inspect(net, 64)] == strides and not hasattr(
+            net, "surgery"
+        )
     assert ss.eliminate(net, twice.surgery, inplace=True) is net and net.surgery == twice.surgery
     assert torch.equal(net(image(64)), twice(image(64)))
 

@@ -22,14 +22,20 @@ def test_every_map_sampled_is_the_originals(case: Case) -> None:
     """Squeeze-excite, group norm, blur pools and attention included."""
     transition = rotating(case)
     k = int(transition.factor[0])
-    fine = ss.eliminate(case.original, L=one_of(case.report, transition), dilate=True, input_size=case.size)
+    fine = ss.eliminate(
+        case.original, L=one_of(case.report, transition), dilate=True, input_size=case.size
+    )
     names = ss.features(case.original, input_size=case.size).feature_info.module_name()
     original = maps_of(ss.features(case.original, names, input_size=case.size), case.image)
     dilated = ss.features(fine, names, input_size=case.size)
     larger = 0
     for name, found in maps_of(dilated, case.image).items():
-        grows = tuple(k if a != b else 1 for a, b in zip(found.shape, original[name].shape, strict=True))
-        assert error(sampled(found, original[name], grows), original[name]) < 1e-5, f"{case.name}, {name}"
+        grows = tuple(
+            k if a != b else 1 for a, b in zip(found.shape, original[name].shape, strict=True)
+        )
+        assert error(sampled(found, original[name], grows), original[name]) < 1e-5, (
+            f"{case.name}, {name}"
+        )
         larger += grows != (1,) * 4
     assert larger
     with torch.no_grad():
@@ -51,7 +57,9 @@ def test_odd_sizes(size: int) -> None:
 def test_several_strides_and_what_remains_of_one() -> None:
     net, x = create("resnet18"), image(64)
     original = maps_of(ss.features(net, input_size=64), x)
-    fine = ss.eliminate(net, L=(11, 16), dilate=True, input_size=64)  # output stride 8, as DeepLab makes it
+    fine = ss.eliminate(
+        net, L=(11, 16), dilate=True, input_size=64
+    )  # output stride 8, as DeepLab makes it
     maps = ss.features(fine, list(original), input_size=64)
     assert maps.feature_info.reduction() == [2, 4, 8, 8, 8]
     found = maps_of(maps, x)
@@ -60,7 +68,13 @@ def test_several_strides_and_what_remains_of_one() -> None:
     stem = create("convnextv2_atto")
     half = ss.eliminate(stem, "S1L0", stride=2, dilate=True, input_size=64)
     wanted = maps_of(ss.features(stem, "stages.3", input_size=64), x)["stages.3"]
-    assert error(maps_of(ss.features(half, "stages.3", input_size=64), x)["stages.3"][..., ::2, ::2], wanted) < 1e-5
+    assert (
+        error(
+            maps_of(ss.features(half, "stages.3", input_size=64), x)["stages.3"][..., ::2, ::2],
+            wanted,
+        )
+        < 1e-5
+    )
 
 
 def test_one_axis() -> None:
@@ -74,7 +88,9 @@ def test_one_axis() -> None:
 
 def test_positions_of_a_fixed_number_are_no_obstacle() -> None:
     """A vision transformer sees as many patches as before, in each phase."""
-    net = awake(timm.create_model("vit_tiny_patch16_224", depth=2, embed_dim=48, num_heads=3)).eval()
+    net = awake(
+        timm.create_model("vit_tiny_patch16_224", depth=2, embed_dim=48, num_heads=3)
+    ).eval()
     with pytest.raises(ss.GridError):
         ss.eliminate(net, S=1, stride=8)
     fine, x = ss.eliminate(net, S=1, stride=8, dilate=True), image(224)
@@ -86,7 +102,9 @@ def test_positions_of_a_fixed_number_are_no_obstacle() -> None:
 def test_dilated_is_what_replacing_strides_by_dilation_gives_where_that_is_exact() -> None:
     """A chain of convolutions: torch's own dilated convolutions, padded alike, make the same map."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 4, 3, 1, 1), nn.Conv2d(4, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, 1, 1)).eval()
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, 1, 1), nn.Conv2d(4, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, 1, 1)
+    ).eval()
     by_hand = copy.deepcopy(net)
     by_hand[1].stride, by_hand[3].dilation, by_hand[3].padding = (1, 1), (2, 2), (2, 2)
     fine = ss.eliminate(net, S=1, dilate=True, input_size=16)
@@ -100,15 +118,24 @@ def test_reports_and_records_follow() -> None:
     plain = ss.eliminate(net, "S1L0", pool="keep", input_size=64)
     ours, theirs = ss.inspect(fine, 64), ss.inspect(plain, 64)
     for dilated, finer in zip(ours, theirs, strict=True):
-        assert (dilated.name, dilated.reduction, dilated.out_grid) == (finer.name, finer.reduction, finer.out_grid)
+        assert (dilated.name, dilated.reduction, dilated.out_grid) == (
+            finer.name,
+            finer.reduction,
+            finer.out_grid,
+        )
         assert dilated.channels == finer.channels
         if dilated.index == 0:
             assert dilated.step == finer.step
         else:  # a stride stays behind it
             assert all(math.isnan(step) for step in dilated.step)
-    assert ours[20].receptive_field == ss.inspect(net, 64)[20].receptive_field  # the features are the original's
+    assert (
+        ours[20].receptive_field == ss.inspect(net, 64)[20].receptive_field
+    )  # the features are the original's
     assert [entry["reduction"] for entry in fine.feature_info] == [1, 2, 4, 8, 16]
-    assert "dilate" in fine.surgery.to_json() and ss.Surgery.from_json(fine.surgery.to_json()) == fine.surgery
+    assert (
+        "dilate" in fine.surgery.to_json()
+        and ss.Surgery.from_json(fine.surgery.to_json()) == fine.surgery
+    )
     assert ss.verify(net, fine).exact
     again = ss.eliminate(create("resnet18"), fine.surgery)
     with torch.no_grad():
@@ -117,11 +144,20 @@ def test_reports_and_records_follow() -> None:
 
 @pytest.mark.parametrize(
     "name, even",
-    [("S1L0", False), ("S1L1", False), ("S1L2", True), ("S2L0-1", False), ("S2L1-2", True), ("S3L0-1-2", True)],
+    [
+        ("S1L0", False),
+        ("S1L1", False),
+        ("S1L2", True),
+        ("S2L0-1", False),
+        ("S2L1-2", True),
+        ("S3L0-1-2", True),
+    ],
 )
 def test_cells_look_where_the_geometry_says(name: str, even: bool) -> None:
     """Where a cell looks is the centre of its gradient, as all weights are ones."""
-    net = torch.nn.Sequential(*(torch.nn.Conv2d(1, 1, 3, stride=2, padding=1, bias=False) for _ in range(3)))
+    net = torch.nn.Sequential(
+        *(torch.nn.Conv2d(1, 1, 3, stride=2, padding=1, bias=False) for _ in range(3))
+    )
     for p in net.parameters():
         torch.nn.init.ones_(p)
     maps = ss.features(ss.eliminate(net, name, dilate=True, input_size=64), 2, input_size=64)
@@ -134,7 +170,9 @@ def test_cells_look_where_the_geometry_says(name: str, even: bool) -> None:
         looks.append(float((weights * torch.arange(64)).sum() / weights.sum()))
     geometry = maps.feature_info.geometry(0)
     if even:
-        torch.testing.assert_close(geometry.centres(y.shape[-2:])[1][middle : middle + 6] - 0.5, torch.tensor(looks))
+        torch.testing.assert_close(
+            geometry.centres(y.shape[-2:])[1][middle : middle + 6] - 0.5, torch.tensor(looks)
+        )
     else:
         assert len({b - a for a, b in itertools.pairwise(looks)}) > 1
         with pytest.raises(ss.GridError, match="not evenly spaced"):

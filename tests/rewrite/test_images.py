@@ -43,7 +43,9 @@ MIX: dict[str, Callable[[Between, Tensor], Tensor]] = {
     "renorm": lambda net, y: torch.renorm(y, 2, 1, 1.0),
     "rot90": lambda net, y: torch.rot90(y, 2, (0, 1)),
     "repeat": lambda net, y: y.repeat(2, 1, 1, 1)[1 : y.shape[0] + 1],
-    "linspace": lambda net, y: numbered(y, lambda n, device: torch.linspace(0, 1, n, device=device)),
+    "linspace": lambda net, y: numbered(
+        y, lambda n, device: torch.linspace(0, 1, n, device=device)
+    ),
     "arange": lambda net, y: numbered(y, torch.arange),
     "a row of a table for each image": lambda net, y: y * net.table[: y.shape[0]],
     "the first image": lambda net, y: y - y[0],
@@ -55,34 +57,54 @@ MIX: dict[str, Callable[[Between, Tensor], Tensor]] = {
     "cumsum": lambda net, y: y.cumsum(0),
     "normalize": lambda net, y: F.normalize(y, dim=0),
     "amax": lambda net, y: y / y.amax(),
-    "another order of axes": lambda net, y: y.reshape(y.shape[1], y.shape[0], *y.shape[2:]).transpose(0, 1),
+    "another order of axes": lambda net, y: y.reshape(
+        y.shape[1], y.shape[0], *y.shape[2:]
+    ).transpose(0, 1),
     "batch statistics": lambda net, y: F.batch_norm(y, None, None, training=True),
     "pairs": lambda net, y: (y[:, None] - y[None]).mean(1),
     "cdist": lambda net, y: y + torch.cdist(y.flatten(1), y.flatten(1)).mean(),
-    "index_fill": lambda net, y: y.index_fill(0, torch.zeros(1, dtype=torch.long, device=y.device), 0),
-    "steps of a recurrent network": lambda net, y: net.steps(y.mean((2, 3)).unsqueeze(1))[0].view(-1, 4, 1, 1) * y,
-    "attention": lambda net, y: net.heads(*[y.mean((2, 3)).unsqueeze(1)] * 3)[0].view(-1, 4, 1, 1) * y,
+    "index_fill": lambda net, y: y.index_fill(
+        0, torch.zeros(1, dtype=torch.long, device=y.device), 0
+    ),
+    "steps of a recurrent network": lambda net, y: (
+        net.steps(y.mean((2, 3)).unsqueeze(1))[0].view(-1, 4, 1, 1) * y
+    ),
+    "attention": lambda net, y: (
+        net.heads(*[y.mean((2, 3)).unsqueeze(1)] * 3)[0].view(-1, 4, 1, 1) * y
+    ),
 }
 APART: dict[str, Callable[[Between, Tensor], Tensor]] = {
     "gates": lambda net, y: y * y.mean((2, 3), keepdim=True).sigmoid(),
     "group norm": lambda net, y: F.group_norm(y, 2),
     "layer norm": lambda net, y: F.layer_norm(y, y.shape[1:]),
     "instance norm": lambda net, y: F.instance_norm(y),
-    "attention function": lambda net, y: F.scaled_dot_product_attention(*[y.flatten(2).mT] * 3).mT.reshape(y.shape),
-    "einsum": lambda net, y: torch.einsum("bchw,bdhw->bcd", y, y).mean((1, 2))[:, None, None, None] * y,
+    "attention function": lambda net, y: F.scaled_dot_product_attention(
+        *[y.flatten(2).mT] * 3
+    ).mT.reshape(y.shape),
+    "einsum": lambda net, y: (
+        torch.einsum("bchw,bdhw->bcd", y, y).mean((1, 2))[:, None, None, None] * y
+    ),
     "vector norm": lambda net, y: y / torch.linalg.vector_norm(y, dim=(2, 3), keepdim=True),
     "softmax of cells": lambda net, y: y.flatten(1).softmax(1).view_as(y),
     "fft": lambda net, y: torch.fft.irfft2(torch.fft.rfft2(y), s=y.shape[-2:]),
-    "shuffle": lambda net, y: y.view(y.shape[0], 2, 2, *y.shape[2:]).transpose(1, 2).reshape(y.shape),
-    "heads": lambda net, y: y.reshape(-1, 2, *y.shape[2:]).mean(1, keepdim=True).expand(-1, 2, -1, -1).reshape(y.shape),
+    "shuffle": lambda net, y: (
+        y.view(y.shape[0], 2, 2, *y.shape[2:]).transpose(1, 2).reshape(y.shape)
+    ),
+    "heads": lambda net, y: (
+        y.reshape(-1, 2, *y.shape[2:]).mean(1, keepdim=True).expand(-1, 2, -1, -1).reshape(y.shape)
+    ),
     "topk": lambda net, y: y.topk(1, 1)[0] * y,
     "masks": lambda net, y: torch.where(y > 0, y, torch.zeros_like(y)).masked_fill(y > 1, 0),
     "repeat of channels": lambda net, y: y.repeat(1, 2, 1, 1)[:, :4],
     "pixels": lambda net, y: F.pixel_shuffle(F.pixel_unshuffle(y, 2), 2),
     "resize": lambda net, y: F.interpolate(F.avg_pool2d(y, 2), scale_factor=2.0) * y,
     "local response": lambda net, y: F.local_response_norm(y, 2),
-    "activations": lambda net, y: F.mish(y) + F.logsigmoid(y) + F.hardswish(y) + F.prelu(y, y.new_ones(4)),
-    "steps that are cells": lambda net, y: net.steps(y.flatten(2).permute(2, 0, 1))[0].permute(1, 2, 0).view_as(y),
+    "activations": lambda net, y: (
+        F.mish(y) + F.logsigmoid(y) + F.hardswish(y) + F.prelu(y, y.new_ones(4))
+    ),
+    "steps that are cells": lambda net, y: (
+        net.steps(y.flatten(2).permute(2, 0, 1))[0].permute(1, 2, 0).view_as(y)
+    ),
     "attention among cells": lambda net, y: (
         net.heads(*[y.flatten(2).permute(2, 0, 1)] * 3)[0].permute(1, 2, 0).view_as(y)
     ),

@@ -111,7 +111,10 @@ def test_running_statistics_are_updated_as_often_as_they_run() -> None:
 
 
 def test_norms_that_are_frozen_stay_so() -> None:
-    net, x = awake(nn.Sequential(conv(3, 4, 2), nn.BatchNorm2d(4), conv(4, 4))).train(), image(16, batch=2)
+    net, x = (
+        awake(nn.Sequential(conv(3, 4, 2), nn.BatchNorm2d(4), conv(4, 4))).train(),
+        image(16, batch=2),
+    )
     net[1].eval()
     maps = ss.features(net, "2", input_size=16)
     for model in (maps, copy.deepcopy(maps)):
@@ -165,7 +168,11 @@ class Mixes(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "net", [Mixes(), nn.Sequential(conv(3, 4, 2), nn.BatchNorm2d(4, track_running_stats=False), conv(4, 4))]
+    "net",
+    [
+        Mixes(),
+        nn.Sequential(conv(3, 4, 2), nn.BatchNorm2d(4, track_running_stats=False), conv(4, 4)),
+    ],
 )
 def test_phases_are_refused_where_images_are_mixed(net: nn.Module) -> None:
     with pytest.raises(ss.OperatorError, match="all images of a batch"):
@@ -189,7 +196,9 @@ def test_a_map_as_deep_as_it_is_wide_keeps_its_layout() -> None:
 
 def test_a_sliced_path_looks_where_its_slices_look() -> None:
     """After a removed pool the large path sees one cell where the original sees four."""
-    net = awake(nn.Sequential(conv(3, 4), nn.AvgPool2d(2, 2), conv(4, 4), conv(4, 4, 2), conv(4, 4))).eval()
+    net = awake(
+        nn.Sequential(conv(3, 4), nn.AvgPool2d(2, 2), conv(4, 4), conv(4, 4, 2), conv(4, 4))
+    ).eval()
     sliced, pooled = (
         ss.dual_path(net, L=1, taps="4", sampler=s, input_size=64).feature_info.geometry(1)
         for s in ("slice", "original")

@@ -21,7 +21,9 @@ AT_MOST: dict[str, tuple[int, Callable[[nn.Module], Any]]] = {
 
 
 @pytest.mark.parametrize("call", AT_MOST)
-def test_models_are_recorded_no_more_often_than_needed(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_are_recorded_no_more_often_than_needed(
+    call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     record, count = sys.modules["stridesurgery._trace.record"].record, 0
 
     def counted(*args: Any, **options: Any) -> Any:

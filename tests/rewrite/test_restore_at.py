@@ -20,13 +20,18 @@ def test_maps_after_the_restoring_layer_keep_their_sizes(case: Case) -> None:
     first, later = alone[0], alone[1]
     try:
         fine = ss.eliminate(
-            case.original, L=one_of(report, first), restore_at=one_of(report, later), input_size=case.size
+            case.original,
+            L=one_of(report, first),
+            restore_at=one_of(report, later),
+            input_size=case.size,
         )
     except ss.OperatorError as refusal:
         assert "cannot take a stride on" in str(refusal)  # blur pools, patch merging
         pytest.skip(f"{case.name}: {refusal}")
     except ss.GridError as refusal:  # without padding the border differs by a cell
-        assert case.name in ("inception_v3", "torchvision/alexnet", "torchvision/squeezenet1_1"), refusal
+        assert case.name in ("inception_v3", "torchvision/alexnet", "torchvision/squeezenet1_1"), (
+            refusal
+        )
         pytest.skip(f"{case.name}: {refusal}")
     before = {(c.name, c.times): c.made.shape for c in calls(case.original, case.image)}
     larger = 0
@@ -50,7 +55,9 @@ def test_vgg_as_the_paper_tells() -> None:
     fine = ss.eliminate(vgg, "S1L1", restore_at=3, input_size=300)
     pool = fine.features[5]
     assert type(pool) is torch.nn.MaxPool2d and (pool.kernel_size, pool.stride) == ((4, 4), (4, 4))
-    sizes = [tuple(m.shape[2:]) for m in maps_of(ss.features(fine, input_size=300), image(300)).values()]
+    sizes = [
+        tuple(m.shape[2:]) for m in maps_of(ss.features(fine, input_size=300), image(300)).values()
+    ]
     assert sizes == [(300, 300), (75, 75), (37, 37), (18, 18), (9, 9)]
 
 

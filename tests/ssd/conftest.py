@@ -11,8 +11,21 @@ from examples.ssd import model, synthetic
 from examples.ssd.configurations import find
 
 DATA = os.environ.get("STRIDESURGERY_DATA")
-needs_data = pytest.mark.skipif(DATA is None, reason="STRIDESURGERY_DATA names no folder with images and weights")
-SMALL = ("--backbone", "test_resnet", "--surgery", "S1L0", "--size", "96", "--weights", "none", "--workers", "0")
+needs_data = pytest.mark.skipif(
+    DATA is None, reason="STRIDESURGERY_DATA names no folder with images and weights"
+)
+SMALL = (
+    "--backbone",
+    "test_resnet",
+    "--surgery",
+    "S1L0",
+    "--size",
+    "96",
+    "--weights",
+    "none",
+    "--workers",
+    "0",
+)
 
 
 @cache
@@ -36,5 +49,7 @@ def trained(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from examples.ssd import train
 
     folder = tmp_path_factory.mktemp("run")
-    train.main([*SMALL, "--data", str(shapes), "--out", str(folder), "--epochs", "2", "--batch", "4"])
+    train.main(
+        [*SMALL, "--data", str(shapes), "--out", str(folder), "--epochs", "2", "--batch", "4"]
+    )
     return folder

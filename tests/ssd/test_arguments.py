@@ -36,7 +36,9 @@ from examples.ssd.programs import wanted_device
         "--data nowhere",
     ],
 )
-def test_values_without_a_meaning_are_refused(more: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_values_without_a_meaning_are_refused(
+    more: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as end:
         parse_arguments(["--out", "run", *more.split()])
     assert end.value.code == 2
@@ -57,12 +59,17 @@ def test_a_device_that_does_not_compute_is_refused(name: str, words: str) -> Non
         wanted_device(name)
 
 
-def test_deterministic_tells_cublas_before_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deterministic_tells_cublas_before_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     try:
         with pytest.raises(RequestError, match="name the images"):
             train.main(["--deterministic", "--device", "cpu", "--out", str(tmp_path / "run")])
-        assert torch.are_deterministic_algorithms_enabled() and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        assert (
+            torch.are_deterministic_algorithms_enabled()
+            and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        )
     finally:
         torch.use_deterministic_algorithms(False)
         monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)

@@ -63,7 +63,9 @@ def test_one_wrong_bit_is_told_or_does_no_harm(trained: Path, tmp_path: Path) ->
         ("format", torch.zeros(2)),
     ],
 )
-def test_a_part_of_another_type_is_told(trained: Path, tmp_path: Path, part: str, value: object) -> None:
+def test_a_part_of_another_type_is_told(
+    trained: Path, tmp_path: Path, part: str, value: object
+) -> None:
     content = checkpoint.load(trained / "last.pt")
     torch.save({**content, part: value}, tmp_path / "edited.pt")
     with pytest.raises(CheckpointError):
@@ -72,7 +74,14 @@ def test_a_part_of_another_type_is_told(trained: Path, tmp_path: Path, part: str
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("size", "300"), ("small", 11), ("boxes", ("a",) * 6), ("neck", "none"), ("recipe", None), ("dilated", 1)],
+    [
+        ("size", "300"),
+        ("small", 11),
+        ("boxes", ("a",) * 6),
+        ("neck", "none"),
+        ("recipe", None),
+        ("dilated", 1),
+    ],
 )
 def test_a_configuration_of_another_type_is_told(trained: Path, field: str, value: object) -> None:
     stored = checkpoint.load(trained / "last.pt")["configuration"]
@@ -106,7 +115,9 @@ def test_another_number_of_classes_is_told(trained: Path) -> None:
     with pytest.raises(CheckpointError, match="of another shape, such as heads.scores.0.bias"):
         checkpoint.restore(ssd, content["model"], "it")
     known, asked = Categories((1, 2), ("a", "b")), Categories((1,), ("a",))
-    with pytest.raises(CheckpointError, match=r"knows 2 categories \(a, b\), the annotations have 1"):
+    with pytest.raises(
+        CheckpointError, match=r"knows 2 categories \(a, b\), the annotations have 1"
+    ):
         check_categories(known, asked)
 
 
@@ -128,7 +139,9 @@ def test_class_scores_of_other_categories_are_not_taken(trained: Path) -> None:
         ssd = model.build(known.row, categories.classes)
         told = take_over(ssd, categories, trained / "last.pt")
         same = categories == known.categories
-        assert ("of other categories (disc, square, triangle, ...; now bar, cross, ring, ...)" in told) is not same
+        assert (
+            "of other categories (disc, square, triangle, ...; now bar, cross, ring, ...)" in told
+        ) is not same
         pairs = zip(ssd.heads.scores, known.ssd.heads.scores, strict=True)
         assert all(torch.equal(a.weight, b.weight) is same for a, b in pairs)
         assert torch.equal(ssd.heads.offsets[0].weight, known.ssd.heads.offsets[0].weight)
@@ -159,9 +172,15 @@ def test_weights_that_do_not_fit_are_told(tmp_path: Path) -> None:
     ("content", "words"),
     [
         ([torch.zeros(1)], "but list"),
-        ({"state_dict": {"weight": torch.zeros(1)}, "epoch": 3}, "but state_dict, epoch; save the state_dict alone"),
+        (
+            {"state_dict": {"weight": torch.zeros(1)}, "epoch": 3},
+            "but state_dict, epoch; save the state_dict alone",
+        ),
         ({"weight": torch.zeros(1).to_sparse()}, "no state_dict"),
-        ({"weight": torch.zeros(1, 1, 1, 1), "bias": torch.tensor([torch.nan])}, "bias holds values that are no"),
+        (
+            {"weight": torch.zeros(1, 1, 1, 1), "bias": torch.tensor([torch.nan])},
+            "bias holds values that are no",
+        ),
     ],
 )
 def test_files_without_weights_are_told(tmp_path: Path, content: object, words: str) -> None:
@@ -201,5 +220,9 @@ def test_folded_norms_wake_and_change_nothing() -> None:
     before = net(images)
     assert wake_norms(net, images) == 1 and wake_norms(net, images) == 0
     torch.testing.assert_close(net(images), before, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(net.train()(images), before, rtol=1e-4, atol=1e-4)  # asleep, it would differ
-    assert norm.running_var is not None and not torch.allclose(norm.running_var, torch.ones(8), atol=0.1)
+    torch.testing.assert_close(
+        net.train()(images), before, rtol=1e-4, atol=1e-4
+    )  # asleep, it would differ
+    assert norm.running_var is not None and not torch.allclose(
+        norm.running_var, torch.ones(8), atol=0.1
+    )

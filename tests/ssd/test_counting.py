@@ -11,7 +11,9 @@ def test_a_convolution_counts_its_weights_and_its_bias_once_an_output() -> None:
     assert counting.compute(nn.Conv2d(3, 5, 3, padding=1, bias=False), 4) == outputs * 3 * 9
     assert counting.compute(nn.Conv2d(3, 5, 3, padding=1), 4) == outputs * (3 * 9 + 1)
     assert counting.compute(nn.Conv2d(3, 3, 3, padding=1, groups=3, bias=False), 4) == 3 * 4 * 4 * 9
-    assert counting.compute(nn.Conv2d(3, 5, 3, stride=2, padding=1, bias=False), 4) == 5 * 2 * 2 * 27
+    assert (
+        counting.compute(nn.Conv2d(3, 5, 3, stride=2, padding=1, bias=False), 4) == 5 * 2 * 2 * 27
+    )
 
 
 def test_norms_count_twice_their_input_and_activations_once() -> None:
@@ -48,7 +50,11 @@ def test_shared_weights_count_once_as_parameters_and_as_often_as_they_run() -> N
 def test_the_module_is_left_as_it_was() -> None:
     net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()).train()
     counting.compute(net, 4)
-    assert net.training and next(net.parameters()).device.type == "cpu" and not net[1]._forward_pre_hooks
+    assert (
+        net.training
+        and next(net.parameters()).device.type == "cpu"
+        and not net[1]._forward_pre_hooks
+    )
 
 
 def test_rounding_is_the_papers() -> None:

@@ -25,14 +25,26 @@ CATEGORIES = [{"id": 90, "name": "far"}, {"id": 4, "name": "near"}]
 
 
 def mark(number: int, box: Any, **more: Any) -> dict[str, Any]:
-    return {"id": number, "image_id": 7, "category_id": 90, "bbox": box, "area": 1, "iscrowd": 0, **more}
+    return {
+        "id": number,
+        "image_id": 7,
+        "category_id": 90,
+        "bbox": box,
+        "area": 1,
+        "iscrowd": 0,
+        **more,
+    }
 
 
 def write(folder: Path, marks: list[Any], images: Any = None, categories: Any = None) -> Split:
     (folder / "images").mkdir(exist_ok=True)
     for name in ("a.png", "b.png"):
         Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(folder / "images" / name)
-    content = {"images": images or IMAGES, "annotations": marks, "categories": categories or CATEGORIES}
+    content = {
+        "images": images or IMAGES,
+        "annotations": marks,
+        "categories": categories or CATEGORIES,
+    }
     (folder / "instances.json").write_text(json.dumps(content))
     return Split(folder / "instances.json", folder / "images")
 
@@ -67,7 +79,9 @@ def test_boxes_are_cut_at_the_image_and_left_out_where_nothing_remains(tmp_path:
 
 
 def test_objects_that_a_small_input_loses_are_counted(tmp_path: Path) -> None:
-    found = read(tmp_path, [mark(1, [1, 1, 20, 20]), mark(2, [1, 1, 4, 20]), mark(3, [1, 1, 20, 3])])
+    found = read(
+        tmp_path, [mark(1, [1, 1, 20, 20]), mark(2, [1, 1, 4, 20]), mark(3, [1, 1, 20, 3])]
+    )
     assert found.said(40) == found.said()  # 40 x 30 pixels become 40 x 40
     assert found.said(8).endswith("; 2 objects are narrower than a pixel at 8 x 8, and not learned")
     assert len(Images(found, augment.plain(8))[0].boxes) == 1
@@ -119,7 +133,18 @@ ODD: list[Any] = [
         "\ud800",
         "a" * 5000,
     ),
-    *("..", "a.png/x", [], [1], [None] * 4, [10**400] * 4, [1e300, -1e300, 1e300, 1], [[]], {}, {"id": 1}),
+    *(
+        "..",
+        "a.png/x",
+        [],
+        [1],
+        [None] * 4,
+        [10**400] * 4,
+        [1e300, -1e300, 1e300, 1],
+        [[]],
+        {},
+        {"id": 1},
+    ),
 ]
 
 
@@ -138,7 +163,10 @@ def with_one_odd_value(value: Any) -> Iterator[Any]:
 
 def test_whatever_a_file_holds_it_is_read_or_told(tmp_path: Path) -> None:
     split = write(tmp_path, [mark(1, [1, 2, 10, 10]), mark(2, [5, 5, 5, 5], iscrowd=1)])
-    readings: list[Callable[[], object]] = [lambda: read_annotations(split), lambda: load_truth(split.annotations)]
+    readings: list[Callable[[], object]] = [
+        lambda: read_annotations(split),
+        lambda: load_truth(split.annotations),
+    ]
     outcomes: Counter[str] = Counter()
     for content in with_one_odd_value(json.loads(split.annotations.read_text())):
         split.annotations.write_text(json.dumps(content))
@@ -148,7 +176,9 @@ def test_whatever_a_file_holds_it_is_read_or_told(tmp_path: Path) -> None:
                 outcomes["read"] += 1
             except DataError as told:
                 outcomes["told"] += 1
-                assert str(told).startswith(str(split.annotations)) or "images are not in" in str(told)
+                assert str(told).startswith(str(split.annotations)) or "images are not in" in str(
+                    told
+                )
                 assert len(str(told)) < 400 + len(str(tmp_path))
     assert outcomes["read"] > 100 and outcomes["told"] > 1000
 
@@ -165,7 +195,10 @@ def test_what_is_no_json_is_told(tmp_path: Path, text: str) -> None:
 def test_an_object_of_id_0_is_found(tmp_path: Path) -> None:
     """pycocotools alone takes 0 for no match."""
     truth = load_truth(write(tmp_path, [mark(0, [1, 2, 10, 10])]).annotations)
-    assert evaluate(truth, [{"image_id": 7, "category_id": 90, "bbox": [1, 2, 10, 10], "score": 1}]).ap > 99
+    assert (
+        evaluate(truth, [{"image_id": 7, "category_id": 90, "bbox": [1, 2, 10, 10], "score": 1}]).ap
+        > 99
+    )
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "x/../../secret.png"])
@@ -184,7 +217,10 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"images": [{**IMAGES[0], "file_name": "c.png"}]}, "1 of 1 images are not in .*, the first is 'c.png'"),
+        (
+            {"images": [{**IMAGES[0], "file_name": "c.png"}]},
+            "1 of 1 images are not in .*, the first is 'c.png'",
+        ),
         ({"images": [{**IMAGES[0], "width": 0}]}, r"images\[0\] \(id 7\): 0 x 30 pixels"),
         ({"images": [IMAGES[0], IMAGES[0]]}, r"images\[1\]: id 7 is there twice"),
         ({"categories": [CATEGORIES[0], CATEGORIES[0]]}, r"categories\[1\]: id 90 is there twice"),
@@ -211,7 +247,9 @@ def test_a_folder_that_is_one_set_has_no_second_one(tmp_path: Path, shapes: Path
     assert find_split(tmp_path, "train") == find_split(tmp_path, "val") == flat
     assert find_beside(tmp_path, "val") is None
     assert find_beside(shapes, "val") == find_split(shapes, "val")
-    with pytest.raises(DataError, match="no annotations for train; looked for annotations/instances_train2017.json"):
+    with pytest.raises(
+        DataError, match="no annotations for train; looked for annotations/instances_train2017.json"
+    ):
         find_split(tmp_path / "images", "train")
 
 
@@ -233,7 +271,8 @@ def test_every_kind_of_image_becomes_rgb(tmp_path: Path, mode: str) -> None:
     Image.new(mode, (40, 30)).save(split.images / f"a.{suffix}")
     images = [{**IMAGES[0], "file_name": f"a.{suffix}"}]
     assert Images(
-        read(tmp_path, [], images=images) if suffix == "jpg" else read_annotations(split), augment.for_testing(16)
+        read(tmp_path, [], images=images) if suffix == "jpg" else read_annotations(split),
+        augment.for_testing(16),
     )[0].image.shape == (3, 16, 16)
 
 
@@ -251,15 +290,22 @@ def test_the_program_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFi
 def test_the_plain_transform_scales_boxes_with_the_image(tmp_path: Path) -> None:
     images = Images(read(tmp_path, [mark(1, [10, 6, 20, 12])]), augment.plain(64))
     batch = next(iter(every_image(images, 2, workers=0, pin=False)))
-    assert batch.images.shape == (2, 3, 64, 64) and batch.counts == (1, 0) and batch.positions == (0, 1)
+    assert (
+        batch.images.shape == (2, 3, 64, 64)
+        and batch.counts == (1, 0)
+        and batch.positions == (0, 1)
+    )
     torch.testing.assert_close(batch.boxes, torch.tensor([(0.25, 0.2, 0.75, 0.6)]))
 
 
 def test_augmentation_depends_on_the_ticket_alone(shapes: Path) -> None:
-    images = Images(read_annotations(find_split(shapes, "train")).with_objects(), augment.for_training(64))
+    images = Images(
+        read_annotations(find_split(shapes, "train")).with_objects(), augment.for_training(64)
+    )
     epochs = [Epoch(len(images), 4, seed=1, epoch=0) for _ in range(2)]
     alone, helped = (
-        list(training_batches(images, e, workers, False)) for e, workers in zip(epochs, (0, 2), strict=True)
+        list(training_batches(images, e, workers, False))
+        for e, workers in zip(epochs, (0, 2), strict=True)
     )
     before = torch.get_rng_state()
     images[data.Ticket(0, 5)]
@@ -271,7 +317,9 @@ def test_augmentation_depends_on_the_ticket_alone(shapes: Path) -> None:
 
 
 def test_augmented_boxes_stay_on_their_objects(shapes: Path) -> None:
-    images = Images(read_annotations(find_split(shapes, "train")).with_objects(), augment.for_training(128))
+    images = Images(
+        read_annotations(find_split(shapes, "train")).with_objects(), augment.for_training(128)
+    )
     for seed in range(20):
         sample = images[data.Ticket(seed % len(images), seed)]
         assert len(sample.boxes) == len(sample.labels)
@@ -293,7 +341,12 @@ def test_processes_share_every_batch_and_a_resumed_epoch_goes_on() -> None:
 
 def test_evaluation_shares_lose_no_image(shapes: Path) -> None:
     images = Images(read_annotations(find_split(shapes, "val")), augment.for_testing(16))
-    seen = [p for rank in range(3) for b in every_image(images, 2, 0, False, Share(rank, 3)) for p in b.positions]
+    seen = [
+        p
+        for rank in range(3)
+        for b in every_image(images, 2, 0, False, Share(rank, 3))
+        for p in b.positions
+    ]
     assert sorted(seen) == list(range(8))
 
 

@@ -40,7 +40,9 @@ def test_the_split_networks_predictors_3_to_6_see_what_the_base_networks_see() -
 
 
 def test_concatenation_widens_what_the_paper_widens() -> None:
-    widths = {name: built(f"SSDMnetv1-S1L0-DualPath19-{name}").neck.out_channels for name in ("C", "10-C")}
+    widths = {
+        name: built(f"SSDMnetv1-S1L0-DualPath19-{name}").neck.out_channels for name in ("C", "10-C")
+    }
     assert widths["C"] == (512, 1536, 512, 256, 256, 128)
     assert widths["10-C"] == (512, 1536, 1536, 256, 256, 128)
 
@@ -49,7 +51,11 @@ def test_outputs_and_priors_agree() -> None:
     ssd = built("SSDMnetv1-S1L0")
     with torch.inference_mode():
         offsets, logits = ssd(ssd.prepare(torch.zeros(1, 3, 300, 300, dtype=torch.uint8)))
-    assert offsets.shape == (1, 11650, 4) and logits.shape == (1, 11650, 81) and len(ssd.priors) == 11650
+    assert (
+        offsets.shape == (1, 11650, 4)
+        and logits.shape == (1, 11650, 81)
+        and len(ssd.priors) == 11650
+    )
 
 
 def test_l2_norm_gives_every_cell_its_learned_length() -> None:
@@ -136,27 +142,40 @@ class Tokens(nn.Module):
 
 def test_what_works_on_tokens_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     net = Tokens(layers=12)  # 6176 parameters in the patches, 1056 in each layer
-    assert share_on_tokens(net, ss.features(net, input_size=64), 64) == 12 * 1056 / (6176 + 12 * 1056)
+    assert share_on_tokens(net, ss.features(net, input_size=64), 64) == 12 * 1056 / (
+        6176 + 12 * 1056
+    )
     monkeypatch.setattr(custom, "create", lambda name: Tokens(layers=12))
-    with pytest.raises(RequestError, match=r"67% of it works on tokens, behind the last map .* \(patches\)"):
+    with pytest.raises(
+        RequestError, match=r"67% of it works on tokens, behind the last map .* \(patches\)"
+    ):
         custom.configuration_for("it", None, 64)
     assert custom.configuration_for("it", None, 64, taps=("patches",)).small == ("patches",)
 
 
-def test_a_size_that_does_not_fit_is_told_with_one_that_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RequestError, match="does not run on 100 x 100 pixels. .* such as --size 128"):
+def test_a_size_that_does_not_fit_is_told_with_one_that_may(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(
+        RequestError, match="does not run on 100 x 100 pixels. .* such as --size 128"
+    ):
         custom.configuration_for("hrnet_w18_small", None, 100)
 
 
 def test_a_surgery_makes_boxes_smaller_and_cells_denser() -> None:
     before, after = (custom.configuration_for("test_resnet", s, 96) for s in (None, "S1L0"))
     assert after.sizes[0] < before.sizes[0]
-    steps = [model.true_cells(s, model.map_sizes(s))[0].step for s in (model.build(before), model.build(after))]
+    steps = [
+        model.true_cells(s, model.map_sizes(s))[0].step
+        for s in (model.build(before), model.build(after))
+    ]
     assert steps[0] == (2 * steps[1][0], 2 * steps[1][1])
 
 
 def test_an_unknown_backbone_is_told() -> None:
-    with pytest.raises(RequestError, match="neither timm nor torchvision knows a backbone 'resnet19'"):
+    with pytest.raises(
+        RequestError, match="neither timm nor torchvision knows a backbone 'resnet19'"
+    ):
         custom.configuration_for("resnet19", None, 300)
 
 

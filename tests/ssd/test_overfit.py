@@ -11,7 +11,9 @@ from examples.ssd.custom import configuration_for
 
 
 @pytest.mark.parametrize(("surgery", "dual"), [(None, False), ("S1L0", True)])
-def test_two_images_are_learned_by_heart(shapes: Path, tmp_path: Path, surgery: str | None, dual: bool) -> None:
+def test_two_images_are_learned_by_heart(
+    shapes: Path, tmp_path: Path, surgery: str | None, dual: bool
+) -> None:
     row = configuration_for("test_resnet", surgery, 128, dual=dual)
     with subset(find_split(shapes, "train"), 2) as two:
         passes, ap50 = learn(row, two, "none", passes=100, every=25, folder=tmp_path)
@@ -22,7 +24,9 @@ def test_a_subset_is_of_few_objects_and_no_crowds(tmp_path: Path) -> None:
     images = [{"id": n, "file_name": f"{n}.jpg"} for n in range(5)]
     objects = [*[(0, 0)] * 7, (1, 1), *[(2, 0)] * 6, (3, 0)]  # of which image, and whether a crowd
     marks = [{"image_id": image, "iscrowd": crowd} for image, crowd in objects]
-    (tmp_path / "all.json").write_text(json.dumps({"images": images, "annotations": marks, "categories": []}))
+    (tmp_path / "all.json").write_text(
+        json.dumps({"images": images, "annotations": marks, "categories": []})
+    )
     with subset(Split(tmp_path / "all.json", tmp_path)) as found:
         kept = json.loads(found.annotations.read_text())
     assert [i["id"] for i in kept["images"]] == [2, 3]

@@ -49,7 +49,9 @@ def normalised(part: slice) -> tuple[torch.Tensor, ...]:
     """Outputs and gradients of the input, the weight and the bias, running mean and variance."""
     generator = torch.Generator().manual_seed(0)
     shapes = ((4, 3, 5, 2), (4, 3, 5, 2), (3,), (3,))
-    x, wanted, weight, bias = (torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes)
+    x, wanted, weight, bias = (
+        torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes
+    )
     leaves = [v.requires_grad_() for v in (x[part].clone(), weight, bias)]
     mean, variance = torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
     y = F.batch_norm(leaves[0], mean, variance, leaves[1], leaves[2], training=True)
@@ -68,11 +70,24 @@ def they_agree(everyone: Processes) -> None:
 
 
 def training(everyone: Processes, out: Path, shapes: Path, *more: str) -> None:
-    recipe = ["--epochs", "1", "--batch", "4", "--lr", "0.005", "--eval-every", "0", "--data", str(shapes)]
+    recipe = [
+        "--epochs",
+        "1",
+        "--batch",
+        "4",
+        "--lr",
+        "0.005",
+        "--eval-every",
+        "0",
+        "--data",
+        str(shapes),
+    ]
     train.train(parse_arguments([*SMALL, *recipe, "--out", str(out), *more]), everyone, Stop())
 
 
-def a_run_goes_on_from_the_first_ones_checkpoint(everyone: Processes, folder: Path, shapes: Path) -> None:
+def a_run_goes_on_from_the_first_ones_checkpoint(
+    everyone: Processes, folder: Path, shapes: Path
+) -> None:
     training(everyone, folder / "whole", shapes)
     training(everyone, folder / "part", shapes, "--max-steps", "2")
     with pytest.raises(RequestError, match="another run than the first: --seed 0"):
@@ -81,7 +96,9 @@ def a_run_goes_on_from_the_first_ones_checkpoint(everyone: Processes, folder: Pa
         training(everyone, folder / "part", shapes)
     training(everyone, folder / "part", shapes, "--resume")
     if everyone.first:
-        whole, part = (checkpoint.load(folder / name / "last.pt")["model"] for name in ("whole", "part"))
+        whole, part = (
+            checkpoint.load(folder / name / "last.pt")["model"] for name in ("whole", "part")
+        )
         assert all(torch.equal(whole[key], part[key]) for key in whole)
         tables = [(folder / name / "evaluation.csv").read_text() for name in ("whole", "part")]
         assert tables[0] == tables[1]
@@ -89,7 +106,9 @@ def a_run_goes_on_from_the_first_ones_checkpoint(everyone: Processes, folder: Pa
         assert not folder.exists()
 
 
-def one_that_cannot_read_an_image_stops_all(everyone: Processes, folder: Path, shapes: Path) -> None:
+def one_that_cannot_read_an_image_stops_all(
+    everyone: Processes, folder: Path, shapes: Path
+) -> None:
     """In the third step, and the second one's image."""
     tickets = list(Epoch(16, 4, seed=0, epoch=0, share=Share(1, 2)))[2]
     data = folder / "shapes"

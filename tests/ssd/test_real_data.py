@@ -75,7 +75,9 @@ def test_shufflenets_weights_see_the_pixels_that_they_learned_from(data: Path) -
     backbone = load_backbone(SHUFFLENET, str(path))
     published = ShuffleNetV2()
     published.load_state_dict(read(path))
-    images = Images(read_annotations(find_split(data / "coco_public", "val")), augment.for_testing(224))
+    images = Images(
+        read_annotations(find_split(data / "coco_public", "val")), augment.for_testing(224)
+    )
     pixels = torch.stack([images[i].image for i in range(16)]).float() / 255
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (backbone.mean, backbone.std))
     ratios: list[float] = []
@@ -100,13 +102,33 @@ def cars(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short run on aerial photographs, from ImageNet weights."""
     out = tmp_path_factory.mktemp("cars")
     [weights] = (data / "weights").glob("mobilenet_v1_100_imagenet*")
-    recipe = ["--epochs", "1", "--batch", "4", "--max-steps", "4", "--log-every", "1", "--workers", "0"]
-    where = ["--data", str(data / "smallobj/aerial_cars"), "--out", str(out), "--weights", str(weights)]
+    recipe = [
+        "--epochs",
+        "1",
+        "--batch",
+        "4",
+        "--max-steps",
+        "4",
+        "--log-every",
+        "1",
+        "--workers",
+        "0",
+    ]
+    where = [
+        "--data",
+        str(data / "smallobj/aerial_cars"),
+        "--out",
+        str(out),
+        "--weights",
+        str(weights),
+    ]
     train.main(["--config", "SSDMnetv1-Anchor10", *where, *recipe])
     return out
 
 
-def test_training_on_small_objects_logs_its_curve(cars: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_on_small_objects_logs_its_curve(
+    cars: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with (cars / "training.csv").open(newline="") as table:
         rows = list(csv.DictReader(table))
     assert [int(r["step"]) for r in rows] == [0, 1, 2, 3]
@@ -115,7 +137,9 @@ def test_training_on_small_objects_logs_its_curve(cars: Path, capsys: pytest.Cap
 
 def test_small_objects_are_evaluated_and_drawn(data: Path, cars: Path, tmp_path: Path) -> None:
     folder = data / "smallobj/aerial_cars/val"
-    evaluate.main([str(cars / "last.pt"), "--data", str(folder), "--out", str(tmp_path), "--workers", "0"])
+    evaluate.main(
+        [str(cars / "last.pt"), "--data", str(folder), "--out", str(tmp_path), "--workers", "0"]
+    )
     assert (tmp_path / "summary.json").is_file()
     image = sorted((folder / "images").iterdir())[0]
     detect.main([str(cars / "last.pt"), str(image), "--out", str(tmp_path), "--threshold", "0"])
@@ -148,7 +172,9 @@ def untrained(coco: Split, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         ssd = model.build(find(name), categories.classes)
         weights = weights or ssd.state_dict()
         paths[name] = folder / f"{name}.pt"
-        checkpoint.save(paths[name], {**checkpoint.described(find(name), categories), "model": weights})
+        checkpoint.save(
+            paths[name], {**checkpoint.described(find(name), categories), "model": weights}
+        )
     return paths
 
 
@@ -158,11 +184,26 @@ def test_what_coco_says_is_perfect(data: Path) -> None:
     truth = load_truth(split.annotations)
     found = [{**a, "score": 1.0} for a in truth.dataset["annotations"] if not a["iscrowd"]]
     summary = evaluate.evaluated(split, found)
-    assert summary.images == 452 and summary.ap == pytest.approx(100) and summary.ar_small == pytest.approx(100)
+    assert (
+        summary.images == 452
+        and summary.ap == pytest.approx(100)
+        and summary.ar_small == pytest.approx(100)
+    )
 
 
-def test_cocos_images_are_evaluated(coco: Split, untrained: dict[str, Path], tmp_path: Path) -> None:
-    where = ["--json", str(coco.annotations), "--images", str(coco.images), "--out", str(tmp_path), "--workers", "0"]
+def test_cocos_images_are_evaluated(
+    coco: Split, untrained: dict[str, Path], tmp_path: Path
+) -> None:
+    where = [
+        "--json",
+        str(coco.annotations),
+        "--images",
+        str(coco.images),
+        "--out",
+        str(tmp_path),
+        "--workers",
+        "0",
+    ]
     evaluate.main([str(untrained["SSDMnetv1"]), *where])
     found = json.loads((tmp_path / "detections.json").read_text())
     sizes = {r.id: (r.width, r.height) for r in read_annotations(coco).records}
@@ -177,15 +218,29 @@ def test_two_networks_are_drawn_side_by_side_on_cocos_images(
     coco: Split, untrained: dict[str, Path], tmp_path: Path
 ) -> None:
     images = [r.path for r in read_annotations(coco).records[:3]]
-    detect.main([*map(str, untrained.values()), *map(str, images), "--threshold", "0.012", "--out", str(tmp_path)])
+    detect.main(
+        [
+            *map(str, untrained.values()),
+            *map(str, images),
+            "--threshold",
+            "0.012",
+            "--out",
+            str(tmp_path),
+        ]
+    )
     for path in images:
         with Image.open(path) as photograph, Image.open(tmp_path / path.name) as drawing:
             assert drawing.size == (2 * photograph.width, photograph.height)
-            halves = drawing.crop((0, 0, *photograph.size)), drawing.crop((photograph.width, 0, *drawing.size))
+            halves = (
+                drawing.crop((0, 0, *photograph.size)),
+                drawing.crop((photograph.width, 0, *drawing.size)),
+            )
             assert all(changed(half, photograph) > 0.01 for half in halves)
 
 
 def changed(drawing: Image.Image, photograph: Image.Image) -> float:
     """The share of pixels that differ by more than JPEG would change them."""
-    difference = np.abs(np.asarray(drawing, np.int16) - np.asarray(photograph.convert("RGB"), np.int16))
+    difference = np.abs(
+        np.asarray(drawing, np.int16) - np.asarray(photograph.convert("RGB"), np.int16)
+    )
     return float((difference.max(axis=2) > 60).mean())

@@ -16,13 +16,17 @@ from examples.ssd.options import Options
 from examples.ssd.processes import Processes
 
 ALONE = Processes(Share(), torch.device("cpu"))
-RECORDS = tuple(Record(n, Path(f"/data/{n}.jpg"), 8, 8, ((0.0, 0.0, 4.0, 4.0),), (1,)) for n in (1, 2, 3))
+RECORDS = tuple(
+    Record(n, Path(f"/data/{n}.jpg"), 8, 8, ((0.0, 0.0, 4.0, 4.0),), (1,)) for n in (1, 2, 3)
+)
 IMAGES = Annotations(RECORDS, Categories((1, 2), ("a", "b")), {})
 FREE = {"workers", "log_every", "max_steps"}  # nothing that a step computes depends on them
 
 
 def other(value: Any) -> Any:
-    return not value if isinstance(value, bool) else "bf16" if value == "off" else (value or 0) + 0.5
+    return (
+        not value if isinstance(value, bool) else "bf16" if value == "off" else (value or 0) + 0.5
+    )
 
 
 def test_every_option_that_decides_a_step_is_recorded() -> None:
@@ -63,20 +67,28 @@ def test_what_changes_the_result_is_refused_and_the_rest_told(trained: Path) -> 
         if option in resuming.MAY_CHANGE:
             assert f"{option} " in (resuming.differences(*same, now) or "")
         else:
-            with pytest.raises(CheckpointError, match=rf"{option} .*\(now another\); resume with .* --init-from"):
+            with pytest.raises(
+                CheckpointError, match=rf"{option} .*\(now another\); resume with .* --init-from"
+            ):
                 resuming.differences(*same, now)
 
 
 def test_another_detector_or_no_run_is_told(trained: Path) -> None:
     path = trained / "last.pt"
     content = checkpoint.load(path)
-    row, categories, run = checkpoint.configuration_in(content), checkpoint.categories_in(content), content["run"]
+    row, categories, run = (
+        checkpoint.configuration_in(content),
+        checkpoint.categories_in(content),
+        content["run"],
+    )
     with pytest.raises(CheckpointError, match=r"another detector, with surgery S1L0 \(now S1L3\)"):
         resuming.differences(path, content, replace(row, surgery="S1L3"), categories, run)
     with pytest.raises(CheckpointError, match="of 7 classes with the background, the data has 2"):
         resuming.differences(path, content, row, Categories((1,), ("a",)), run)
     with pytest.raises(CheckpointError, match="weights only"):
-        resuming.differences(path, {k: v for k, v in content.items() if k != "optimiser"}, row, categories, run)
+        resuming.differences(
+            path, {k: v for k, v in content.items() if k != "optimiser"}, row, categories, run
+        )
     with pytest.raises(CheckpointError, match="does not say how its run was started"):
         resuming.differences(path, {**content, "run": {}}, row, categories, run)
 
@@ -84,5 +96,7 @@ def test_another_detector_or_no_run_is_told(trained: Path) -> None:
 def test_processes_of_different_runs_are_told() -> None:
     run = resuming.facts(Recipe(), Options(), IMAGES, ALONE)
     resuming.check_alike([run, run])
-    with pytest.raises(RequestError, match=r"process 1 is of another run than the first: --seed 0 \(now 1\)"):
+    with pytest.raises(
+        RequestError, match=r"process 1 is of another run than the first: --seed 0 \(now 1\)"
+    ):
         resuming.check_alike([run, {**run, "--seed": 1}])

@@ -34,9 +34,15 @@ def test_the_explained_figures() -> None:
     assert counting.two_decimals((counted + pool1_input) / 1e9) == 128.98
     for figure in ("128.97", "128.98", "129.0", "128.9,"):
         assert figure in tables.EXPLAINED["SSD-VGG16-S1L2"]
-    assert tables.as_printed(counting.parameters(built("SSD-VGG16-S1L2")) / 1e6) == TABLE_2["SSD-VGG16-S1L2"].params
+    assert (
+        tables.as_printed(counting.parameters(built("SSD-VGG16-S1L2")) / 1e6)
+        == TABLE_2["SSD-VGG16-S1L2"].params
+    )
     assert counting.to_one_decimal(compute("PeleeNet")) == TABLE_3["PeleeNet"].compute
-    assert tables.as_printed(counting.parameters(model.build(find("PeleeNet"), 21)) / 1e6) == TABLE_3["PeleeNet"].params
+    assert (
+        tables.as_printed(counting.parameters(model.build(find("PeleeNet"), 21)) / 1e6)
+        == TABLE_3["PeleeNet"].params
+    )
 
 
 @pytest.mark.parametrize("delta", DELTAS, ids=lambda d: d.row)
@@ -45,7 +51,10 @@ def test_the_texts_differences_come_out(delta) -> None:
         digits = len(str(delta.compute).partition(".")[2])
         assert round(compute(delta.row) - compute(delta.base), digits) == delta.compute
     if delta.params is not None:
-        sizes = [counting.two_decimals(counting.parameters(built(n)) / 1e6) for n in (delta.row, delta.base)]
+        sizes = [
+            counting.two_decimals(counting.parameters(built(n)) / 1e6)
+            for n in (delta.row, delta.base)
+        ]
         assert round(sizes[0] - sizes[1], 1) == delta.params
 
 
@@ -82,15 +91,31 @@ def test_a_larger_input_that_costs_what_s1l0_costs() -> None:
 
 
 def test_the_split_paths_add_no_parameter() -> None:
-    assert counting.parameters(built("SSDMnetv1-S1L0-DualPath19-10-S")) == counting.parameters(built("SSDMnetv1"))
+    assert counting.parameters(built("SSDMnetv1-S1L0-DualPath19-10-S")) == counting.parameters(
+        built("SSDMnetv1")
+    )
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     tables.main(["--rows", "SSDMnetv1", "--json"])
     [base] = json.loads(capsys.readouterr().out)
-    assert list(base) == ["row", "params", "gmacs", "feature_maps", "priors", "paper_params_m", "paper_gflops"]
-    assert base["row"] == "SSDMnetv1" and base["feature_maps"][0] == [19, 19] and base["paper_gflops"] == 2.5
-    assert base["gmacs"] != round(base["gmacs"], 2) and base["params"] == counting.parameters(built("SSDMnetv1"))
+    assert list(base) == [
+        "row",
+        "params",
+        "gmacs",
+        "feature_maps",
+        "priors",
+        "paper_params_m",
+        "paper_gflops",
+    ]
+    assert (
+        base["row"] == "SSDMnetv1"
+        and base["feature_maps"][0] == [19, 19]
+        and base["paper_gflops"] == 2.5
+    )
+    assert base["gmacs"] != round(base["gmacs"], 2) and base["params"] == counting.parameters(
+        built("SSDMnetv1")
+    )
 
 
 def test_the_text_has_the_papers_figures_beside(capsys: pytest.CaptureFixture[str]) -> None:

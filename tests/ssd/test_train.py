@@ -25,7 +25,18 @@ ROOT = Path(__file__).parents[2]
 
 
 def arguments(shapes: Path, out: Path, *more: str) -> list[str]:
-    short = ["--epochs", "3", "--batch", "4", "--log-every", "1", "--eval-every", "0", "--lr", "0.005"]
+    short = [
+        "--epochs",
+        "3",
+        "--batch",
+        "4",
+        "--log-every",
+        "1",
+        "--eval-every",
+        "0",
+        "--lr",
+        "0.005",
+    ]
     return [*SMALL, *short, "--train-json", str(shapes / "annotations/instances_train2017.json"), "--train-images",
             str(shapes / "train2017"), "--out", str(out), *more]  # fmt: skip
 
@@ -57,7 +68,9 @@ def test_a_stopped_run_ends_with_the_same_weights_and_losses(
 ) -> None:
     train.main(arguments(shapes, tmp_path, "--ema", "0.9", "--max-steps", str(steps)))
     assert len(rows(tmp_path)) == 1 + steps
-    train.main(arguments(shapes, tmp_path, "--ema", "0.9", "--max-steps", "2", "--resume"))  # already passed
+    train.main(
+        arguments(shapes, tmp_path, "--ema", "0.9", "--max-steps", "2", "--resume")
+    )  # already passed
     assert len(rows(tmp_path)) == 1 + steps
     train.main(arguments(shapes, tmp_path, "--ema", "0.9", "--resume"))
     assert_same(weights(tmp_path), weights(uninterrupted))
@@ -83,7 +96,9 @@ def wait_for_steps(folder: Path, count: int, process: subprocess.Popen) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_killed_run_resumes(shapes: Path, uninterrupted: Path, tmp_path: Path, number: signal.Signals) -> None:
+def test_a_killed_run_resumes(
+    shapes: Path, uninterrupted: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     """After SIGTERM from the step that ran, after SIGKILL from the last whole epoch."""
     command = program(*arguments(shapes, tmp_path, "--ema", "0.9"))
     process = subprocess.Popen(
@@ -103,9 +118,18 @@ def test_two_processes_equal_one(shapes: Path, tmp_path: Path) -> None:
     both, one = tmp_path / "both", tmp_path / "one"
     common = ("--sync-norms", "--epochs", "1", "--lr", "0.0002")
     train.main(arguments(shapes, one, *common))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
     command = [*launcher, "-m", "examples.ssd.train", *arguments(shapes, both, *common)]
-    done = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     for key, value in weights(one).items():
         torch.testing.assert_close(weights(both)[key], value, rtol=1e-3, atol=1e-3, msg=key)
@@ -145,7 +169,10 @@ def test_an_image_that_does_not_decode_costs_no_step(
     victim = data / "train2017/000003.jpg"
     whole = victim.read_bytes()
     victim.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(TrainingError, match=r"000003\.jpg does not decode: .* holds the run up to step \d: once this"):
+    with pytest.raises(
+        TrainingError,
+        match=r"000003\.jpg does not decode: .* holds the run up to step \d: once this",
+    ):
         train.main(arguments(data, out, "--ema", "0.9", "--resume", "--workers", workers))
     reached = checkpoint.load(out / "last.pt")
     assert 4 * reached["epoch"] + reached["step"] == len(rows(out)) - 1 >= 5
@@ -154,13 +181,28 @@ def test_an_image_that_does_not_decode_costs_no_step(
     assert_same(weights(out), weights(uninterrupted))
 
 
-def test_an_evaluation_that_was_cut_off_is_made_up_for_once(shapes: Path, trained: Path, tmp_path: Path) -> None:
+def test_an_evaluation_that_was_cut_off_is_made_up_for_once(
+    shapes: Path, trained: Path, tmp_path: Path
+) -> None:
     again = tmp_path / "run"
     shutil.copytree(trained, again)
     table = again / "evaluation.csv"
     whole = table.read_text()
-    assert [line.split(",")[:2] for line in whole.splitlines()[1:]] == [["7", "2"]]  # the last step and epoch
-    command = [*SMALL, "--data", str(shapes), "--out", str(again), "--epochs", "2", "--batch", "4", "--resume"]
+    assert [line.split(",")[:2] for line in whole.splitlines()[1:]] == [
+        ["7", "2"]
+    ]  # the last step and epoch
+    command = [
+        *SMALL,
+        "--data",
+        str(shapes),
+        "--out",
+        str(again),
+        "--epochs",
+        "2",
+        "--batch",
+        "4",
+        "--resume",
+    ]
     for cut_off in ("", whole[:-9]):
         table.write_text(cut_off)
         train.main(command)
@@ -169,7 +211,9 @@ def test_an_evaluation_that_was_cut_off_is_made_up_for_once(shapes: Path, traine
     assert table.read_text() == whole
 
 
-def test_faults_of_the_validation_set_are_told_before_the_first_step(shapes: Path, tmp_path: Path) -> None:
+def test_faults_of_the_validation_set_are_told_before_the_first_step(
+    shapes: Path, tmp_path: Path
+) -> None:
     content = json.loads((shapes / "annotations/instances_val2017.json").read_text())
     del content["annotations"][-1]["area"]
     (tmp_path / "val.json").write_text(json.dumps(content))
@@ -181,7 +225,9 @@ def test_faults_of_the_validation_set_are_told_before_the_first_step(shapes: Pat
 
 def test_resuming_something_else_is_told(shapes: Path, trained: Path) -> None:
     before = (trained / "last.pt").read_bytes()
-    with pytest.raises(CheckpointError, match=r"--epochs 2 \(now 3\), --seed 0 \(now 1\); resume with"):
+    with pytest.raises(
+        CheckpointError, match=r"--epochs 2 \(now 3\), --seed 0 \(now 1\); resume with"
+    ):
         train.main([*arguments(shapes, trained, "--resume", "--seed", "1")])
     with pytest.raises(CheckpointError, match="there is no checkpoint"):
         train.main([*arguments(shapes, trained / "nothing", "--resume")])
@@ -193,7 +239,18 @@ def test_resuming_something_else_is_told(shapes: Path, trained: Path) -> None:
 def test_starting_from_another_detector(
     shapes: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train.main(arguments(shapes, tmp_path, "--init-from", str(trained / "last.pt"), "--max-steps", "1", "--lr", "0"))
+    train.main(
+        arguments(
+            shapes,
+            tmp_path,
+            "--init-from",
+            str(trained / "last.pt"),
+            "--max-steps",
+            "1",
+            "--lr",
+            "0",
+        )
+    )
     assert "tensors taken from" in capsys.readouterr().out
     key = "heads.scores.0.weight"
     assert torch.equal(weights(tmp_path)[key], weights(trained)[key])
@@ -227,7 +284,10 @@ def test_the_schedule_by_hand() -> None:
     recipe = Recipe(learning_rate=1.0, epochs=14, warmup=4)
     rates = [learning_rate(recipe, epoch) for epoch in (0, 1, 3, 4, 9, 14)]
     torch.testing.assert_close(rates, [0.2, 0.4, 0.8, 1.0, 0.5, 0.0])
-    assert learning_rate(ROWS["SSD-VGG16"].recipe, 5) == 4e-3 and learning_rate(ROWS["SSDMnetv1"].recipe, 0) == 1e-3
+    assert (
+        learning_rate(ROWS["SSD-VGG16"].recipe, 5) == 4e-3
+        and learning_rate(ROWS["SSDMnetv1"].recipe, 0) == 1e-3
+    )
 
 
 def test_the_average_by_hand() -> None:

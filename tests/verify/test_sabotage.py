@@ -24,7 +24,11 @@ class Answers(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.norm, self.down = nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, 2, 1)
+        self.stem, self.norm, self.down = (
+            nn.Conv2d(3, 8, 3, 2, 1),
+            nn.BatchNorm2d(8),
+            nn.Conv2d(8, 8, 3, 2, 1),
+        )
         self.left, self.right = nn.Conv2d(8, 8, 3, 1, 1), nn.Conv2d(8, 8, 3, 1, 1)
         self.act, self.pool = nn.ReLU(), nn.MaxPool2d(3, 2, 1)
         self.register_buffer("gain", torch.full((1,), 2.0), persistent=False)
@@ -142,7 +146,9 @@ def counting_in(norm: nn.Module) -> None:
 
 def counting(net: nn.Module) -> None:
     """Move a statistic in eval mode."""
-    net.norm.register_forward_pre_hook(lambda module, args: module.running_mean.add_(1e-9 + 1) and None)
+    net.norm.register_forward_pre_hook(
+        lambda module, args: module.running_mean.add_(1e-9 + 1) and None
+    )
 
 
 def in_graphs(name: str, change: Callable[[fx.Node], None]) -> Spoil:
@@ -150,7 +156,9 @@ def in_graphs(name: str, change: Callable[[fx.Node], None]) -> Spoil:
 
     def spoil(net: Any) -> None:
         for graph in set(net.graphs.values()):
-            change(next(n for n in graph.nodes if str(getattr(n.target, "__name__", n.target)) == name))
+            change(
+                next(n for n in graph.nodes if str(getattr(n.target, "__name__", n.target)) == name)
+            )
         net.graph = net.graphs[net.training]
 
     return spoil
@@ -162,7 +170,9 @@ def in_train_graph(net: Any) -> None:
 
 
 def in_train_mode(net: nn.Module) -> None:
-    net.left.register_forward_hook(lambda module, args, result: result * (2 if module.training else 1))
+    net.left.register_forward_hook(
+        lambda module, args, result: result * (2 if module.training else 1)
+    )
 
 
 class Fixed(nn.Module):
@@ -356,12 +366,16 @@ def test_spoilt_models_fail_with_the_place(name: str) -> None:
 
 @pytest.mark.parametrize("build", [answers, vit, resnet, levels])
 @pytest.mark.parametrize("options", [{}, {"form": "graph"}, {"dilate": True}])
-def test_what_nobody_spoilt_is_verified_and_left_alone(build: Callable[[], nn.Module], options: dict[str, Any]) -> None:
+def test_what_nobody_spoilt_is_verified_and_left_alone(
+    build: Callable[[], nn.Module], options: dict[str, Any]
+) -> None:
     net, fine = operated(Case(build, stale, "", {"stride": 8 if build is vit else 1, **options}))
     before = snapshot(net), snapshot(fine)
     found = ss.verify(net, fine)
     assert not unchanged(before[0], net) and not unchanged(before[1], fine)
-    assert found.outputs and all(check.error is not None and check.error < 1e-5 for check in found.outputs)
+    assert found.outputs and all(
+        check.error is not None and check.error < 1e-5 for check in found.outputs
+    )
     assert f"{len(found.outputs)} tensors equal" in str(found)
 
 
@@ -383,7 +397,9 @@ def test_what_is_not_compared_is_named() -> None:
     draws = iter(range(100))
     plain = fine.forward
     fine.forward = lambda x: (torch.manual_seed(next(draws)), plain(x))[1]
-    assert "output['noise']: not compared: the model draws random numbers" in str(ss.verify(net, fine))
+    assert "output['noise']: not compared: the model draws random numbers" in str(
+        ss.verify(net, fine)
+    )
 
 
 def test_a_model_without_weights_is_refused() -> None:
@@ -404,7 +420,9 @@ def test_stale_records_of_maps_are_found(maps: str) -> None:
     given.feature_info = ss.FeatureInfo((replace(old[0], reduction=(7, 7)), *old[1:]))
     with pytest.raises(ss.GridError, match="act1 the reduction"):
         ss.verify(net, given)
-    given.feature_info = ss.FeatureInfo((replace(old[0], geometry=replace(old[0].geometry, offset=(9, 9))), *old[1:]))
+    given.feature_info = ss.FeatureInfo(
+        (replace(old[0], geometry=replace(old[0].geometry, offset=(9, 9))), *old[1:])
+    )
     with pytest.raises(ss.GridError, match="act1 .*offset"):
         ss.verify(net, given)
 
@@ -416,7 +434,9 @@ def test_spoilt_models_that_return_maps_fail(maps: str, spoil: Spoil) -> None:
     fine = ss.eliminate(net, "S1L0", input_size=SIZE)
     given = ss.features(fine, **MAPS) if maps == "features" else ss.dual_path(net, "S1L0", **MAPS)
     spoil(given)
-    with pytest.raises(ss.SurgeryError, match="map act1|map small|running_mean|changes its buffer|conv1"):
+    with pytest.raises(
+        ss.SurgeryError, match="map act1|map small|running_mean|changes its buffer|conv1"
+    ):
         ss.verify(net, given)
 
 

@@ -16,7 +16,10 @@ PATHS: list[tuple[str, dict[str, Any]]] = [
     ("mobilenetv1_100", {"S": "S1L0", "taps": (11, 13), "combine": "concat"}),
     ("resnet18d", {"S": 2, "sampler": "original"}),
     ("resnetblur18", {"L": "layer4.0.aa", "sampler": "original"}),
-    ("seresnet18", {"L": (0, 6), "dilate": True, "taps": {"small": ("act1", "layer3"), "large": "layer2"}}),
+    (
+        "seresnet18",
+        {"L": (0, 6), "dilate": True, "taps": {"small": ("act1", "layer3"), "large": "layer2"}},
+    ),
     ("tf_efficientnet_b0", {"S": 1, "axis": "w"}),
     ("convnextv2_atto", {"S": 1, "stride": 2}),
 ]
@@ -30,7 +33,9 @@ def test_both_paths_are_found_to_be_their_networks(name: str, options: dict[str,
     assert {check.name.partition(".")[0] for check in found.maps} == {"small", "large"}
     for check in found.maps:
         assert check.error is not None and check.error < 1e-5, check
-        assert ("the original's" in check.what) == (check.name.startswith("large") or "dilate" in options), check
+        assert ("the original's" in check.what) == (
+            check.name.startswith("large") or "dilate" in options
+        ), check
     assert all(f"map      {check.name}: equals" in str(found) for check in found.maps)
 
 
@@ -39,7 +44,11 @@ class Rows(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.norm, self.last = nn.Conv2d(3, 8, 4, 4), nn.LayerNorm(8), nn.Conv2d(8, 8, 3, 1, 1)
+        self.stem, self.norm, self.last = (
+            nn.Conv2d(3, 8, 4, 4),
+            nn.LayerNorm(8),
+            nn.Conv2d(8, 8, 3, 1, 1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.norm(self.stem(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
@@ -69,7 +78,9 @@ def test_maps_of_an_operated_model(options: dict[str, Any]) -> None:
 
 def test_what_cannot_be_compared_is_said_with_the_way_out() -> None:
     net = create("torchvision/squeezenet1_1")
-    found = ss.verify(net, ss.dual_path(net, "S1L1", taps=("features.0", "features.4"), input_size=64))
+    found = ss.verify(
+        net, ss.dual_path(net, "S1L1", taps=("features.0", "features.4"), input_size=64)
+    )
     assert [check.name for check in found.maps if check.error is None] == ["large.features.4"]
     assert "large.features.4: not compared" in str(found) and "sampler='original'" in str(found)
     cut = ss.features(ss.eliminate(net, S=2, input_size=64), "features.0", input_size=64)
@@ -121,7 +132,10 @@ def swapped(both: nn.Module) -> None:
     """Two maps of one size change places."""
     output = next(n for n in both.graph.nodes if n.op == "output")
     maps = dict(output.args[0])
-    maps["small.layer2"], maps["large.layer1.1.bn1"] = maps["large.layer1.1.bn1"], maps["small.layer2"]
+    maps["small.layer2"], maps["large.layer1.1.bn1"] = (
+        maps["large.layer1.1.bn1"],
+        maps["small.layer2"],
+    )
     output.args = (maps,)
     both.graph = both.graph
 
@@ -151,4 +165,6 @@ def test_neither_model_is_changed() -> None:
     before, state = snapshot(net), {key: value.clone() for key, value in both.state_dict().items()}
     ss.verify(net, both)
     assert not unchanged(before, net)
-    assert both.training and all(torch.equal(value, state[key]) for key, value in both.state_dict().items())
+    assert both.training and all(
+        torch.equal(value, state[key]) for key, value in both.state_dict().items()
+    )

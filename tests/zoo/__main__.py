@@ -14,9 +14,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.zoo", description=__doc__)
     parser.add_argument("--out", type=Path, default=ROWS, help="the cache, one line a model")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page to write")
-    parser.add_argument("--only", nargs="+", default=(), metavar="NAME", help="these models, whatever rows they have")
-    parser.add_argument("--numbers", type=float, default=SMALL, metavar="M", help="numbers up to M million parameters")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no model after so long")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help="these models, whatever rows they have",
+    )
+    parser.add_argument(
+        "--numbers",
+        type=float,
+        default=SMALL,
+        metavar="M",
+        help="numbers up to M million parameters",
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=float("inf"), help="start no model after so long"
+    )
     options = parser.parse_args()
     rows = sweep(options.out, only=options.only, minutes=options.minutes, limit=options.numbers)
     write_page(rows, options.page, limit=options.numbers)

@@ -40,7 +40,9 @@ def compare(model: nn.Module, report: Report, witness: Witness) -> Comparison:
         if len(events[path]) == len(layers[path]):
             continue
         why = _reason(path, layers[path], events[path], witness, modules)
-        (accounted if why else unexplained).append(why or _difference(path, layers[path], events[path]))
+        (accounted if why else unexplained).append(
+            why or _difference(path, layers[path], events[path])
+        )
     return Comparison(len(witness.events), len(strided), tuple(accounted), tuple(unexplained))
 
 
@@ -53,11 +55,20 @@ def _owner(path: str, layers: dict[str, list[Layer]]) -> str:
 
 
 def _reason(
-    path: str, layers: list[Layer], events: list[Event], witness: Witness, modules: dict[str, nn.Module]
+    path: str,
+    layers: list[Layer],
+    events: list[Event],
+    witness: Witness,
+    modules: dict[str, nn.Module],
 ) -> str | None:
     kinds = sorted({event.operator for event in events})
     calls = f"{len(events)} x {', '.join(kinds)}"
-    if layers and len(events) > len(layers) and len(kinds) == 1 and len({e.after for e in events}) == 1:
+    if (
+        layers
+        and len(events) > len(layers)
+        and len(kinds) == 1
+        and len({e.after for e in events}) == 1
+    ):
         return f"{calls} make up {len(layers)} layer in {path} ({type(modules[path]).__name__})"
     if layers:
         return None
@@ -65,7 +76,9 @@ def _reason(
         return f"{calls} in {path}: pools to a fixed size"
     if all(len(event.axes) == 1 and max(event.axes) == len(event.before) - 1 for event in events):
         return f"{calls} in {path}: along one axis, the last"
-    if kinds == ["unfold"] and all(math.prod(event.after) >= math.prod(event.before) for event in events):
+    if kinds == ["unfold"] and all(
+        math.prod(event.after) >= math.prod(event.before) for event in events
+    ):
         return f"{calls} in {path}: overlapping windows, which drop no cell"
     keeper = witness.keeper(path)
     if keeper is not None:

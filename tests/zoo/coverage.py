@@ -59,7 +59,9 @@ def page(rows: Sequence[Row], key: str, limit: float, missing: Sequence[str] = (
         some=kinds["some"],
         none=kinds["none"],
         agrees=sum(says(row) == "agrees" for row in rows),
-        accounted=sum(bool(row["witness"].get("accounted")) and not row["witness"]["open"] for row in rows),
+        accounted=sum(
+            bool(row["witness"].get("accounted")) and not row["witness"]["open"] for row in rows
+        ),
         open=sum(bool(row["witness"].get("open")) for row in rows),
         numbers=len(numbers),
         holds=sum(not failures(row) for row in numbers),
@@ -86,7 +88,9 @@ def says(row: Row) -> str:
 def failures(row: Row) -> list[str]:
     """What does not hold of a small model's numbers, refusals apart."""
     checks = row["numbers"].get("checks", [])
-    found = [f"L{c['L']}: {c['why']}" for c in checks if c["why"] and not c["why"].startswith("refused")]
+    found = [
+        f"L{c['L']}: {c['why']}" for c in checks if c["why"] and not c["why"].startswith("refused")
+    ]
     return found + ([row["numbers"]["why"]] if row["numbers"].get("why") else [])
 
 
@@ -103,7 +107,9 @@ def cause(why: str) -> str:
     """A reason without the names that are particular to a model."""
     text = reason(why)
     if fixed := re.search(r"fixed by ([\w., ]+)", text):
-        return "a size is fixed by " + ", ".join(sorted({name.split(".")[-1] for name in fixed[1].split(", ")}))
+        return "a size is fixed by " + ", ".join(
+            sorted({name.split(".")[-1] for name in fixed[1].split(", ")})
+        )
     if place := re.search(r"\((\w+\.py):", text):
         return f"{text.split(':')[0]} ({place[1]})"
     text = re.sub(r"^\S*[._]\S* ", "", text)
@@ -125,7 +131,9 @@ def _causes(rows: Iterable[Row]) -> list[str]:
         "|---|---|---|---|",
     ]
     for text, models in sorted(found.items(), key=lambda item: -len(item[1])):
-        lines.append(f"| {_cell(text)} | {len(models)} | {sum(models.values())} | {', '.join(list(models)[:3])} |")
+        lines.append(
+            f"| {_cell(text)} | {len(models)} | {sum(models.values())} | {', '.join(list(models)[:3])} |"
+        )
     return [*lines, ""]
 
 
@@ -135,10 +143,24 @@ def _failures(rows: Iterable[Row]) -> list[str]:
 
 
 def _table(rows: Iterable[Row]) -> list[str]:
-    columns = ("model", "traced", "layers", "strided", "transitions", "operated at", "refused", "witness", "numbers")
+    columns = (
+        "model",
+        "traced",
+        "layers",
+        "strided",
+        "transitions",
+        "operated at",
+        "refused",
+        "witness",
+        "numbers",
+    )
     lines = ["## Every model", "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     for row in sorted(rows, key=lambda row: row["name"]):
-        traced = "eval, train" if not any(row["traced"].values()) else "; ".join(map(str, row["traced"].items()))
+        traced = (
+            "eval, train"
+            if not any(row["traced"].values())
+            else "; ".join(map(str, row["traced"].items()))
+        )
         cells = (
             row["name"],
             traced,

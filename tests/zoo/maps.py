@@ -7,7 +7,9 @@ from torch import nn
 import stridesurgery as ss
 from tests.zoo.models import quiet
 
-Listed = dict[float, tuple[str, int]]  # by reduction: the module that returns the map, and its channels
+Listed = dict[
+    float, tuple[str, int]
+]  # by reduction: the module that returns the map, and its channels
 
 # why timm lists another map, by how a model's name begins; the last reduction apart, where ours is the last of all
 REASONS = {
@@ -25,7 +27,9 @@ REASONS = {
 
 def reason(name: str) -> str:
     """Why the maps of a model are not timm's, if that is known."""
-    found = (why for why, names in REASONS.items() for start in names.split() if name.startswith(start))
+    found = (
+        why for why, names in REASONS.items() for start in names.split() if name.startswith(start)
+    )
     return next(found, "")
 
 

@@ -18,13 +18,17 @@ def names() -> list[str]:
     """Every model of the zoo as "timm/NAME" or "torchvision/NAME"; what this timm lacks is left out."""
     missing = set(missing_names())
     ours = [f"timm/{name}" for name in json.loads(TIMM_NAMES.read_text())]
-    theirs = [f"torchvision/{name}" for name in torchvision.models.list_models(module=torchvision.models)]
+    theirs = [
+        f"torchvision/{name}" for name in torchvision.models.list_models(module=torchvision.models)
+    ]
     return [name for name in ours if name not in missing] + theirs
 
 
 def missing_names() -> list[str]:
     """Names of the list that this version of timm does not have."""
-    return [f"timm/{name}" for name in json.loads(TIMM_NAMES.read_text()) if not timm.is_model(name)]
+    return [
+        f"timm/{name}" for name in json.loads(TIMM_NAMES.read_text()) if not timm.is_model(name)
+    ]
 
 
 def build(name: str) -> tuple[nn.Module, str]:
@@ -42,7 +46,9 @@ def create(name: str) -> nn.Module:
     with quiet():
         if library == "timm":
             return timm.create_model(short, pretrained=False).eval()
-        more = {"init_weights": False} if short in ("googlenet", "inception_v3") else {}  # their init takes a minute
+        more = (
+            {"init_weights": False} if short in ("googlenet", "inception_v3") else {}
+        )  # their init takes a minute
         return torchvision.models.get_model(short, weights=None, **more).eval()
 
 

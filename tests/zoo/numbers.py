@@ -27,7 +27,9 @@ class Check:
     L: int
     verified: bool = False  # by stridesurgery.verify
     output: tuple[int, ...] = ()  # of the operated network on one image; the original's is the same
-    logits: float | None = None  # difference from the original's tail, over how much two images' logits differ
+    logits: float | None = (
+        None  # difference from the original's tail, over how much two images' logits differ
+    )
     features: float | None = None  # the same of the last map
     why: str = ""  # what does not hold, or could not be computed
 
@@ -40,7 +42,8 @@ def check_numbers(model: nn.Module, seconds: int = 60) -> tuple[tuple[int, int],
     """Check every transition of a small model that is awake, each in so many seconds; also gives the size in pixels."""
     report = make_report("", analyse(model, _size(model)))
     return report.input_size, [
-        _check(model, t.layers[0], max(t.factor), report.input_size, seconds) for t in report.transitions
+        _check(model, t.layers[0], max(t.factor), report.input_size, seconds)
+        for t in report.transitions
     ]
 
 
@@ -54,13 +57,19 @@ def _size(model: nn.Module) -> int | None:
         small = analyse(model, SMALL)
     except ss.SurgeryError:
         return None
-    same = [s.name for s in small.layers if s.is_strided] == [s.name for s in own.layers if s.is_strided]
+    same = [s.name for s in small.layers if s.is_strided] == [
+        s.name for s in own.layers if s.is_strided
+    ]
     return SMALL if same else None
 
 
-def _check(model: nn.Module, layer: int, factor: float, size: tuple[int, int], seconds: int) -> Check:
+def _check(
+    model: nn.Module, layer: int, factor: float, size: tuple[int, int], seconds: int
+) -> Check:
     check = Check(layer)
-    remains = int(factor) // 2 if factor > 4 else 1  # a 16x16 patch stem at stride 1 is too much to run
+    remains = (
+        int(factor) // 2 if factor > 4 else 1
+    )  # a 16x16 patch stem at stride 1 is too much to run
     try:
         with _within(seconds):
             operated = ss.eliminate(model, L=layer, stride=remains, input_size=size)
@@ -77,7 +86,9 @@ def _check(model: nn.Module, layer: int, factor: float, size: tuple[int, int], s
 
 
 def _compare(check: Check, model: nn.Module, operated: nn.Module, size: tuple[int, int]) -> None:
-    image = torch.randn(2, input_channels(model)[0], *size, generator=torch.Generator().manual_seed(3))
+    image = torch.randn(
+        2, input_channels(model)[0], *size, generator=torch.Generator().manual_seed(3)
+    )
     with torch.no_grad():
         before, after = (tuple(logits_of(m(image[:1])).shape) for m in (model, operated))
     check.output = after

@@ -35,7 +35,11 @@ def versions() -> str:
 
 
 def sweep(
-    out: Path = ROWS, *, only: Sequence[str] = (), minutes: float = float("inf"), limit: float = SMALL
+    out: Path = ROWS,
+    *,
+    only: Sequence[str] = (),
+    minutes: float = float("inf"),
+    limit: float = SMALL,
 ) -> list[dict[str, Any]]:
     """Examine what has no row by this code yet (or `only` the named models); the rows of all models that have one."""
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,9 @@ Act = Callable[[Any, Tensor], Tensor | None]  # (place, output) -> another outpu
 Result = tuple[Tensor, Tensor]  # logits, last map
 
 
-def tail_errors(original: nn.Module, operated: nn.Module, image: Tensor, larger: nn.Module | None = None) -> Result:
+def tail_errors(
+    original: nn.Module, operated: nn.Module, image: Tensor, larger: nn.Module | None = None
+) -> Result:
     """Largest differences of (logits, last map) from the original's tail, over how much two images' results differ.
 
     image: (2, C, h, w). `larger` is the original built for the enlarged size, where it does not take other sizes.
@@ -62,7 +64,12 @@ class _NeedsSize(Exception):
 
 
 def _tail(
-    model: nn.Module, run: Any, fine: dict[Any, list[Tensor]], image: Tensor, planned: Plan, first: SpatialOp
+    model: nn.Module,
+    run: Any,
+    fine: dict[Any, list[Tensor]],
+    image: Tensor,
+    planned: Plan,
+    first: SpatialOp,
 ) -> Result:
     """The original on a larger image, with its layers' outputs replaced by the finer maps."""
     size, last = list(image.shape[-2:]), first.operator.last
@@ -74,15 +81,22 @@ def _tail(
         def substitute(place: Any, y: Tensor, queues: Any = queues) -> Tensor | None:
             given = queues[place].pop(0) if place in queues else None
             if given is not None and given.shape != y.shape:
-                raise _NeedsSize((given.shape[last - 1] - y.shape[last - 1], given.shape[last] - y.shape[last]))
+                raise _NeedsSize(
+                    (given.shape[last - 1] - y.shape[last - 1], given.shape[last] - y.shape[last])
+                )
             return None if given is None else given.clone()
 
         try:
             return run(
-                model, torch.randn(*image.shape[:2], *size, generator=torch.Generator().manual_seed(4)), substitute
+                model,
+                torch.randn(*image.shape[:2], *size, generator=torch.Generator().manual_seed(4)),
+                substitute,
             )
         except _NeedsSize as short:
-            size = [s + cells * int(r) for s, cells, r in zip(size, short.cells, first.after.reduction, strict=True)]
+            size = [
+                s + cells * int(r)
+                for s, cells, r in zip(size, short.cells, first.after.reduction, strict=True)
+            ]
     raise LookupError("no input size gives the original's layers these maps")
 
 
@@ -132,17 +146,29 @@ def _run_graph(model: nn.Module, image: Tensor, act: Act) -> Result:
 
 def _later(before: Tensor, now: Tensor) -> Tensor:
     """The last value that has cells: a map, windows of one, or tokens."""
-    return now if now.dim() >= 3 and now.shape[0] == before.shape[0] and now[0].numel() > max(now.shape[1:]) else before
+    return (
+        now
+        if now.dim() >= 3
+        and now.shape[0] == before.shape[0]
+        and now[0].numel() > max(now.shape[1:])
+        else before
+    )
 
 
 def logits_of(result: Any) -> Tensor:
     """The first tensor of what a model returns."""
     if isinstance(result, Tensor):
         return result
-    return next(t for t in (result.values() if isinstance(result, dict) else result) if isinstance(t, Tensor))
+    return next(
+        t
+        for t in (result.values() if isinstance(result, dict) else result)
+        if isinstance(t, Tensor)
+    )
 
 
 def _error(found: Tensor, wanted: Tensor) -> float:
     if found.shape != wanted.shape:
         return float("inf")
-    return ((found - wanted).abs().max() / (wanted[0] - wanted[1]).abs().max().clamp(min=1e-30)).item()
+    return (
+        (found - wanted).abs().max() / (wanted[0] - wanted[1]).abs().max().clamp(min=1e-30)
+    ).item()

@@ -29,7 +29,9 @@ def test_as_many_models_can_be_operated_as_promised(rows):
 
 
 def test_what_is_not_operated_is_refused_by_name(rows):
-    assert not [(row["name"], o) for row in rows for o in row["outcomes"] if o["why"].startswith("CRASH")]
+    assert not [
+        (row["name"], o) for row in rows for o in row["outcomes"] if o["why"].startswith("CRASH")
+    ]
 
 
 def test_no_operated_network_is_silently_off_the_grid(rows):
@@ -42,4 +44,6 @@ def test_the_witness_sees_the_strides_that_inspect_lists(rows):
 
 def test_maps_are_those_that_timm_lists_or_the_reason_is_known():
     listed = [name.removeprefix("timm/") for name in names() if name.startswith("timm/")]
-    assert not [(name, found) for name in listed if bool(found := differences(name)) != bool(reason(name))]
+    assert not [
+        (name, found) for name in listed if bool(found := differences(name)) != bool(reason(name))
+    ]

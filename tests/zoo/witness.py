@@ -19,7 +19,18 @@ from torch.utils._pytree import tree_leaves
 
 BATCH = 37  # a length that no window, head or channel count has
 _REARRANGING = ("view", "_unsafe_view", "_reshape_alias", "permute", "transpose", "clone", "unbind")
-_MIXING = ("mm", "bmm", "addmm", "baddbmm", "_scaled_dot_product", "scaled_dot", "linear", "cat", "stack", "_softmax")
+_MIXING = (
+    "mm",
+    "bmm",
+    "addmm",
+    "baddbmm",
+    "_scaled_dot_product",
+    "scaled_dot",
+    "linear",
+    "cat",
+    "stack",
+    "_softmax",
+)
 
 
 @dataclass
@@ -50,12 +61,16 @@ class Witness(TorchDispatchMode):
         self.changed: set[str] = set()
         self._scope: list[str] = []
         self._alive: list[Tensor] = [image]  # ids stay unique only while their tensors live
-        self._map: dict[int, tuple[int, ...]] = {id(image): tuple(image.shape)}  # the last 4-D shape on the way
+        self._map: dict[int, tuple[int, ...]] = {
+            id(image): tuple(image.shape)
+        }  # the last 4-D shape on the way
         self._sliced: dict[int, Event] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        sources = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and id(t) in self._map]
+        sources = [
+            t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and id(t) in self._map
+        ]
         if not sources:  # of parameters only: tables, filters, standardised weights
             return result
         name = func.overloadpacket.__name__
@@ -66,7 +81,9 @@ class Witness(TorchDispatchMode):
                 self._see(name, source, output, args, kwargs or {})
         return result
 
-    def _see(self, name: str, source: Tensor, output: Tensor, args: Any, kwargs: dict[str, Any]) -> None:
+    def _see(
+        self, name: str, source: Tensor, output: Tensor, args: Any, kwargs: dict[str, Any]
+    ) -> None:
         before, after = tuple(source.shape), tuple(output.shape)
         if name in ("slice", "unfold"):
             self._slice(name, source, output, args, kwargs)
@@ -89,10 +106,14 @@ class Witness(TorchDispatchMode):
             return False
         last = self._map[id(source)]
         if name in _REARRANGING and math.prod(last) != math.prod(after):
-            return False  # not that map's cells laid over channels: another one made of it meanwhile
+            return (
+                False  # not that map's cells laid over channels: another one made of it meanwhile
+            )
         return _is_coarser(last, after)
 
-    def _slice(self, name: str, source: Tensor, output: Tensor, args: Any, kwargs: dict[str, Any]) -> None:
+    def _slice(
+        self, name: str, source: Tensor, output: Tensor, args: Any, kwargs: dict[str, Any]
+    ) -> None:
         """x[:, ::2, ::2] arrives as two operators: one event with two axes."""
         step = (args[4] if len(args) > 4 else kwargs.get("step", 1)) if name == "slice" else args[3]
         event = self._sliced.get(id(source))
@@ -122,7 +143,10 @@ class Witness(TorchDispatchMode):
             shapes = [tuple(t.shape) for t in (*given[:1], result) if isinstance(t, Tensor)]
             (self.kept if len(shapes) == 2 and _same_grid(*shapes) else self.changed).add(path)
 
-        hooks = register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)
+        hooks = (
+            register_module_forward_pre_hook(enter),
+            register_module_forward_hook(leave, always_call=True),
+        )
         try:
             yield
         finally:
@@ -150,7 +174,11 @@ def _is_coarser(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
     for rows in (2, 1):
         cells = after[rows : rows + 2]
         down, right = (b / max(a, 1) for b, a in zip(before[rows:], cells, strict=False))
-        if min(cells) > 1 and min(down, right) >= 1.5 and max(down, right) <= 1.25 * min(down, right):
+        if (
+            min(cells) > 1
+            and min(down, right) >= 1.5
+            and max(down, right) <= 1.25 * min(down, right)
+        ):
             return True
     return False
 

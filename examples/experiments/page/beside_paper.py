@@ -13,7 +13,13 @@ ROWS = {
     "S1L0": "SSDMnetv1-S1L0",
     "S1L0-Split": "SSDMnetv1-S1L0-DualPath19-10-S",
 }
-MEASURES = {"ap": "AP", "ap_small": "small", "ap_medium": "medium", "ap_large": "large", "ar_small": "AR small"}
+MEASURES = {
+    "ap": "AP",
+    "ap_small": "small",
+    "ap_medium": "medium",
+    "ap_large": "large",
+    "ar_small": "AR small",
+}
 
 
 def beside_paper(free: Mapping[str, Record], tuned: Mapping[str, Record]) -> str:
@@ -21,11 +27,15 @@ def beside_paper(free: Mapping[str, Record], tuned: Mapping[str, Record]) -> str
     lines = []
     trained = by_row(tuned)
     for name, printed in ROWS.items():
-        lines.append((f"{name}, the paper, 100 epochs", *(f"{_theirs(printed, k):+.1f}" for k in MEASURES)))
+        lines.append(
+            (f"{name}, the paper, 100 epochs", *(f"{_theirs(printed, k):+.1f}" for k in MEASURES))
+        )
         untrained = free.get(name) or tuned.get(f"{name}-untrained")
         if untrained is not None:
             base = "as is" if name in free else "base"
-            lines.append((f"{name}, here, untrained", *(_shown(untrained, base, k) for k in MEASURES)))
+            lines.append(
+                (f"{name}, here, untrained", *(_shown(untrained, base, k) for k in MEASURES))
+            )
         if name in trained:
             marks = (_contradicting(trained[name], k, _theirs(printed, k)) for k in MEASURES)
             lines.append((f"{name}, here, fine-tuned", *marks))
@@ -59,7 +69,12 @@ def verdicts(
     times: Mapping[str, Record],
 ) -> list[str]:
     """What agrees and what does not, whatever it is."""
-    return [*_order(free, by_row(tuned)), *_signs(by_row(tuned)), *_two_paths(by_row(tuned), sets), *_time(times)]
+    return [
+        *_order(free, by_row(tuned)),
+        *_signs(by_row(tuned)),
+        *_two_paths(by_row(tuned), sets),
+        *_time(times),
+    ]
 
 
 def _order(free: Mapping[str, Record], trained: Mapping[str, Record]) -> Iterator[str]:
@@ -88,16 +103,26 @@ def _signs(trained: Mapping[str, Record]) -> Iterator[str]:
         yield f"Fine-tuned, no clear difference of another sign than the paper's ({', '.join(known)})."
 
 
-def _two_paths(trained: Mapping[str, Record], sets: Mapping[str, Mapping[str, Record]]) -> Iterator[str]:
+def _two_paths(
+    trained: Mapping[str, Record], sets: Mapping[str, Mapping[str, Record]]
+) -> Iterator[str]:
     fine, split = ROWS["S1L0"], ROWS["S1L0-Split"]
     theirs = _theirs(split, "ap", fine)
-    found: dict[str, tuple[Record | None, str]] = {"fine-tuned on COCO": (trained.get("S1L0-Split"), "S1L0")}
+    found: dict[str, tuple[Record | None, str]] = {
+        "fine-tuned on COCO": (trained.get("S1L0-Split"), "S1L0")
+    }
     found |= {f"`{name}`": (by_row(rows).get(split), fine) for name, rows in sets.items()}
     told = []
     for where, (record, base) in found.items():
         change = difference(record, base, "ap") if record is not None else None
         if change is not None:
-            word = "not clear" if not change.clear else "same sign" if change.value * theirs > 0 else "other sign"
+            word = (
+                "not clear"
+                if not change.clear
+                else "same sign"
+                if change.value * theirs > 0
+                else "other sign"
+            )
             told.append(f"{where} {change.signed} ({word})")
     if told:
         yield f"AP of {SPLIT} against S1L0: the paper, 100 epochs of COCO, {theirs:+.1f}; {', '.join(told)}."

@@ -48,12 +48,21 @@ def _tuned(found: Mapping[str, Record]) -> Iterator[Line]:
 def _sets(sets: Mapping[str, Mapping[str, Record]]) -> Iterator[Line]:
     for name, found in sets.items():
         rows = by_row(found)
-        others = [r["backbone"] for r in rows.values() if ":" not in r["row"] and r["row"] == r["backbone"]]
-        for base in (*small_objects.RIVALS, *(b for other in others for b in (other, f"{other}:S1L0"))):
+        others = [
+            r["backbone"]
+            for r in rows.values()
+            if ":" not in r["row"] and r["row"] == r["backbone"]
+        ]
+        for base in (
+            *small_objects.RIVALS,
+            *(b for other in others for b in (other, f"{other}:S1L0")),
+        ):
             yield from _lines(f"`{name}`, ", rows, list(rows), base, named(base))
 
 
-def _lines(before: str, rows: Mapping[str, Record], names: Sequence[str], base: str, title: str) -> Iterator[Line]:
+def _lines(
+    before: str, rows: Mapping[str, Record], names: Sequence[str], base: str, title: str
+) -> Iterator[Line]:
     for name in names:
         if name in rows and base in rows[name]["differences"]:
             changes = (marked(difference(rows[name], base, key)) for key in MEASURES)

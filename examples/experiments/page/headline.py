@@ -42,10 +42,15 @@ def _trained(sets: Mapping[str, Mapping[str, Record]]) -> str:
     lines = []
     for name, found in sets.items():
         first = by_row(found)
-        values = [shown(figure(first[row], "ap")) if row in first else "not run" for row in NETWORKS]
+        values = [
+            shown(figure(first[row], "ap")) if row in first else "not run" for row in NETWORKS
+        ]
         settings = next(iter(first.values()))["settings"]
         lines.append(
-            (f"`{name}`, {settings['images']} images, {settings['steps']} steps of {settings['batch']}", *values)
+            (
+                f"`{name}`, {settings['images']} images, {settings['steps']} steps of {settings['batch']}",
+                *values,
+            )
         )
     if not lines:
         return ""
@@ -59,7 +64,10 @@ def _trained(sets: Mapping[str, Mapping[str, Record]]) -> str:
 
 def _untrained(free: Mapping[str, Record]) -> str:
     settings = free["as is"]["settings"]
-    lines = [(what, *(shown(figure(free[n], k)) for k in KEYS), f"{free[n]['gmacs']:.2f}") for n, what in ROWS.items()]
+    lines = [
+        (what, *(shown(figure(free[n], k)) for k in KEYS), f"{free[n]['gmacs']:.2f}")
+        for n, what in ROWS.items()
+    ]
     first = (
         "A COCO-trained SSD (MobileNet v1 0.75, 300 x 300), nothing trained further, untouched and with the first "
         "stride of its backbone eliminated, evaluated "

@@ -18,8 +18,22 @@ COLOURS = {  # of a row: that of the first pattern which its name has
     r"S\dL\d": "#0072b2",  # eliminated, one path
     "": "#000000",  # as is
 }
-MARKERS = {"S1L0": "o", "S1L4": "s", "S1L6": "^", "S2L4-6": "D", "S1L12": "v", "pyramid": "P", "600": "X", "": "*"}
-BACKBONES = (("", "o"), ("////", "s"), ("....", "^"), ("xxxx", "D"))  # hatch and marker: the paper's, and others
+MARKERS = {
+    "S1L0": "o",
+    "S1L4": "s",
+    "S1L6": "^",
+    "S2L4-6": "D",
+    "S1L12": "v",
+    "pyramid": "P",
+    "600": "X",
+    "": "*",
+}
+BACKBONES = (
+    ("", "o"),
+    ("////", "s"),
+    ("....", "^"),
+    ("xxxx", "D"),
+)  # hatch and marker: the paper's, and others
 PALEST = 0.8  # white in the colour of a row
 
 
@@ -66,7 +80,11 @@ def trained_looks(rows: Mapping[str, Record]) -> dict[str, Look]:
     result = {}
     for (backbone, shade), titles in alike.items():
         hatch, marker = marked[backbone]
-        for number, title in enumerate(sorted(titles, key=len)):  # "as is" before "as is, before training"
+        for number, title in enumerate(
+            sorted(titles, key=len)
+        ):  # "as is" before "as is, before training"
             before_training = not rows[title]["settings"]["steps"]
-            result[title] = Look(paler(shade, PALEST * number / len(titles)), marker, before_training, hatch)
+            result[title] = Look(
+                paler(shade, PALEST * number / len(titles)), marker, before_training, hatch
+            )
     return result

@@ -46,7 +46,9 @@ def trained_against_compute(groups: Mapping[str, Mapping[str, Record]], out: Pat
     panels.savefig(out, dpi=DPI)
 
 
-def draw_points(panel: Axes, rows: Mapping[str, Record], look: Mapping[str, Look], name: str) -> None:
+def draw_points(
+    panel: Axes, rows: Mapping[str, Record], look: Mapping[str, Look], name: str
+) -> None:
     """One figure of each row over its compute; rows with too few such objects are left out."""
     drawn_at = places({title: record["gmacs"] for title, record in rows.items()})
     for title, record in rows.items():
@@ -74,17 +76,25 @@ def draw_points(panel: Axes, rows: Mapping[str, Record], look: Mapping[str, Look
 
 def places(gmacs: Mapping[str, float]) -> dict[str, float]:
     """Where rows are drawn: at their compute; those of equal compute beside each other, around it."""
-    shared = {value: [title for title, own in gmacs.items() if own == value] for value in gmacs.values()}
+    shared = {
+        value: [title for title, own in gmacs.items() if own == value] for value in gmacs.values()
+    }
     return {
         title: value * (1 + ASIDE) ** step
         for value, titles in shared.items()
-        for title, step in zip(titles, np.linspace(-1, 1, len(titles)) if len(titles) > 1 else [0.0], strict=True)
+        for title, step in zip(
+            titles, np.linspace(-1, 1, len(titles)) if len(titles) > 1 else [0.0], strict=True
+        )
     }
 
 
 def compute_label(rows: Mapping[str, Record]) -> str:
     distinct = {record["gmacs"] for record in rows.values()}
-    return COMPUTE if len(distinct) == len(rows) else f"{COMPUTE}; equal ones are spread by up to {100 * ASIDE:g} %"
+    return (
+        COMPUTE
+        if len(distinct) == len(rows)
+        else f"{COMPUTE}; equal ones are spread by up to {100 * ASIDE:g} %"
+    )
 
 
 # ---- by size of object
@@ -118,7 +128,9 @@ def draw_bars(axes: Axes, rows: Mapping[str, Record]) -> None:
             edgecolor="white",
             label=title,
         )
-    axes.set_xticks(range(len(SIZES)), [s if k in shown else f"{s}: too few" for k, s in enumerate(SIZES)])
+    axes.set_xticks(
+        range(len(SIZES)), [s if k in shown else f"{s}: too few" for k, s in enumerate(SIZES)]
+    )
     axes.set_xlim(-0.5, len(SIZES) - 0.5)
     axes.set_xlabel("size of the objects")
     axes.set_ylim(bottom=0)
@@ -143,10 +155,19 @@ def draw_sweeps(axes: Axes, rows: Mapping[str, Record]) -> None:
         if "sweep" in record:
             points = {float(bound): values[2] for bound, values in record["sweep"].items()}
             style = "--" if "pyramid" in title else "-"
-            axes.plot(sorted(points), [points[b] for b in sorted(points)], style, marker="o", ms=4, label=title)
+            axes.plot(
+                sorted(points),
+                [points[b] for b in sorted(points)],
+                style,
+                marker="o",
+                ms=4,
+                label=title,
+            )
             tried |= set(points)
     axes.axhline(rows["as is"]["figures"]["ap"][0], color="#999999", lw=0.8, label="as is")
-    axes.set_xticks(sorted(tried), [f"{bound:g}" if bound else "0 (none)" for bound in sorted(tried)])
+    axes.set_xticks(
+        sorted(tried), [f"{bound:g}" if bound else "0 (none)" for bound in sorted(tried)]
+    )
     axes.set_xlabel("bound on the finer view's boxes (side in pixels of the photograph)")
     axes.set_ylabel("AP (%)")
 
@@ -162,4 +183,6 @@ def grid(count: int) -> tuple[Figure, list[Axes]]:
 
 
 def legend_below(axes: Axes) -> None:
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize="small", frameon=False)
+    axes.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize="small", frameon=False
+    )

@@ -29,7 +29,11 @@ starts the operators sets the pace; nothing was profiled. Such a ratio is no pri
     for name, record in found.items():
         group, _, how = name.partition("-")
         settings = record["settings"]
-        flag, kind = (" --processor-time", "processor time") if settings["processor time"] else ("", "by the clock")
+        flag, kind = (
+            (" --processor-time", "processor time")
+            if settings["processor time"]
+            else ("", "by the clock")
+        )
         flag += _flags(how)
         command = f"latency --groups {group} --runs {settings['runs']} --threads {settings['threads']}{flag}"
         note = f" ({record['note']})" if record.get("note") else ""
@@ -74,7 +78,13 @@ def _latency_table(rows: Mapping[str, Record], printed: bool) -> str:
         if printed:
             line.append(f"{TABLE_4[name] / TABLE_4[first]:.2f}" if name in TABLE_4 else "–")
         lines.append(line)
-    heads = ["", "ms", "ratio", "ratio of compute", *(["the paper's ratio (GTX 1080 Ti)"] if printed else [])]
+    heads = [
+        "",
+        "ms",
+        "ratio",
+        "ratio of compute",
+        *(["the paper's ratio (GTX 1080 Ti)"] if printed else []),
+    ]
     return table(heads, lines)
 
 
@@ -83,7 +93,9 @@ def _chance(cells: Record | None) -> dict[str, str]:
     if cells is None or " WBC" not in cells["objects"]:
         return {}
     share = 100 * cells["objects"][" WBC"] / cells["objects"][""]
-    return {"AP of WBC, trained on shuffled labels": f"at most its share of the objects, {share:.1f}"}
+    return {
+        "AP of WBC, trained on shuffled labels": f"at most its share of the objects, {share:.1f}"
+    }
 
 
 def checked(record: Record, cells: Record | None) -> str:
@@ -91,7 +103,8 @@ def checked(record: Record, cells: Record | None) -> str:
     names = {k: v for k, v in record.items() if k not in ("settings", "hardware")}
     expected = {**EXPECTED, **_chance(cells)}
     lines = [
-        (name, f"{value:.3g}" if value < 100 else f"{value:g}", expected.get(name, "")) for name, value in names.items()
+        (name, f"{value:.3g}" if value < 100 else f"{value:g}", expected.get(name, ""))
+        for name, value in names.items()
     ]
     return f"""## The protocol's own checks
 

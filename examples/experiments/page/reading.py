@@ -42,7 +42,9 @@ def how_measured(name: str, record: Record) -> str:
     """How a latency was measured; if twice the compute takes hardly longer, also that the device was not busy."""
     rows = list(record["rows"].values())
     idle = any(r["gmacs"] >= 2 * rows[0]["gmacs"] and r["ratio"][0] < 1.2 for r in rows)
-    return name.partition("-")[2] + ", a device that was not busy, so no price of the surgery" * idle
+    return (
+        name.partition("-")[2] + ", a device that was not busy, so no price of the surgery" * idle
+    )
 
 
 def in_order(found: Mapping[str, Record], names: Sequence[str]) -> dict[str, Record]:
@@ -57,7 +59,9 @@ def figure(record: Record, name: str) -> Interval | None:
 
 def difference(record: Record, base: str, name: str) -> Interval | None:
     """None: the two were not compared, or there are too few such objects."""
-    return interval(record["differences"].get(base, {}).get(name)) if _enough(record, name) else None
+    return (
+        interval(record["differences"].get(base, {}).get(name)) if _enough(record, name) else None
+    )
 
 
 def _enough(record: Record, name: str) -> bool:

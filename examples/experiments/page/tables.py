@@ -10,7 +10,10 @@ COMPARED = ("ap", "ap_small", "ap_medium", "ap_large", "ar", "ar_small")
 
 
 def figures_table(rows: Mapping[str, Record]) -> str:
-    lines = [(name, *(shown(figure(r, key)) for key in SHOWN), f"{r['gmacs']:.2f}") for name, r in rows.items()]
+    lines = [
+        (name, *(shown(figure(r, key)) for key in SHOWN), f"{r['gmacs']:.2f}")
+        for name, r in rows.items()
+    ]
     return table(("", *SHOWN.values(), "GMAC"), lines)
 
 

@@ -45,15 +45,23 @@ def small_sets(found: Mapping[str, Mapping[str, Record]]) -> str:
         weights = "" if paper else f" --weights {next(iter(rows.values()))['settings']['weights']}"
         what = f"`{name}`, from ImageNet weights of {backbone}"
         told = _trained_text(rows, f"small_objects {name}{weights}", what)
-        wanted = small_objects.ROWS if paper else [f"{backbone}:S1L0:dual", f"{LARGE} as a rival of the same cost"]
+        wanted = (
+            small_objects.ROWS
+            if paper
+            else [f"{backbone}:S1L0:dual", f"{LARGE} as a rival of the same cost"]
+        )
         classes = _by_class(rows)
-        parts.append(f"{told}\n{_trained_tables(rows)}\n\n{classes}\n\nNot run: {_not_run(rows, wanted)}.")
+        parts.append(
+            f"{told}\n{_trained_tables(rows)}\n\n{classes}\n\nNot run: {_not_run(rows, wanted)}."
+        )
     others = [name for name in small_objects.SETS if name not in found]
     parts.append(f"Not run at all: {', '.join(others)}." if others else "")
     return f"## Sets of small objects, from ImageNet weights\n\n{RATES}\n\n" + "\n\n".join(parts)
 
 
-def _by_backbone(found: Mapping[str, Mapping[str, Record]]) -> dict[tuple[str, str], dict[str, Record]]:
+def _by_backbone(
+    found: Mapping[str, Mapping[str, Record]],
+) -> dict[tuple[str, str], dict[str, Record]]:
     """By set and backbone, the paper's first."""
     groups: dict[tuple[str, str], dict[str, Record]] = {}
     for name, rows in found.items():
@@ -83,7 +91,10 @@ def _renamed(record: Record, ending: str) -> Record:
     """With the page's names for what it is compared with."""
     rows = {base: base.removesuffix(" before training") for base in record["differences"]}
     endings = {base: BEFORE if row != base else ending for base, row in rows.items()}
-    changes = {f"{named(rows[base])}{endings[base]}": change for base, change in record["differences"].items()}
+    changes = {
+        f"{named(rows[base])}{endings[base]}": change
+        for base, change in record["differences"].items()
+    }
     return {**record, "differences": changes}
 
 
@@ -100,7 +111,9 @@ def _trained_text(rows: Mapping[str, Record], command: str, what: str) -> str:
     settings, seeds = first["settings"], sorted({r["seed"] for r in trained})
     other = next((r["row"] for r in trained if r["settings"] != settings), None)
     if other is not None:
-        raise RequestError(f"{what}: {first['row']} and {other} were not trained alike; remove the records of one.")
+        raise RequestError(
+            f"{what}: {first['row']} and {other} were not trained alike; remove the records of one."
+        )
     names = " ".join(dict.fromkeys(r["row"] for r in trained))
     warmup = f" --warmup {settings['warmup']}" if settings.get("warmup") else ""
     plain = "" if settings["augmented"] else " --no-augment"
@@ -122,10 +135,15 @@ def _trained_text(rows: Mapping[str, Record], command: str, what: str) -> str:
 def _by_class(rows: Mapping[str, Record]) -> str:
     """AP of each class, with its objects, and the classes that do not count."""
     first = next(iter(rows.values()))
-    classes = [key.strip() for key, count in first["objects"].items() if key.startswith(" ") and count]
+    classes = [
+        key.strip() for key, count in first["objects"].items() if key.startswith(" ") and count
+    ]
     sizes = [f"{size} {first['objects'][f'_{size}']}" for size in SIZES]
     heads = [f"{name} ({first['objects'][f' {name}']})" for name in classes]
-    lines = [(name, *(shown(figure(r, f"ap {label}")) for label in classes)) for name, r in titled(rows).items()]
+    lines = [
+        (name, *(shown(figure(r, f"ap {label}")) for label in classes))
+        for name, r in titled(rows).items()
+    ]
     out = f" Not counted: {'; '.join(first['left out'])}." if first["left out"] else ""
     return f"AP by class, with the number of objects ({', '.join(sizes)}).{out}\n\n{table(('', *heads), lines)}"
 
@@ -134,6 +152,8 @@ def _not_run(rows: Mapping[str, Record], wanted: Sequence[str]) -> str:
     done = {r["row"] for r in rows.values() if r["settings"]["steps"]}
     seeds = {r["seed"] for r in rows.values()}
     left = [name for name in wanted if name not in done]
-    parts = ([f"the rows {', '.join(left)}"] if left else []) + (["further seeds"] if len(seeds) < 3 else [])
+    parts = ([f"the rows {', '.join(left)}"] if left else []) + (
+        ["further seeds"] if len(seeds) < 3 else []
+    )
     full = "the full schedule, which the command runs without --seeds, --epochs and what follows them, with --results "
     return ", ".join([*parts, f"{full}elsewhere (it wants a GPU)"])

@@ -4,12 +4,39 @@ from collections.abc import Mapping
 
 from examples.experiments import recalibration
 from examples.experiments.page.choosing import unused
-from examples.experiments.page.reading import SIZES, Record, code, difference, figure, in_order, interval, shown, table
+from examples.experiments.page.reading import (
+    SIZES,
+    Record,
+    code,
+    difference,
+    figure,
+    in_order,
+    interval,
+    shown,
+    table,
+)
 from examples.experiments.page.tables import differences_table, figures_table, missing
 
 FREE_ROWS = (
-    *("as is", "S1L6 by hand", "S1L6", "S1L4 by hand", "S1L4", "S1L0 by hand", "S1L0", "S2L4-6 by hand", "S2L4-6"),
-    *("S1L12 dilated", "600 pixels", "S1L6 dual path", "S1L4 dual path", "S1L0 dual path", "S2L4-6 dual path"),
+    *(
+        "as is",
+        "S1L6 by hand",
+        "S1L6",
+        "S1L4 by hand",
+        "S1L4",
+        "S1L0 by hand",
+        "S1L0",
+        "S2L4-6 by hand",
+        "S2L4-6",
+    ),
+    *(
+        "S1L12 dilated",
+        "600 pixels",
+        "S1L6 dual path",
+        "S1L4 dual path",
+        "S1L0 dual path",
+        "S2L4-6 dual path",
+    ),
     *("pyramid, 300 pixels enlarged", "pyramid, 600 pixels"),
 )
 
@@ -76,7 +103,11 @@ def _tried(rows: Mapping[str, Record]) -> str:
 
 
 def _bounds(rows: Mapping[str, Record]) -> str:
-    told = [f"{name} {'/'.join(f'{b:g}' for b in r['bounds'])}" for name, r in rows.items() if "bounds" in r]
+    told = [
+        f"{name} {'/'.join(f'{b:g}' for b in r['bounds'])}"
+        for name, r in rows.items()
+        if "bounds" in r
+    ]
     return f" (pixels, by the even and by the odd photographs: {'; '.join(told)})" if told else ""
 
 
@@ -89,9 +120,15 @@ def _graph_check(rows: Mapping[str, Record]) -> str:
 
 
 def _classes_table(rows: Mapping[str, Record]) -> str:
-    names = [f"ap{suffix} {label}" for label in ("person", "car") for suffix in ("", *(f"_{s}" for s in SIZES))]
+    names = [
+        f"ap{suffix} {label}"
+        for label in ("person", "car")
+        for suffix in ("", *(f"_{s}" for s in SIZES))
+    ]
     heads = [f"{label} {size}".strip() for label in ("person", "car") for size in ("AP", *SIZES)]
-    return table(("", *heads), [(n, *(shown(figure(r, key)) for key in names)) for n, r in rows.items()])
+    return table(
+        ("", *heads), [(n, *(shown(figure(r, key)) for key in names)) for n, r in rows.items()]
+    )
 
 
 def recalibrated(found: Mapping[str, Record]) -> str:
