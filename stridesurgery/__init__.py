@@ -35,6 +35,7 @@ from stridesurgery.errors import (
 )
 from stridesurgery.ops import Operator, Window, register_operator
 from stridesurgery.recalibrate import recalibrate
+from stridesurgery.saving import load, save
 from stridesurgery.surgery import Surgery
 
 __version__ = "0.1.0"
@@ -70,8 +71,10 @@ __all__ = [
     "eliminate",
     "features",
     "inspect",
+    "load",
     "recalibrate",
     "register_operator",
+    "save",
     "search",
     "verify",
 ]

@@ -11,7 +11,7 @@ import stridesurgery
 
 HOME = Path(stridesurgery.__file__).parent
 STREET = """errors < _hw < _node < _tables < surgery < ops < _trace < _analysis < _rewrite < _features
-    < _cost | _verify | recalibrate < detection | plot < __init__ < _cli < __main__"""
+    < _cost | _verify | recalibrate | saving < detection | plot < __init__ < _cli < __main__"""
 LEVEL = {
     room: level
     for level, row in enumerate(STREET.split("<"))

@@ -10,12 +10,11 @@ from stridesurgery._cli import saved
 from stridesurgery._cli.arguments import add_model, add_out, add_surgeries, add_taps, source
 from stridesurgery._cli.errors import CommandError
 from stridesurgery._cli.files import check_writable
-from stridesurgery._cli.models import load
 from stridesurgery._cli.plain import plain
 from stridesurgery._cost import METRICS, SECONDS, Budget, Search, compare, cost, describe, search
 from stridesurgery._rewrite import eliminate
 from stridesurgery._verify import verify
-from stridesurgery.errors import SurgeryError
+from stridesurgery.saving import load
 from stridesurgery.surgery import AXES
 
 
@@ -167,10 +166,6 @@ def run_verify(arguments: argparse.Namespace) -> Answer:
     if arguments.operated is None:
         operated = eliminate(original, arguments.surgery, input_size=arguments.input_size)
     else:
-        surgery, state = saved.read(arguments.operated)
-        operated = eliminate(made.untrained.build(), surgery)
-        misfit = load(operated, state)
-        if misfit:
-            raise SurgeryError(f"{arguments.operated} is not {made.name} operated: {misfit}")
+        operated = load(made.untrained.build, arguments.operated)
     told = verify(original, operated, arguments.input_size)
     return Answer(str(told), plain(told))

@@ -89,10 +89,11 @@ def _run(arguments: argparse.Namespace) -> int:
     except Exception as problem:
         if arguments.debug:
             traceback.print_exc()
-        known = isinstance(problem, (SurgeryError, CommandError))
-        what = (
-            str(problem) if known else f"{type(problem).__name__}: {problem} (--debug shows where)"
-        )
+        what = str(problem)
+        if isinstance(problem, OSError):
+            what = what if problem.filename else problem.strerror or what
+        elif not isinstance(problem, (SurgeryError, CommandError)):
+            what = f"{type(problem).__name__}: {problem} (--debug shows where)"
         print(f"{arguments.prog}: {' '.join(what.split())}", file=sys.stderr)
         return REFUSED if isinstance(problem, SurgeryError) else FAILED
     print(_shown(answer, arguments.json))

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -18,6 +17,9 @@ import torchvision
 from torch import nn
 
 from stridesurgery._cli.errors import CommandError
+from stridesurgery._rewrite import eliminate
+from stridesurgery.errors import RequestError
+from stridesurgery.saving import fill, read
 
 PRETRAINED = "pretrained"
 
@@ -36,7 +38,7 @@ class Source:
         return replace(self, weights=None)
 
     def build(self) -> nn.Module:
-        """Return the model in evaluation mode.
+        """Return the model in evaluation mode, operated as the file of its weights says.
 
         Raises:
             CommandError: there is no such model, it cannot be built, or the weights do not fit it.
@@ -55,11 +57,13 @@ class Source:
                 f"{self.name} returned a {type(model).__name__}, not a torch.nn.Module"
             )
         if self.weights is not None and self.weights != PRETRAINED:
-            misfit = load(model, read_weights(Path(self.weights)))
-            if misfit:
-                raise CommandError(
-                    f"{self.weights} does not fit {self.name}: {misfit}. See --model-arg"
-                )
+            surgery, state = read(self.weights)
+            if surgery is not None:
+                model = eliminate(model, surgery)
+            try:
+                fill(model, state, self.weights)
+            except RequestError as problem:
+                raise CommandError(f"{problem}. See --model-arg") from problem
         return model.eval()
 
 
@@ -106,55 +110,6 @@ def _unknown(name: str, library: str, names: Iterable[str]) -> CommandError:
     close = get_close_matches(name, names, n=3)
     hint = f"; the closest are {', '.join(close)}" if close else ""
     return CommandError(f"{library} has no model {name!r}{hint}")
-
-
-def read_weights(path: Path) -> dict[str, Any]:
-    """Read the state_dict of a safetensors file, or of a file that torch.save wrote.
-
-    No code in the file is run.
-
-    Raises:
-        CommandError: the file does not exist, or holds no weights that can be read.
-    """
-    if not path.is_file():
-        raise CommandError(f"there is no file {path}")
-    try:
-        return timm.models.load_state_dict(str(path), weights_only=True)
-    except Exception as problem:
-        raise CommandError(
-            f"{path} cannot be read as weights: {type(problem).__name__}: {problem}"
-        ) from problem
-
-
-def load(model: nn.Module, state: Mapping[str, Any]) -> str:
-    """Load a state_dict into a model.
-
-    Returns a text that says what does not fit, or an empty text.
-    """
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as problem:
-        return _misfit(model.state_dict(), state) or str(problem)
-    return ""
-
-
-def _misfit(own: Mapping[str, Any], state: Mapping[str, Any]) -> str:
-    shapes = {key: tuple(getattr(value, "shape", ())) for key, value in state.items()}
-    other = [
-        f"{key} {shapes[key]} instead of {tuple(value.shape)}"
-        for key, value in own.items()
-        if key in shapes and shapes[key] != tuple(value.shape)
-    ]
-    found = {
-        "missing": [key for key in own if key not in state],
-        "unknown": [key for key in state if key not in own],
-        "of another shape": other,
-    }
-    return "; ".join(f"{len(keys)} {what} ({_few(keys)})" for what, keys in found.items() if keys)
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:2]) + (", ..." if len(names) > 2 else "")
 
 
 def argument(text: str) -> tuple[str, Any]:

@@ -11,7 +11,8 @@ from stridesurgery._analysis import inspect
 from stridesurgery._cli.arguments import add_model, add_out, add_surgeries, source, tap
 from stridesurgery._cli.commands import Answer, add_search, searched
 from stridesurgery._cli.errors import CommandError
-from stridesurgery._cli.files import check_writable, written_whole
+from stridesurgery._cli.files import check_writable
+from stridesurgery.saving import written_whole
 
 SUFFIXES = (".png", ".svg", ".pdf")
 

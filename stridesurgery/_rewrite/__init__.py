@@ -4,6 +4,7 @@ from stridesurgery._rewrite.check_modes import check_alike
 from stridesurgery._rewrite.dilate import dilated_graph, rearranged, reassembled_map
 from stridesurgery._rewrite.eliminate import check_operated, eliminate, operate
 from stridesurgery._rewrite.plan import Change, Plan, changes_of, plan
+from stridesurgery._rewrite.recipe import ENTRY, recipes_in
 from stridesurgery._rewrite.records import (
     described,
     intermediates,
@@ -14,6 +15,7 @@ from stridesurgery._rewrite.records import (
 from stridesurgery._rewrite.request import check_one_path, requested
 
 __all__ = [
+    "ENTRY",
     "described",
     "Change",
     "Plan",
@@ -27,6 +29,7 @@ __all__ = [
     "dilated_graph",
     "plan",
     "rearranged",
+    "recipes_in",
     "records_of",
     "refreshed",
     "check_operated",

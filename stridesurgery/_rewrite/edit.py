@@ -10,6 +10,7 @@ from stridesurgery._node import info
 from stridesurgery._rewrite.check_modes import check_alike, check_output_kind
 from stridesurgery._rewrite.dilate import dilated_graph
 from stridesurgery._rewrite.plan import Change, Draft, Plan, changes_of
+from stridesurgery._rewrite.recipe import attach
 from stridesurgery._rewrite.records import refreshed, update_records
 from stridesurgery._trace import RewrittenModel, copied, is_fixed_size, record, rewritten
 from stridesurgery.errors import OperatorError
@@ -51,7 +52,7 @@ def finish(model: nn.Module, analysis: Analysis, planned: Plan, draft: Draft) ->
         )
     if isinstance(info := getattr(operated, "feature_info", None), FeatureInfo):
         operated.feature_info = refreshed(info, operated, analysis.recording.size)  # type: ignore[assignment]
-    operated.surgery = replace(planned.surgery, after=before)  # type: ignore[assignment]
+    attach(operated, replace(planned.surgery, after=before))
     return operated
 
 

@@ -1,7 +1,13 @@
 """Record a model without its weights as a graph."""
 
 from stridesurgery._trace.graph_model import RewrittenModel, copied, rewritten
-from stridesurgery._trace.meta_copy import copied_model, copy_to_meta, default_size, number_format
+from stridesurgery._trace.meta_copy import (
+    check_plain,
+    copied_model,
+    copy_to_meta,
+    default_size,
+    number_format,
+)
 from stridesurgery._trace.record import image_for, is_fixed_size, one_image, record
 from stridesurgery._trace.recording import (
     Recording,
@@ -13,6 +19,7 @@ from stridesurgery._trace.recording import (
 __all__ = [
     "RewrittenModel",
     "Recording",
+    "check_plain",
     "copied",
     "copied_model",
     "default_size",

@@ -13,14 +13,11 @@ from stridesurgery._trace.copied_functions import ATOMS, Observer, copied_functi
 from stridesurgery.errors import ModelError
 
 
-def copy_to_meta(model: nn.Module) -> nn.Module:
-    """Return a deep copy with meta tensors and with no hooks but those of the forward pass.
-
-    The copy needs no memory for weights. The containers in which hooks collect values are copied
-    as well.
+def check_plain(model: nn.Module) -> None:
+    """Refuse what is not a plain module.
 
     Raises:
-        ModelError: the model is not a module, is wrapped or scripted, or cannot be copied.
+        ModelError: the model is not a module, or is wrapped or scripted.
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"expected a torch.nn.Module, got {type(model).__name__}")
@@ -41,6 +38,18 @@ def copy_to_meta(model: nn.Module) -> nn.Module:
             raise ModelError(
                 f"{place} is a ScriptModule, whose code cannot be read; pass the original module"
             )
+
+
+def copy_to_meta(model: nn.Module) -> nn.Module:
+    """Return a deep copy with meta tensors and with no hooks but those of the forward pass.
+
+    The copy needs no memory for weights. The containers in which hooks collect values are copied
+    as well.
+
+    Raises:
+        ModelError: the model is not a module, is wrapped or scripted, or cannot be copied.
+    """
+    check_plain(model)
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
         memo[id(parameter)] = nn.Parameter(_meta(parameter), requires_grad=parameter.requires_grad)
