@@ -1,6 +1,85 @@
-"""Text of tables, of units and of ratios."""
+"""Results that show themselves as tables; text of tables, of units and of ratios."""
 
-from collections.abc import Container, Sequence
+import math
+from abc import abstractmethod
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from html import escape
+from typing import Any, NamedTuple
+
+
+class Table(NamedTuple):
+    """A table as text."""
+
+    title: str
+    header: Sequence[str]  # empty, or one name a column
+    rows: Sequence[Sequence[str]]
+    left: Container[int]  # the columns that are aligned to the left
+    notes: Sequence[str] = ()  # lines below it
+
+
+class Shown:
+    """A result that shows itself as a table, in a terminal and in a notebook."""
+
+    _records: str  # the entry of `to_dict` that has one record a row
+
+    @abstractmethod
+    def _table(self) -> Table: ...
+
+    def __str__(self) -> str:
+        title, header, rows, left, notes = self._table()
+        return "\n".join([title, *table([header, *rows] if header else rows, left), *notes])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        title, header, rows, left, notes = self._table()
+        head = f"<thead>{_html_row(header, left, 'th')}</thead>" if header else ""
+        body = "".join(_html_row(row, left, "td") for row in rows)
+        below = "".join(f"<p>{escape(note)}</p>" for note in notes)
+        return f"<p>{escape(title)}</p><table>{head}<tbody>{body}</tbody></table>{below}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as plain data, as JSON holds it: unknown is None, infinite "inf"."""
+        return fields_of(self)
+
+    def to_pandas(self) -> Any:
+        """Return the rows as a `pandas.DataFrame`, numbers as numbers. Needs pandas."""
+        import pandas
+
+        return pandas.json_normalize(self.to_dict()[self._records])
+
+
+def _html_row(cells: Sequence[str], left: Container[int], tag: str) -> str:
+    row = ""
+    for i, cell in enumerate(cells):
+        side = "left" if i in left else "right"
+        row += f'<{tag} style="text-align: {side}">{escape(cell)}</{tag}>'
+    return f"<tr>{row}</tr>"
+
+
+def plain(value: Any) -> Any:
+    """Convert a result to plain data.
+
+    A dataclass becomes an object of its fields. NaN becomes None, an infinite number
+    its text, such as "inf".
+    """
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    if is_dataclass(value):
+        return fields_of(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
+def fields_of(value: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass as plain data."""
+    return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
 
 
 def table(rows: Sequence[Sequence[str]], left: Container[int]) -> list[str]:

@@ -21,8 +21,8 @@ import stridesurgery as ss
 from stridesurgery._cli import main
 from stridesurgery._cli.arguments import surgery
 from stridesurgery._cli.models import Source
-from stridesurgery._cli.plain import plain
 from stridesurgery._cli.terminal import fitted
+from stridesurgery._tables import plain
 
 SMALL = "--input-size=64"
 BUILDERS = """

@@ -9,7 +9,7 @@ from stridesurgery._analysis.analysis import Analysis, analyse
 from stridesurgery._analysis.grid import SpatialOp
 from stridesurgery._analysis.transitions import ReductionStep
 from stridesurgery._hw import HW, hw_numbers, hw_short, hw_text
-from stridesurgery._tables import table
+from stridesurgery._tables import Shown, Table
 from stridesurgery.errors import OperatorError
 
 
@@ -60,9 +60,9 @@ class Transition:
     layers: tuple[int, ...]  #: layers that belong to no other transition come first
 
 
-@dataclass(frozen=True)
-class Report:
-    """The layers of a model; prints as a table, iterates over its layers.
+@dataclass(frozen=True, repr=False)
+class Report(Shown):
+    """The layers of a model; shows itself as a table, iterates over its layers.
 
     Example:
         >>> import stridesurgery, torchvision
@@ -77,6 +77,7 @@ class Report:
     strided: tuple[int, ...]  #: the number L of every layer with a stride
     transitions: tuple[Transition, ...]
     note: str = ""  #: the reason for missing transitions, if the reductions form no chain
+    _records = "layers"
 
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers)
@@ -87,7 +88,7 @@ class Report:
     def __getitem__(self, index: int) -> Layer:
         return self.layers[index]
 
-    def __str__(self) -> str:
+    def _table(self) -> Table:
         header = (
             "L",
             "name",
@@ -101,13 +102,13 @@ class Report:
             "field",
             "transition",
         )
-        rows = [header, *(_row(layer) for layer in self.layers)]
         h, w = self.input_size
         title = (
             f"{self.model} at {h}x{w}: {len(self.layers)} layers, "
             f"{len(self.strided)} strided, {len(self.transitions)} transitions"
         )
-        return "\n".join([title, *table(rows, left=(1, 2)), *([self.note] if self.note else [])])
+        rows = [_row(layer) for layer in self.layers]
+        return Table(title, header, rows, left=(1, 2), notes=[self.note] if self.note else [])
 
 
 def _row(layer: Layer) -> tuple[str, ...]:

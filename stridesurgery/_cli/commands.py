@@ -10,9 +10,9 @@ from stridesurgery._cli import saved
 from stridesurgery._cli.arguments import add_model, add_out, add_surgeries, add_taps, source
 from stridesurgery._cli.errors import CommandError
 from stridesurgery._cli.files import check_writable
-from stridesurgery._cli.plain import plain
 from stridesurgery._cost import METRICS, SECONDS, Budget, Search, compare, cost, describe, search
 from stridesurgery._rewrite import eliminate
+from stridesurgery._tables import plain
 from stridesurgery._verify import verify
 from stridesurgery.saving import load
 from stridesurgery.surgery import AXES

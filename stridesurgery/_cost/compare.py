@@ -15,7 +15,7 @@ from stridesurgery._features import Tap, TapName, feature_of, find_taps
 from stridesurgery._hw import HW, hw_short, hw_text
 from stridesurgery._node import info
 from stridesurgery._rewrite import eliminate, requested
-from stridesurgery._tables import gmac, mib, ratio, table
+from stridesurgery._tables import Shown, Table, gmac, mib, plain, ratio
 from stridesurgery._trace import copy_to_meta, one_image
 from stridesurgery.errors import RequestError, SurgeryError
 from stridesurgery.surgery import AXES, Surgery
@@ -44,12 +44,24 @@ class Row:
     latency: Timing | None = None  #: measured on one image
     training_step: Timing | None = None  #: measured, forward and backward on two images
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as plain data, the cost in its totals."""
+        maps = zip(self.maps, self.grids, strict=True)
+        return {
+            "name": self.name,
+            "surgery": plain(self.surgery),
+            **self.cost.totals(),
+            "maps": [{**plain(feature), "grid": list(grid)} for feature, grid in maps],
+            "latency": plain(self.latency),
+            "training_step": plain(self.training_step),
+        }
 
-@dataclass(frozen=True)
-class Comparison:
+
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
     """Rows of the compared networks, the untouched one first.
 
-    `print` shows a table of ratios to the untouched network. A row is found by number or by name.
+    It shows itself as a table of ratios to the untouched network. A row is found by number or by name.
 
     Example:
         >>> import timm, stridesurgery as ss
@@ -62,6 +74,7 @@ class Comparison:
 
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()  #: the comparisons that could not be made, and why
+    _records = "rows"
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
@@ -77,7 +90,7 @@ class Comparison:
             raise KeyError(f"{name!r}; the rows are {', '.join(row.name for row in self.rows)}")
         return found[0]
 
-    def __str__(self) -> str:
+    def _table(self) -> Table:
         base = self.rows[0]
         columns: list[tuple[str, Callable[[Row], str]]] = [
             ("", lambda row: row.name),
@@ -100,17 +113,15 @@ class Comparison:
                 ("latency", lambda row: _timed(row.latency, base.latency)),
                 ("training step", lambda row: _timed(row.training_step, base.training_step)),
             ]
-        cells = [
-            [title for title, _ in columns],
-            *([text(row) for _, text in columns] for row in self.rows),
-        ]
+        header = [title for title, _ in columns]
+        cells = [[text(row) for _, text in columns] for row in self.rows]
         cost = base.cost
         title = (
             f"{cost.model} at {hw_text(base.input_size)}: {cost.parameters / 1e6:.2f} M parameters, "
             f"{gmac(cost.macs)}, activations {mib(cost.activation_bytes)}, "
             f"peak {mib(cost.peak_bytes)}; the rest as ratios"
         )
-        return "\n".join([title, *table(cells, left=range(4)), *self.notes])
+        return Table(title, header, cells, left=range(4), notes=self.notes)
 
 
 def _timed(timing: Timing | None, base: Timing | None) -> str:

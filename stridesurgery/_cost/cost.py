@@ -12,7 +12,7 @@ from stridesurgery._cost.memory import MemoryEvent, peak
 from stridesurgery._cost.meter import Inference, Meter, NodeCost
 from stridesurgery._hw import HW, hw_short
 from stridesurgery._node import info, shape_of
-from stridesurgery._tables import gmac, mib
+from stridesurgery._tables import Shown, Table, gmac, mib, plain
 from stridesurgery._trace import Recording, one_image
 from stridesurgery.errors import TraceError
 
@@ -41,12 +41,17 @@ class Part:
         """Floating-point operations: two per multiply-accumulate, as `flop_counter` of torch."""
         return 2 * self.macs
 
+    def sums(self, by: str) -> dict[str, Any]:
+        """Return the cost as plain data, with the field that it is summed by."""
+        key = {by: plain(getattr(self, by))}
+        return {**key, "macs": self.macs, "flops": self.flops, "bytes": self.bytes}
 
-@dataclass(frozen=True)
-class Cost:
+
+@dataclass(frozen=True, repr=False)
+class Cost(Shown):
     """Cost of a network for one image.
 
-    `print` shows a table by reduction.
+    It shows itself as a table by reduction.
 
     Example:
         >>> import timm, stridesurgery as ss
@@ -63,6 +68,7 @@ class Cost:
     parts: tuple[Part, ...]  #: one part for each call, in running order
     peak_bytes: int  #: maximum of activations held at once in inference, image included
     uncounted: Mapping[str, int]  #: operators without a MAC count, and how often they are called
+    _records = "per_layer"
 
     @property
     def macs(self) -> int:
@@ -94,22 +100,46 @@ class Cost:
         """
         return _summed(self.parts, lambda part: part.reduction)
 
-    def __str__(self) -> str:
+    def totals(self) -> dict[str, Any]:
+        """Return the totals as plain data."""
+        return {
+            "model": self.model,
+            "input_size": list(self.input_size),
+            "parameters": self.parameters,
+            "macs": self.macs,
+            "flops": self.flops,
+            "activation_bytes": self.activation_bytes,
+            "peak_bytes": self.peak_bytes,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the totals, and the sums by layer and by reduction, as plain data."""
+        return {
+            **self.totals(),
+            "uncounted": dict(self.uncounted),
+            "per_layer": [part.sums("layer") for part in self.per_layer().values()],
+            "per_reduction": [part.sums("reduction") for part in self.per_reduction().values()],
+        }
+
+    def _table(self) -> Table:
         h, w = self.input_size
-        lines = [
+        title = (
             f"{self.model} at {h}x{w}: {self.parameters / 1e6:.2f} M parameters, {gmac(self.macs)} "
             f"({self.flops / 1e9:.3f} GFLOP), activations {mib(self.activation_bytes)} in all, "
-            f"{mib(self.peak_bytes)} at the peak of inference",
-            f"{'reduction':>10} {'GMAC':>9} {'share':>6} {'activations':>12}",
+            f"{mib(self.peak_bytes)} at the peak of inference"
+        )
+        rows = [
+            (
+                "no map" if reduction is None else hw_short(reduction),
+                f"{part.macs / 1e9:.3f}",
+                f"{part.macs / self.macs if self.macs else 0:.1%}",
+                mib(part.bytes),
+            )
+            for reduction, part in self.per_reduction().items()
         ]
-        for reduction, part in self.per_reduction().items():
-            share = part.macs / self.macs if self.macs else 0
-            name = "no map" if reduction is None else hw_short(reduction)
-            lines.append(f"{name:>10} {part.macs / 1e9:9.3f} {share:6.1%} {mib(part.bytes):>12}")
-        if self.uncounted:
-            names = ", ".join(f"{name} ({calls})" for name, calls in self.uncounted.items())
-            lines.append(f"without a count: {names}")
-        return "\n".join(lines)
+        names = ", ".join(f"{name} ({calls})" for name, calls in self.uncounted.items())
+        notes = [f"without a count: {names}"] if names else []
+        return Table(title, ("reduction", "GMAC", "share", "activations"), rows, (), notes)
 
 
 def _summed(parts: tuple[Part, ...], key: Callable[[Part], T]) -> dict[T, Part]:

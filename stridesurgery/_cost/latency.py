@@ -6,6 +6,7 @@ Rounds are interleaved so that clock drift affects all networks equally.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,11 @@ class Timing:
             return self.seconds[0], self.seconds[0]
         first, _, third = quantiles(self.seconds, n=4, method="inclusive")
         return first, third
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the median, the quartiles and the number of rounds."""
+        rounds = len(self.seconds)
+        return {"median": self.median, "quartiles": list(self.spread), "rounds": rounds}
 
     def ratio(self, base: "Timing") -> float:
         """Return the median of the ratios to the time of another call in the same round."""

@@ -18,7 +18,7 @@ from stridesurgery._cost.metrics import METRICS, SECONDS
 from stridesurgery._features import Tap, TapName, find_taps
 from stridesurgery._hw import HW, hw_numbers, hw_short
 from stridesurgery._rewrite import Plan, eliminate
-from stridesurgery._tables import ratio, table
+from stridesurgery._tables import Shown, Table, fields_of, ratio
 from stridesurgery._trace import copy_to_meta, one_image
 from stridesurgery.errors import RequestError
 from stridesurgery.surgery import AXES, Surgery
@@ -76,12 +76,16 @@ class Candidate:
         """Short description of the surgery."""
         return describe(self.surgery)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the surgery, its name and its cost as plain data."""
+        return {"name": self.name, **fields_of(self)}
 
-@dataclass(frozen=True)
-class Search:
+
+@dataclass(frozen=True, repr=False)
+class Search(Shown):
     """Result of a search.
 
-    `print` shows a table. Iteration, length and indexing are those of the Pareto set, `front`.
+    It shows itself as a table. Iteration, length and indexing are those of the Pareto set, `front`.
 
     Example:
         >>> import timm, stridesurgery as ss
@@ -97,6 +101,7 @@ class Search:
     candidates: tuple[Candidate, ...]  #: all within the budget
     front: tuple[Candidate, ...]  #: the candidates that no other one beats
     refused: tuple[str, ...]  #: transitions that cannot be eliminated, and why
+    _records = "front"
 
     def __iter__(self) -> Iterator[Candidate]:
         return iter(self.front)
@@ -107,7 +112,7 @@ class Search:
     def __getitem__(self, number: int) -> Candidate:
         return self.front[number]
 
-    def __str__(self) -> str:
+    def _table(self) -> Table:
         h, w = self.input_size
         timed = any(c.latency is not None for c in self.front)
         header = (
@@ -116,12 +121,12 @@ class Search:
             *(m.title for m in METRICS),
             *([SECONDS.title] * timed),
         )
-        rows = [header, *(_cells(c, self.original, timed) for c in (self.original, *self.front))]
+        rows = [_cells(c, self.original, timed) for c in (self.original, *self.front)]
         title = (
             f"{self.model} at {h}x{w}: {len(self.front)} of the {len(self.candidates)} surgeries within the budget are "
             "beaten by no other; ratios to the model as it is"
         )
-        return "\n".join([title, *table(rows, left=(0, 1)), *self.refused])
+        return Table(title, header, rows, left=(0, 1), notes=self.refused)
 
 
 def _cells(candidate: Candidate, base: Candidate, timed: bool) -> tuple[str, ...]:

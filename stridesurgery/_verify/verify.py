@@ -8,6 +8,7 @@ from torch import Tensor, fx, nn
 from stridesurgery._analysis import Analysis, FeatureInfo, analyse
 from stridesurgery._hw import HW
 from stridesurgery._rewrite import check_operated, eliminate, operate, plan
+from stridesurgery._tables import Shown, Table
 from stridesurgery._trace import RewrittenModel, copy_to_meta, number_format, one_image, record
 from stridesurgery._verify.maps import MapCheck, check_maps
 from stridesurgery._verify.operators import SiteCheck, check_site
@@ -17,8 +18,8 @@ from stridesurgery.errors import GridError, ModelError, RequestError, SurgeryErr
 from stridesurgery.surgery import Surgery
 
 
-@dataclass(frozen=True)
-class Verification:
+@dataclass(frozen=True, repr=False)
+class Verification(Shown):
     """The list of what `verify` checked and found right.
 
     `verify` raises an error if something is wrong, so everything that is listed here holds.
@@ -44,34 +45,29 @@ class Verification:
     outputs: tuple[OutputCheck, ...] = ()  #: the same for each tensor that any other model returns
     records: int = 0  #: number of reductions and patch sizes on record that were found right
     modes: str = ""  #: the finding on the modules' modes, in words
+    _records = "sites"
 
-    def __str__(self) -> str:
+    def _table(self) -> Table:
         h, w = self.input_size
         maps = "exactly k times larger" if self.exact else "k times larger up to a border"
         lines = [
-            f"{self.surgery.name} verified at {h}x{w}",
-            f"  weights  {self.tensors} tensors equal, same keys",
-            f"  grid     {self.values} values checked, maps {maps}",
-            *(f"  site     {site.name}: {site.what}" for site in self.sites),
-            *(f"  map      {found.name}: {found.what}" for found in self.maps),
-            *self._outputs(),
-            f"  records  {self.records} reductions and patch sizes on record are right",
-            f"  modes    {self.modes}",
+            ("weights", f"{self.tensors} tensors equal, same keys"),
+            ("grid", f"{self.values} values checked, maps {maps}"),
+            *(("site", f"{site.name}: {site.what}") for site in self.sites),
+            *(("map", f"{found.name}: {found.what}") for found in self.maps),
+            *(("output", line) for line in self._outputs()),
+            ("records", f"{self.records} reductions and patch sizes on record are right"),
+            ("modes", self.modes),
         ]
-        return "\n".join(lines)
+        rows = [(f"  {what}", finding) for what, finding in lines]
+        return Table(f"{self.surgery.name} verified at {h}x{w}", (), rows, left=(0, 1))
 
     def _outputs(self) -> list[str]:
         errors = [found.error for found in self.outputs if found.error is not None]
         whose = "the original's" if self.surgery.dilate else "what eliminate gives"
-        equal = [
-            f"  output   {len(errors)} tensors equal {whose}, largest relative difference {max(errors, default=0):.1g}"
-        ]
-        odd = [
-            f"  output   {found.name}: {found.what}"
-            for found in self.outputs
-            if found.error is None
-        ]
-        return [*(equal if errors else []), *odd]
+        largest = f"largest relative difference {max(errors, default=0):.1g}"
+        equal = [f"{len(errors)} tensors equal {whose}, {largest}"] if errors else []
+        return equal + [f"{f.name}: {f.what}" for f in self.outputs if f.error is None]
 
 
 def verify(
