@@ -1,80 +1,20 @@
 """Change the strides of a pretrained backbone and keep every weight."""
 
-from stridesurgery._analysis import (
-    Feature,
-    FeatureInfo,
-    Layer,
-    MapGeometry,
-    Report,
-    Transition,
-    inspect,
-)
-from stridesurgery._cost import (
-    Budget,
-    Candidate,
-    Comparison,
-    Cost,
-    Part,
-    Row,
-    Search,
-    Timing,
-    compare,
-    cost,
-    search,
-)
-from stridesurgery._features import dual_path, features
-from stridesurgery._rewrite import eliminate
-from stridesurgery._verify import Verification, verify
-from stridesurgery.errors import (
-    GridError,
-    ModelError,
-    OperatorError,
-    RequestError,
-    SurgeryError,
-    TraceError,
-)
-from stridesurgery.ops import Operator, Window, register_operator
-from stridesurgery.recalibrate import recalibrate
-from stridesurgery.saving import load, save
-from stridesurgery.surgery import Surgery
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Budget",
-    "Candidate",
-    "Comparison",
-    "Cost",
-    "Feature",
-    "FeatureInfo",
-    "GridError",
-    "Layer",
-    "MapGeometry",
-    "ModelError",
-    "Operator",
-    "OperatorError",
-    "Part",
-    "Report",
-    "RequestError",
-    "Row",
-    "Search",
-    "Surgery",
-    "SurgeryError",
-    "Timing",
-    "TraceError",
-    "Transition",
-    "Verification",
-    "Window",
-    "compare",
-    "cost",
-    "dual_path",
-    "eliminate",
-    "features",
-    "inspect",
-    "load",
-    "recalibrate",
-    "register_operator",
-    "save",
-    "search",
-    "verify",
-]
+if TYPE_CHECKING:
+    from stridesurgery._public import *  # noqa: F403
+    from stridesurgery._public import __all__ as __all__
+else:  # imported at first use: `stridesurgery --help` needs no torch
+
+    def __getattr__(name: str) -> Any:
+        public = import_module("stridesurgery._public")
+        if name == "__all__" or name in public.__all__:
+            return getattr(public, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return __getattr__("__all__")

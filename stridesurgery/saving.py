@@ -138,10 +138,8 @@ def read(path: str | Path) -> tuple[Surgery | None, dict[str, Any]]:
         RequestError: the recipe is no surgery, or that of a part of the model.
     """
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}")
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; name the file of weights in it")
+    with path.open("rb"):  # says it in the usual words if it cannot be read
+        pass
     try:
         recipes, state = _safetensors(path) if _is_safe(path) else _pickled(path)
     except Exception as problem:  # torch.load raises all kinds
@@ -226,5 +224,5 @@ def written_whole(path: Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
             os.replace(part, path)
     except OSError as problem:
-        why = problem.strerror or str(problem)
-        raise type(problem)(problem.errno, f"{path} cannot be written: {why}") from problem
+        why = f"cannot be written: {problem.strerror or problem}"
+        raise type(problem)(problem.errno, why, str(path)) from problem

@@ -332,6 +332,9 @@ OUT = "--out=fine.safetensors"
             2,
             "torchvision has no model 'resnet1'; the closest are resnet1",
         ),
+        (["inspect", "resnet50"], 2, "callable; did you mean timm:resnet50?"),
+        (["inspect", "maskrcnn_resnet50_fpn"], 2, "did you mean torchvision:"),
+        (["inspect", "builders:net", "--weights=folder.onnx"], 2, "folder.onnx: Is a directory"),
         (["inspect", "no_such:thing"], 2, "No module named 'no_such'"),
         (["inspect", "builders:nothing"], 2, "no attribute 'nothing'"),
         (["inspect", "builders:nn.__name__"], 2, "is a str, not a callable"),
@@ -352,7 +355,11 @@ OUT = "--out=fine.safetensors"
             2,
             "is for timm: and torchvision: models",
         ),
-        (["inspect", "builders:net", "--weights=nowhere.pth"], 2, "there is no file nowhere.pth"),
+        (
+            ["inspect", "builders:net", "--weights=nowhere.pth"],
+            2,
+            "nowhere.pth: No such file or directory",
+        ),
         (
             ["inspect", "builders:net", "--weights=builders.py"],
             2,
@@ -419,7 +426,7 @@ OUT = "--out=fine.safetensors"
             "give either a SURGERY to carry out and check, or --operated",
         ),
         (["verify", "builders:net", "S1L0", "--operated=other.pth"], 2, "give either a SURGERY"),
-        (["verify", "builders:net", "--operated=nowhere"], 2, "there is no file nowhere"),
+        (["verify", "builders:net", "--operated=nowhere"], 2, "nowhere: No such file or directory"),
         (
             ["verify", "builders:net", "--operated=torn.safetensors"],
             2,
@@ -516,6 +523,42 @@ def test_only_a_terminal_is_fitted(cli: Cli, monkeypatch: pytest.MonkeyPatch) ->
     assert cli(*argv)[1] == text
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     assert max(map(len, cli(*argv)[1].splitlines())) <= 50 < max(map(len, text.splitlines()))
+
+
+def fresh(*argv: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(ss.__file__).parent.parent)}
+    return subprocess.run(
+        [sys.executable, *argv], capture_output=True, text=True, env=environment, **options
+    )
+
+
+def test_help_and_errors_of_usage_need_no_torch() -> None:
+    """A fresh process without torch, timm and numpy tells what there is."""
+    heavy = "dict.fromkeys(['torch', 'torchvision', 'timm', 'numpy'])"
+    code = f"import sys; sys.modules.update({heavy}); from stridesurgery._cli import main; main()"
+    for argv in (["--version"], ["--help"], ["search", "--help"], ["plot", "field", "--help"]):
+        found = fresh("-c", code, *argv)
+        assert found.stdout.startswith(("stridesurgery ", "usage: ")) and not found.stderr
+    assert "required: model" in fresh("-c", code, "inspect").stderr
+
+
+def test_import_is_as_quiet_as_timm_and_shows_public_names_only() -> None:
+    """Also when everything is imported; names that are there cannot be hidden by modules."""
+    code = """
+import stridesurgery._recalibrate, stridesurgery.saving, sys, stridesurgery as ss
+assert dir(ss) == sorted(ss.__all__) and all(callable(getattr(ss, name)) for name in dir(ss))
+assert "torch.utils.cpp_extension" not in sys.modules  # it looks for compilers, and says so
+from stridesurgery import *
+print(eliminate is ss.eliminate, hasattr(ss, "nothing"))
+"""
+    assert fresh("-c", code).stdout == "True False\n"
+    assert fresh("-c", code).stderr == fresh("-c", "import timm").stderr
+
+
+def test_a_closed_output_is_told() -> None:
+    code = "import sys; sys.stdout = None; from stridesurgery._cli import main; sys.exit(main([]))"
+    found = fresh("-c", code)
+    assert found.returncode == 2 and "the output cannot be written: it is closed" in found.stderr
 
 
 def test_a_closed_pipe_ends_it_quietly() -> None:

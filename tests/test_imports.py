@@ -10,8 +10,8 @@ import pytest
 import stridesurgery
 
 HOME = Path(stridesurgery.__file__).parent
-STREET = """errors < _hw < _node < _tables < surgery < ops < _trace < _analysis < _rewrite < _features
-    < _cost | _verify | recalibrate | saving < detection | plot < __init__ < _cli < __main__"""
+STREET = """errors < _hw < _node < _tables < _metrics < surgery < ops < _trace < _analysis < _rewrite < _features
+    < _cost | _verify | _recalibrate | saving < detection | plot < _public < __init__ < _cli < __main__"""
 LEVEL = {
     room: level
     for level, row in enumerate(STREET.split("<"))

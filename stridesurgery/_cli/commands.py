@@ -5,17 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stridesurgery._analysis import inspect
-from stridesurgery._cli import saved
+import stridesurgery as ss
 from stridesurgery._cli.arguments import add_model, add_out, add_surgeries, add_taps, source
 from stridesurgery._cli.errors import CommandError
-from stridesurgery._cli.files import check_writable
-from stridesurgery._cost import METRICS, SECONDS, Budget, Search, compare, cost, describe, search
-from stridesurgery._rewrite import eliminate
+from stridesurgery._cli.files import SUFFIXES, check_writable
+from stridesurgery._metrics import METRICS, SECONDS
 from stridesurgery._tables import plain
-from stridesurgery._verify import verify
-from stridesurgery.saving import load
 from stridesurgery.surgery import AXES
+
+# What needs torch is imported when a command runs, so that help and errors of usage are quick.
 
 
 @dataclass(frozen=True)
@@ -41,8 +39,8 @@ def run_inspect(arguments: argparse.Namespace) -> Answer:
     """List the layers of a model, or what it costs; after a surgery, if one is named."""
     model, size = source(arguments).build(), arguments.input_size
     if arguments.surgery is not None:
-        model = eliminate(model, arguments.surgery, input_size=size)
-    told = cost(model, size) if arguments.cost else inspect(model, size)
+        model = ss.eliminate(model, arguments.surgery, input_size=size)
+    told = ss.cost(model, size) if arguments.cost else ss.inspect(model, size)
     return Answer(str(told), plain(told))
 
 
@@ -61,7 +59,7 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
 
 def run_compare(arguments: argparse.Namespace) -> Answer:
     """Put surgeries side by side, and beside the larger input that costs as much."""
-    told = compare(
+    told = ss.compare(
         source(arguments).build(),
         arguments.surgeries,
         arguments.input_size,
@@ -101,17 +99,17 @@ def run_search(arguments: argparse.Namespace) -> Answer:
     return Answer(str(found), plain(found))
 
 
-def searched(arguments: argparse.Namespace) -> Search:
+def searched(arguments: argparse.Namespace) -> "ss.Search":
     """Run `search` with the arguments of `add_search`."""
     given = {metric: getattr(arguments, metric.option) for metric in (*METRICS, SECONDS)}
-    bounds = Budget(
+    bounds = ss.Budget(
         **{metric.name: value * metric.unit for metric, value in given.items() if value is not None}
     )
-    if (arguments.budget is None) == (bounds == Budget()):
+    if (arguments.budget is None) == (bounds == ss.Budget()):
         raise CommandError(
             "give either --budget, or one or more of --gmacs, --activations, --peak and --milliseconds"
         )
-    return search(
+    return ss.search(
         source(arguments).build(),
         bounds if arguments.budget is None else arguments.budget,
         taps=arguments.tap,
@@ -134,9 +132,12 @@ def add_eliminate(parser: argparse.ArgumentParser) -> None:
 
 def run_eliminate(arguments: argparse.Namespace) -> Answer:
     """Eliminate strides and write the operated model."""
+    from stridesurgery._cli import saved
+    from stridesurgery._cost import describe
+
     made, out = source(arguments), arguments.out
-    check_writable(out, saved.SUFFIXES)
-    operated = eliminate(made.build(), arguments.surgery, input_size=arguments.input_size)
+    check_writable(out, SUFFIXES)
+    operated = ss.eliminate(made.build(), arguments.surgery, input_size=arguments.input_size)
     surgery = operated.surgery
     saved.write(operated, surgery, made.name, out)  # type: ignore[arg-type]  # eliminate attached it
     tensors, size = len(operated.state_dict()), out.stat().st_size
@@ -164,8 +165,8 @@ def run_verify(arguments: argparse.Namespace) -> Answer:
         raise CommandError("give either a SURGERY to carry out and check, or --operated FILE")
     original = made.build()
     if arguments.operated is None:
-        operated = eliminate(original, arguments.surgery, input_size=arguments.input_size)
+        operated = ss.eliminate(original, arguments.surgery, input_size=arguments.input_size)
     else:
-        operated = load(made.untrained.build, arguments.operated)
-    told = verify(original, operated, arguments.input_size)
+        operated = ss.load(made.untrained.build, arguments.operated)
+    told = ss.verify(original, operated, arguments.input_size)
     return Answer(str(told), plain(told))

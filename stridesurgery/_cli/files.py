@@ -5,6 +5,8 @@ from pathlib import Path
 
 from stridesurgery._cli.errors import CommandError
 
+SUFFIXES = (".safetensors", ".onnx")  # of operated models
+
 
 def check_writable(path: Path, suffixes: tuple[str, ...]) -> None:
     """Check, before the work, that its result can be written.

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import os
 import shutil
 import sys
@@ -63,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     A wrong command line exits by itself, with code 2.
     """
+    if sys.stdout is None:
+        print("stridesurgery: the output cannot be written: it is closed", file=sys.stderr)
+        return FAILED
     try:
         try:
             return _run(make_parser().parse_args(argv))
@@ -83,19 +87,22 @@ def _run(arguments: argparse.Namespace) -> int:
     """Run a command and print its answer. Only printing can raise."""
     try:
         with warnings.catch_warnings():
-            if not sys.warnoptions:
-                warnings.simplefilter("ignore")  # warnings of the libraries are for their callers
+            if not sys.warnoptions:  # warnings of the libraries are for their callers
+                warnings.simplefilter("ignore")
+                logging.disable(logging.WARNING)
             answer = arguments.run(arguments)
     except Exception as problem:
         if arguments.debug:
             traceback.print_exc()
         what = str(problem)
-        if isinstance(problem, OSError):
-            what = what if problem.filename else problem.strerror or what
-        elif not isinstance(problem, (SurgeryError, CommandError)):
+        if isinstance(problem, OSError) and problem.filename is not None:
+            what = f"{problem.filename}: {problem.strerror}"
+        elif not isinstance(problem, (SurgeryError, CommandError, OSError)):
             what = f"{type(problem).__name__}: {problem} (--debug shows where)"
         print(f"{arguments.prog}: {' '.join(what.split())}", file=sys.stderr)
         return REFUSED if isinstance(problem, SurgeryError) else FAILED
+    finally:
+        logging.disable(logging.NOTSET)
     print(_shown(answer, arguments.json))
     return 0
 

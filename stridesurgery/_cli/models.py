@@ -9,17 +9,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import timm
-import torch
-import torchvision
-from torch import nn
-
+import stridesurgery as ss
 from stridesurgery._cli.errors import CommandError
-from stridesurgery._rewrite import eliminate
-from stridesurgery.errors import RequestError
-from stridesurgery.saving import fill, read
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PRETRAINED = "pretrained"
 
@@ -37,12 +33,17 @@ class Source:
         """The same source with random weights."""
         return replace(self, weights=None)
 
-    def build(self) -> nn.Module:
+    def build(self) -> "nn.Module":
         """Return the model in evaluation mode, operated as the file of its weights says.
 
         Raises:
             CommandError: there is no such model, it cannot be built, or the weights do not fit it.
         """
+        import torch
+        from torch import nn
+
+        from stridesurgery.saving import fill, read
+
         make = _maker(self.name, pretrained=self.weights == PRETRAINED)
         try:
             with torch.random.fork_rng(devices=[]):
@@ -59,19 +60,28 @@ class Source:
         if self.weights is not None and self.weights != PRETRAINED:
             surgery, state = read(self.weights)
             if surgery is not None:
-                model = eliminate(model, surgery)
+                model = ss.eliminate(model, surgery)
             try:
                 fill(model, state, self.weights)
-            except RequestError as problem:
+            except ss.RequestError as problem:
                 raise CommandError(f"{problem}. See --model-arg") from problem
         return model.eval()
 
 
 def _maker(name: str, pretrained: bool) -> Callable[..., Any]:
     """Return the function that builds a model."""
+    import timm
+    import torchvision
+
     library, colon, rest = name.partition(":")
     if not colon or not library or not rest:
-        raise CommandError(f"{name!r} is not timm:NAME, torchvision:NAME or module.path:callable")
+        names = {n: f"torchvision:{n}" for n in torchvision.models.list_models()}
+        names |= {n: f"timm:{n}" for n in timm.list_models()}
+        hint = _closest(name, names)
+        raise CommandError(
+            f"{name!r} is not timm:NAME, torchvision:NAME or module.path:callable"
+            + (f"; did you mean {' or '.join(names[n] for n in hint)}?" if hint else "")
+        )
     if library == "timm":
         # timm itself finds hf-hub:NAME and local-dir:FOLDER
         if ":" not in rest and not timm.is_model(rest):
@@ -107,9 +117,14 @@ def _imported(module: str, attribute: str) -> Callable[..., Any]:
 
 
 def _unknown(name: str, library: str, names: Iterable[str]) -> CommandError:
-    close = get_close_matches(name, names, n=3)
+    close = _closest(name, names)
     hint = f"; the closest are {', '.join(close)}" if close else ""
     return CommandError(f"{library} has no model {name!r}{hint}")
+
+
+def _closest(name: str, names: Iterable[str]) -> list[str]:
+    """Return the name itself if it is known, else the most similar ones."""
+    return [name] if name in names else get_close_matches(name, names, n=3)
 
 
 def argument(text: str) -> tuple[str, Any]:

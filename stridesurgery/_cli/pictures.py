@@ -5,14 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from stridesurgery._analysis import inspect
+import stridesurgery as ss
 from stridesurgery._cli.arguments import add_model, add_out, add_surgeries, source, tap
 from stridesurgery._cli.commands import Answer, add_search, searched
 from stridesurgery._cli.errors import CommandError
 from stridesurgery._cli.files import check_writable
-from stridesurgery.saving import written_whole
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -52,7 +49,7 @@ def run_field(arguments: argparse.Namespace) -> Answer:
 
     def draw(plot: Any) -> Any:
         model = source(arguments).build()
-        size = inspect(model, arguments.input_size).input_size
+        size = ss.inspect(model, arguments.input_size).input_size
         image = None if arguments.image is None else read_image(arguments.image, size)
         return plot.field(model, arguments.tap, arguments.surgeries, size, image=image)
 
@@ -81,6 +78,7 @@ def read_image(path: Path, size: tuple[int, int]) -> Any:
     Raises:
         CommandError: the file cannot be read.
     """
+    import numpy as np
     from PIL import Image, ImageOps  # comes with matplotlib
 
     try:
@@ -100,6 +98,8 @@ def _drawn(arguments: argparse.Namespace, draw: Callable[[Any], Any]) -> Answer:
         raise CommandError(
             f"pictures need matplotlib, the extra stridesurgery[plot]: {problem}"
         ) from problem
+    from stridesurgery.saving import written_whole
+
     figure = draw(plot)
     with written_whole(out) as part:
         figure.savefig(part, dpi=150)

@@ -7,10 +7,8 @@ from torch import nn
 
 from stridesurgery._cli.errors import CommandError
 from stridesurgery._trace import image_for
-from stridesurgery.saving import SUFFIX, save, written_whole
+from stridesurgery.saving import save, written_whole
 from stridesurgery.surgery import Surgery
-
-SUFFIXES = (SUFFIX, ".onnx")
 
 
 def write(model: nn.Module, surgery: Surgery, source: str, path: Path) -> None:

@@ -3,7 +3,6 @@
 from stridesurgery._cost.compare import Comparison, Row, compare, describe
 from stridesurgery._cost.cost import Cost, Part, cost
 from stridesurgery._cost.latency import Timing
-from stridesurgery._cost.metrics import METRICS, SECONDS
 from stridesurgery._cost.search import Budget, Candidate, Search, search
 
 __all__ = [
@@ -11,10 +10,8 @@ __all__ = [
     "Candidate",
     "Comparison",
     "Cost",
-    "METRICS",
     "Part",
     "Row",
-    "SECONDS",
     "Search",
     "Timing",
     "compare",

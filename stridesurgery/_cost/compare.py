@@ -10,9 +10,9 @@ from torch import nn
 from stridesurgery._analysis import Analysis, Feature, analyse
 from stridesurgery._cost.cost import Cost, count
 from stridesurgery._cost.latency import Timing, in_turn, inference, training_step
-from stridesurgery._cost.metrics import METRICS
 from stridesurgery._features import Tap, TapName, feature_of, find_taps
 from stridesurgery._hw import HW, hw_short, hw_text
+from stridesurgery._metrics import METRICS
 from stridesurgery._node import info
 from stridesurgery._rewrite import eliminate, requested
 from stridesurgery._tables import Shown, Table, gmac, mib, plain, ratio

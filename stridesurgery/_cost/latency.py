@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
-from torch.utils.benchmark import Timer
 
 from stridesurgery._trace import copied_model, number_format
 from stridesurgery.errors import ModelError
@@ -60,6 +59,8 @@ def in_turn(calls: Sequence[Callable[[], object]], rounds: int) -> list[Timing]:
 
     Each timing waits until the GPU has finished.
     """
+    from torch.utils.benchmark import Timer  # looks for a CUDA compiler, and may warn
+
     timers = [Timer("call()", globals={"call": call}) for call in calls]
     for timer in timers:
         timer.timeit(1)

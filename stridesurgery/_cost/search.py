@@ -14,9 +14,9 @@ from stridesurgery._cost.compare import describe
 from stridesurgery._cost.feasible import feasible_plans
 from stridesurgery._cost.forecast import CostEstimate, Forecast, estimates
 from stridesurgery._cost.latency import Timing, in_turn, inference
-from stridesurgery._cost.metrics import METRICS, SECONDS
 from stridesurgery._features import Tap, TapName, find_taps
 from stridesurgery._hw import HW, hw_numbers, hw_short
+from stridesurgery._metrics import METRICS, SECONDS
 from stridesurgery._rewrite import Plan, eliminate
 from stridesurgery._tables import Shown, Table, fields_of, ratio
 from stridesurgery._trace import copy_to_meta, one_image

@@ -7,8 +7,9 @@ from itertools import groupby
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from stridesurgery._cost import METRICS, Candidate, Search
+from stridesurgery._cost import Candidate, Search
 from stridesurgery._hw import hw_short
+from stridesurgery._metrics import METRICS
 from stridesurgery.errors import RequestError
 from stridesurgery.plot.marks import GREY, STYLE, marks
 

@@ -1,0 +1,78 @@
+"""The public names."""
+
+from stridesurgery._analysis import (
+    Feature,
+    FeatureInfo,
+    Layer,
+    MapGeometry,
+    Report,
+    Transition,
+    inspect,
+)
+from stridesurgery._cost import (
+    Budget,
+    Candidate,
+    Comparison,
+    Cost,
+    Part,
+    Row,
+    Search,
+    Timing,
+    compare,
+    cost,
+    search,
+)
+from stridesurgery._features import dual_path, features
+from stridesurgery._recalibrate import recalibrate
+from stridesurgery._rewrite import eliminate
+from stridesurgery._verify import Verification, verify
+from stridesurgery.errors import (
+    GridError,
+    ModelError,
+    OperatorError,
+    RequestError,
+    SurgeryError,
+    TraceError,
+)
+from stridesurgery.ops import Operator, Window, register_operator
+from stridesurgery.saving import load, save
+from stridesurgery.surgery import Surgery
+
+__all__ = [
+    "Budget",
+    "Candidate",
+    "Comparison",
+    "Cost",
+    "Feature",
+    "FeatureInfo",
+    "GridError",
+    "Layer",
+    "MapGeometry",
+    "ModelError",
+    "Operator",
+    "OperatorError",
+    "Part",
+    "Report",
+    "RequestError",
+    "Row",
+    "Search",
+    "Surgery",
+    "SurgeryError",
+    "Timing",
+    "TraceError",
+    "Transition",
+    "Verification",
+    "Window",
+    "compare",
+    "cost",
+    "dual_path",
+    "eliminate",
+    "features",
+    "inspect",
+    "load",
+    "recalibrate",
+    "register_operator",
+    "save",
+    "search",
+    "verify",
+]
