@@ -35,9 +35,12 @@ def check_alike(evaluation: fx.Graph, training: fx.Graph, keys: Iterable[Key]) -
     Raises:
         GridError: naming the place where they do not.
     """
-    counts = [Counter(info(n).key[:3] for n in graph.nodes) for graph in (evaluation, training)]
-    for path, op, target, _ in keys:
-        family = (path, op, target)
+    counts = [
+        Counter((*info(n).key[:3], info(n).key[3] < 0) for n in graph.nodes)
+        for graph in (evaluation, training)
+    ]
+    for path, op, target, number in keys:
+        family = (path, op, target, number < 0)
         if op != "call_module" and counts[0][family] != counts[1][family]:
             raise GridError(
                 f"{path or 'the forward code'} calls {target} {counts[0][family]} times in eval mode and "

@@ -164,21 +164,49 @@ class _Dilated:
     def _align(self, node: fx.Node) -> None:
         """Give a node its inputs in its own phases; an eliminated operator makes the phases itself."""
         own, key = self.phases(node), info(node).key
-        sources = [s for s in tensors_in([node.args, node.kwargs]) if info(s).key in self.grid_of]
+        given = list(dict.fromkeys(tensors_in([node.args, node.kwargs])))
+        sources = [s for s in given if info(s).key in self.grid_of]
         site = self.spatial_ops.get(key)
         wanted = own
         if key in self.changes and site is not None:
             wanted = self.phases(sources[0])
             self._open(node, site, own[len(wanted) :])
-        for source in dict.fromkeys(sources):
-            self._give(node, source, wanted)
+        for source in given:
+            have = self.phases(source) if source in sources else self._phases_of_length(source)
+            if have is not None:
+                self._give(node, source, have, wanted)
         for length in [
             n for n in node.all_input_nodes if n.op == "call_method" and n.target == "size"
         ]:
             self._lengthen(node, length, wanted)
 
-    def _give(self, node: fx.Node, source: fx.Node, wanted: Phases) -> None:
-        have = self.phases(source)
+    def _phases_of_length(self, value: fx.Node) -> Phases | None:
+        """Return the phases of the batch whose length a value has that is computed from no image.
+
+        None means that it does not depend on the length of a batch.
+
+        Raises:
+            GridError: it depends on the lengths of several batches.
+        """
+        found: set[Phases] = set()
+        todo, seen = [value], set[fx.Node]()
+        while todo:
+            node = todo.pop()
+            is_size = node.op == "call_method" and node.target == "size"
+            source = node.all_input_nodes[0] if is_size else None
+            if source is not None and info(source).key in self.grid_of:
+                found.update([self.phases(source)] if self.lengths[node] else [])
+            elif node not in seen:
+                todo.extend(node.all_input_nodes)
+            seen.add(node)
+        if len(found) > 1:
+            raise GridError(
+                f"{_place(value)} computes with the lengths of several batches, of which only some would hold phases. "
+                "Choose a transition after it"
+            )
+        return next(iter(found), None)
+
+    def _give(self, node: fx.Node, source: fx.Node, have: Phases, wanted: Phases) -> None:
         if have == wanted:
             return
         longer, shorter = (have, wanted) if len(have) > len(wanted) else (wanted, have)
@@ -238,12 +266,15 @@ class _Dilated:
         """Return whole maps, and of everything else the first phase."""
         for source in tensors_in(output.args):
             place = self.grid_of.get(info(source).key)
-            if place is None or not (phases := self.phases(source)):
+            if place is None:
+                self._give(output, source, self._phases_of_length(source) or (), ())
+                continue
+            if not (phases := self.phases(source)):
                 continue
             axis = channel_axis(source, place)
             if axis is None:
                 _check_no_map(source, place)
-                self._give(output, source, ())
+                self._give(output, source, self.phases(source), ())
             else:
                 # put together last: until then the map may be written into
                 output.replace_input_with(

@@ -6,6 +6,7 @@ import types
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -68,9 +69,15 @@ def _renewed(value: Any, memo: dict[int, Any], apart: bool) -> Any:
         return memo[id(value)]
     if isinstance(value, types.FunctionType):
         return copied_function(value, memo, apart)
-    if isinstance(value, (types.ModuleType, *ATOMS)):
+    if isinstance(value, (types.ModuleType, *ATOMS)) or _is_of_context(value):
         return value
     return copy.deepcopy(value, memo) if apart or _refers(value, memo, set()) else value
+
+
+def _is_of_context(value: Any) -> bool:
+    """Tell whether a value is a context variable, or wraps one: what a run writes into it is its own."""
+    parts = (value, *getattr(value, "__dict__", {}).values())
+    return not isinstance(value, type) and any(isinstance(part, ContextVar) for part in parts)
 
 
 def _refers(value: Any, memo: dict[int, Any], seen: set[int]) -> bool:

@@ -19,12 +19,6 @@ class Hooks:
         }
         vars(module).update({name: OrderedDict() for name in self.tables})
 
-    def put_back(self, module: nn.Module) -> None:
-        """Give the module its hooks again, besides those that it got while it ran."""
-        for name, own in self.own.items():
-            own.update(vars(module)[name])
-            vars(module)[name] = own
-
     def before(
         self, module: nn.Module, args: Any, kwargs: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:

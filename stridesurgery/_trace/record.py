@@ -137,7 +137,8 @@ def trace(
     """
     meta_model.train(training)
     failures = []
-    for channels in input_channels(meta_model):
+    todo = input_channels(meta_model)
+    for channels in todo:
         recorder = Recorder(meta_model, leaf, watch)
         image = torch.empty(batch, channels, *size, device="meta", dtype=number_format(meta_model))
         try:
@@ -154,6 +155,8 @@ def trace(
         except Exception as problem:
             failures.append(_explain(problem, recorder, size))
             failures[-1].__cause__ = problem
+            if recorder.meets_unknown and len(todo) == len(dict.fromkeys(todo)):
+                todo.append(channels)  # again: the caches that may have held it are cleared by now
     raise failures[0]
 
 

@@ -2,9 +2,11 @@
 
 import operator
 import random
+import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
+from sys import getrefcount
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from stridesurgery._node import info, tensors_among
 from stridesurgery._trace.hooks import Hooks
+from stridesurgery._trace.leftovers import clear_caches, state_of
 from stridesurgery._trace.recording import give_keys, lost_no_grad, tensors_returned
 from stridesurgery._trace.values import Values, holds_value
 from stridesurgery.errors import TraceError
@@ -54,7 +57,8 @@ class Recorder(Values, TorchFunctionMode):
         super().__init__(model, watch)
         self.innermost: tuple[str, str] | None = None  # module that raised the first exception
         self.fixed: list[str] = []  # parameters and buffers in the call that raised it
-        self._own_forwards: dict[nn.Module, Any] = {}
+        self._give_back = state_of(model)
+        self._created: list[weakref.ref[Tensor]] = []  # of no other tensor: what caches hold
         self._hooks: dict[nn.Module, Hooks] = {}
         self.adds_to_answer = False  # True if a hook of the model itself replaces its output
         # what the hooks of leaves compute; it is computed again when the leaf runs
@@ -64,7 +68,6 @@ class Recorder(Values, TorchFunctionMode):
                 self._names.setdefault(id(tensor), f"{path}.{name}" if path else name)
             wrapper = self._leaf_forward if path and leaf(module) else self._inner_forward
             # forward is replaced on the instances of our copy; nothing global is patched
-            self._own_forwards[module] = vars(module).get("forward")  # some models set one
             vars(module)["forward"] = wrapper(path, module, module.forward)
             if module._forward_hooks or module._forward_pre_hooks:
                 # the hooks of the model itself run when the result is called
@@ -80,25 +83,7 @@ class Recorder(Values, TorchFunctionMode):
             parameter.requires_grad_(False)
         state = random.getstate()  # a forward pass may draw random numbers
         try:
-            node = self.graph.placeholder("x")
-            info(node).set(shape=tuple(image.shape), path="")
-            self._tag(image, node)
-            self._image, self._images = node, image.shape[0]
-            # gradients on, with nothing to learn: so no_grad blocks of the forward code are seen
-            with torch.enable_grad(), torch.device("meta"), self.watch or nullcontext(), self:
-                result = self.model(image)
-            # these hooks run on what the rewritten model returns
-            if (hooks := self._hooks.get(self.model)) is not None:
-                self._paused += 1
-                self.adds_to_answer = hooks.after(self.model, (image,), {}, result) is not result
-                self._paused -= 1
-            if not tensors_returned(result):
-                raise TraceError(f"it returns {_shortly(result)}, in which there is no tensor")
-            info(self.graph.output(self._argument(self._contained(result)))).set(
-                shape=None, path=""
-            )
-            self._erase_repeated()
-            give_keys(self.graph)
+            self._run(image)
             if self.without_grad:
                 lost = lost_no_grad(
                     self.graph, self.model, self.without_grad, {id(p) for p in learned}
@@ -110,13 +95,38 @@ class Recorder(Values, TorchFunctionMode):
             random.setstate(state)
             for parameter in learned:
                 parameter.requires_grad_()
-            for module, hooks in self._hooks.items():
-                hooks.put_back(module)
-            for module, own in self._own_forwards.items():
-                vars(module).pop("forward")
-                if own is not None:
-                    module.forward = own  # type: ignore[method-assign]
+            self.open = False
+            self._give_back()
+            self._alive.clear()
+            self._sizes.clear()
+            if self._is_held():
+                clear_caches(self._is_held)
         return self.graph
+
+    def _run(self, image: Tensor) -> None:
+        node = self.graph.placeholder("x")
+        info(node).set(shape=tuple(image.shape), path="")
+        self._tag(image, node)
+        self._image, self._images = node, image.shape[0]
+        # gradients on, with nothing to learn: so no_grad blocks of the forward code are seen
+        with torch.enable_grad(), torch.device("meta"), self.watch or nullcontext(), self:
+            result = self.model(image)
+        # these hooks run on what the rewritten model returns
+        if (hooks := self._hooks.get(self.model)) is not None:
+            self._paused += 1
+            self.adds_to_answer = hooks.after(self.model, (image,), {}, result) is not result
+            self._paused -= 1
+        if not tensors_returned(result):
+            raise TraceError(f"it returns {_shortly(result)}, in which there is no tensor")
+        info(self.graph.output(self._argument(self._contained(result)))).set(shape=None, path="")
+        self._erase_repeated()
+        give_keys(self.graph)
+
+    def _is_held(self) -> bool:
+        """Tell whether something, such as a cache, holds a value of this or another recording."""
+        numbers = (getrefcount(number) > 3 for number in self.hashed.values())  # 3 of them are here
+        tensors = (tensor() is not None for tensor in self._created)
+        return self.meets_unknown or any(numbers) or any(tensors)
 
     # modules
 
@@ -291,6 +301,8 @@ class Recorder(Values, TorchFunctionMode):
             writes = self._written(versions)
         except Exception:
             self.fixed = self.fixed or self._constants(args, kwargs)
+            if not all(tensor.is_meta for tensor in tensors_among([args, kwargs])):
+                self.meets_unknown = True
             raise
         finally:
             self._paused -= 1
@@ -301,6 +313,8 @@ class Recorder(Values, TorchFunctionMode):
             return result
         node = self._call(func, name, args, kwargs)
         info(node).writes = writes
+        if isinstance(result, Tensor) and not tensors_among([args, kwargs]):
+            self._created.append(weakref.ref(result))
         return self._tag(result, node)
 
     def _call(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> fx.Node:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from stridesurgery._node import Key, Shape, called, info, shape_of
+from stridesurgery._node import Key, Shape, called, info, shape_of, tensors_in
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,30 @@ def lasting_memory(graph: fx.Graph) -> set[object]:
 
 
 def give_keys(graph: fx.Graph) -> None:
-    counts: dict[tuple[str, str, str], int] = defaultdict(int)
+    """Give each call its number among those of one function in one module.
+
+    Calls that draw or apply noise count from -1 down, so that stochastic depth, which train mode
+    alone has, changes no other number.
+    """
+    counts: dict[tuple[str, str, str, bool], int] = defaultdict(int)
+    noise: set[fx.Node] = set()  # computed from random numbers and from no image
+    images: set[fx.Node] = set()
     for node in graph.nodes:
-        target = called(node)
-        place = (str(info(node).path), node.op, target)
-        info(node).key = (*place, counts[place])
-        counts[place] += 1
+        sources = tensors_in([node.args, node.kwargs])
+        applies = not noise.isdisjoint(sources) and node.op != "call_module"
+        if node.op == "placeholder" or not images.isdisjoint(sources):
+            images.add(node)
+        elif applies or called(node) in _DRAWS:
+            noise.add(node)
+        place = (str(info(node).path), node.op, called(node))
+        family = (*place, applies or node in noise)
+        info(node).key = (*place, -1 - counts[family] if family[-1] else counts[family])
+        counts[family] += 1
+
+
+_DRAWS = frozenset(
+    "rand randn rand_like randn_like randint bernoulli bernoulli_ uniform_ normal_".split()
+)
 
 
 def lost_no_grad(

@@ -16,6 +16,9 @@ from torch import fx
 class Emitter(Protocol):
     """A writer of graph nodes."""
 
+    open: bool  # False after its recording: its numbers, which caches may hold, are then plain
+    hashed: dict[int, Any]  # by id, the numbers that were part of a key, of a cache perhaps
+
     def note_comparison(self) -> None:
         """Note that the forward code compares a number.
 
@@ -42,18 +45,22 @@ class SymbolicNumber:
         if not all(isinstance(a, (int, float)) for a in args):
             return NotImplemented
         value = function(*(plain(a) for a in args))
-        return with_origin(
-            value, self.emitter, lambda: self.emitter.emit("call_function", function, args, {})
-        )
+        emitters = (a.emitter for a in args if isinstance(a, SymbolicNumber))
+        writer = next((e for e in emitters if e.open), None)
+        if writer is None:
+            return value
+        return with_origin(value, writer, lambda: writer.emit("call_function", function, args, {}))
 
     def _compare(self, function: Callable[..., bool], *others: Any) -> bool:
-        self.emitter.note_comparison()
+        if self.emitter.open:
+            self.emitter.note_comparison()
         return function(plain(self), *map(plain, others))
 
     def __bool__(self) -> bool:
         return self._compare(bool)
 
     def __hash__(self) -> int:
+        self.emitter.hashed[id(self)] = self
         return hash(plain(self))
 
 

@@ -5,11 +5,12 @@ from collections import OrderedDict
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from stridesurgery._node import info, origins, tensors_among
-from stridesurgery._trace.symbolic_ints import SymbolicInt, SymbolicNumber, with_origin
+from stridesurgery._trace.symbolic_ints import SymbolicInt, SymbolicNumber, plain, with_origin
 from stridesurgery.errors import TraceError
 from stridesurgery.ops import Watch
 
@@ -25,6 +26,11 @@ class Values:
         self.missed: dict[str, None] = {}  # actions that the graph lacks, in words
         self._image: fx.Node
         self._paused = 0
+        self.open = True  # see `Emitter`
+        self.hashed: dict[int, SymbolicNumber] = {}
+        self.meets_unknown = (
+            False  # a tensor that may come from a cache that another recording filled
+        )
         self.compares = False  # the forward code compares a size
         self._grad_off = False  # the forward code is inside a no_grad block
         self.without_grad: set[fx.Node] = set()
@@ -124,7 +130,7 @@ class Values:
         if isinstance(value, Tensor):
             return self._tensor_node(value)
         if isinstance(value, SymbolicNumber):
-            return value.node()
+            return value.node() if value.emitter is self else plain(value)
         if isinstance(value, torch.device) and value.type == "meta":
             return self._device_node()
         if isinstance(value, slice):
@@ -135,7 +141,7 @@ class Values:
             return (tuple if isinstance(value, tuple) else list)(self._argument(v) for v in value)
         if isinstance(value, dict):
             return {key: self._argument(v) for key, v in value.items()}
-        return value
+        return value.item() if isinstance(value, np.generic) else value
 
     def _contained(self, result: Any) -> Any:
         """Return a model's output with its ordered dicts as nodes that build them.
@@ -155,20 +161,32 @@ class Values:
 
     def _tensor_node(self, tensor: Tensor) -> fx.Node:
         if id(tensor) not in self._nodes:
-            name = self._names.get(id(tensor)) or self._plain_attribute(tensor)
-            node = self.emit("get_attr", name, (), {})
+            name = self._names.get(id(tensor))
+            path = (name,) if name else self._plain_attribute(tensor)
+            node = self.emit("get_attr", path[0], (), {})
+            for key in path[1:]:
+                node = self.emit("call_function", operator.getitem, (), {})
+                node.args = (node.prev, key)
             self._tag(tensor, node)
         return self._nodes[id(tensor)]
 
-    def _plain_attribute(self, tensor: Tensor) -> str:
+    def _plain_attribute(self, tensor: Tensor) -> tuple[Any, ...]:
+        """Return the path of an attribute, and where it is a container the key of the tensor in it."""
         for path, module in self.model.named_modules():
             for name, value in vars(module).items():
+                attribute = f"{path}.{name}" if path else name
                 if value is tensor:
-                    return f"{path}.{name}" if path else name
+                    return (attribute,)
+                if isinstance(value, (dict, list, tuple)):
+                    parts = value.items() if isinstance(value, dict) else enumerate(value)
+                    for key, part in parts:
+                        if part is tensor:
+                            return attribute, key
+        self.meets_unknown = True
         place = self.scope[-1][0] if self.scope else ""
         raise TraceError(
             f"submodule {place!r} uses a tensor that is neither an input, a parameter nor an attribute of a module; "
-            "register it as a buffer"
+            "register it as a buffer, and where it comes from a cache, clear that"
         )
 
     def _constants(self, *values: Any) -> list[str]:

@@ -2,16 +2,17 @@
 
 import copy
 import io
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import stridesurgery as ss
 from tests.conftest import Case
-from tests.models import create, image
+from tests.models import awake, create, image
 from tests.watch import error, outputs_of
 from tests.zoo.maps import differences, weightless
 
@@ -309,3 +310,29 @@ def test_centres_are_where_the_cells_look(name: str) -> None:
     middle = (seen.min(0).values + seen.max(0).values) / 2
     assert middle.tolist() == [rows[row].item(), columns[column].item()]
     assert (seen.max(0).values - seen.min(0).values + 1).tolist() == list(geometry.receptive_field)
+
+
+class Dropped(nn.Module):
+    """Stochastic depth as it is written in forward code: calls that train mode alone makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x) * self.conv.weight.mean()
+        if self.training:
+            y = y * (torch.rand([y.shape[0], 1, 1, 1], device=y.device) + 0.8).floor()
+        return y + x
+
+
+@pytest.mark.parametrize("operate", [ss.features, lambda net, **o: ss.dual_path(net, S=2, **o)])
+def test_noise_that_train_mode_alone_applies(operate: Callable[..., nn.Module]) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), Dropped(), nn.Conv2d(8, 8, 3, 2, 1), Dropped())
+    maps = operate(awake(net).eval(), input_size=32)
+    last = "large.3" if "large.3" in maps(image(32)) else "3"
+    assert torch.equal(maps(image(32))[last], net(image(32)))
+    torch.manual_seed(0)
+    trained = maps.train()(image(32, batch=8))[last]
+    torch.manual_seed(0)
+    assert trained.requires_grad and not torch.equal(trained, maps.eval()(image(32, batch=8))[last])

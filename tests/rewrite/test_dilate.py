@@ -201,3 +201,27 @@ def test_bad_requests() -> None:
         ss.eliminate(net, "S1L0", dilate=True, restore_at=6, input_size=64)
     with pytest.raises(ss.RequestError, match="dilate is True or False"):
         ss.eliminate(net, "S1L0", dilate=2, input_size=64)
+
+
+class Tokens(nn.Module):
+    """Reads the length of the batch before the phases open, as vision transformers with a class token do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 3, 2, 1), *(nn.Conv2d(8, 8, 3, 2, 1) for _ in "bc")
+        self.token = nn.Parameter(torch.randn(1, 1, 8))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        token, y = self.token.expand(x.shape[0], -1, -1), self.b(self.a(x))
+        other = self.token.repeat(y.shape[0], 1, 1)
+        cells = self.c(y).flatten(2).transpose(1, 2)
+        return torch.cat([token, other, cells], 1).mean(1), other
+
+
+@pytest.mark.parametrize("layers", ["a", "b", "c", "ab", "bc", "abc"])
+def test_lengths_of_a_batch_that_are_read_before_the_phases_open(layers: str) -> None:
+    net, x = awake(Tokens()).eval(), torch.randn(3, 3, 32, 40)
+    fine = ss.eliminate(net, L=list(layers), dilate=True, input_size=(32, 40))
+    for found, wanted in zip(fine(x), net(x), strict=True):
+        assert found.shape == wanted.shape and error(found, wanted) < 1e-5
+    ss.verify(net, fine)
