@@ -1,5 +1,6 @@
 """The public names."""
 
+from stridesurgery import detection
 from stridesurgery._analysis import (
     Feature,
     FeatureInfo,
@@ -65,6 +66,7 @@ __all__ = [
     "Window",
     "compare",
     "cost",
+    "detection",
     "dual_path",
     "eliminate",
     "features",

@@ -24,6 +24,9 @@ class Options:
     dilate: bool = False  #: keep features: phases of the finer map go through the unchanged network
     restore_at: int | str | None = None  #: the layer that takes over the eliminated strides
     form: str = "module"  #: the edited model ("module"), or the rewritten graph ("graph")
+    at: str | None = None  #: the submodule that is operated; None: all, or a detector's backbone
+    sizes: str = "follow"  #: a detector's boxes are as large in cells ("follow") or pixels ("stay")
+    centres: str = "looks"  #: and stand where cells "look", or are "carried" from where they stood
 
     def __post_init__(self) -> None:
         if not isinstance(self.axis, str) or self.axis not in AXES:
@@ -36,6 +39,12 @@ class Options:
             raise RequestError(
                 "dilate keeps the finer grid to the end, restore_at gives it up: choose one"
             )
+        if self.sizes not in ("follow", "stay"):
+            raise RequestError(f"sizes is 'follow' or 'stay', got {self.sizes!r}")
+        if self.centres not in ("looks", "carried"):
+            raise RequestError(f"centres is 'looks' or 'carried', got {self.centres!r}")
+        if self.at is not None and not isinstance(self.at, str):
+            raise RequestError(f"at is the path of a submodule, got {self.at!r}")
         if self.form not in ("module", "graph"):
             raise RequestError(f"form is 'module' or 'graph', got {self.form!r}")
         if isinstance(self.stride, bool) or not isinstance(self.stride, int) or self.stride < 1:

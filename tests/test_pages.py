@@ -71,7 +71,10 @@ def test_blocks_are_code_that_runs_or_its_output(page: Path) -> None:
 @pytest.mark.skipif(not PAGES, reason="an installed copy of the tests has no pages")
 def test_the_reference_has_every_public_name() -> None:
     reference = (ROOT / "docs" / "api.md").read_text()
-    assert sorted(re.findall(r"^\.\. auto\w+:: (\w+)$", reference, re.M)) == sorted(ss.__all__)
+    names = [name for name in ss.__all__ if name != "detection"]  # a room of names of its own
+    assert sorted(re.findall(r"^\.\. auto\w+:: (\w+)$", reference, re.M)) == sorted(names)
+    inside = re.findall(r"^\.\. auto\w+:: stridesurgery\.detection\.(\w+)$", reference, re.M)
+    assert sorted(inside) == sorted(ss.detection.__all__)
 
 
 @pytest.mark.parametrize(

@@ -1,26 +1,11 @@
-"""Operated backbones inside detectors and segmentation models that exist already, each by one short function.
+"""Detectors and encoders for segmentation on backbones that were operated on.
 
-Every function leaves the caller's model alone and keeps the keys of its state_dict. What they share: the backbone
-inside is operated (whole detection models are not traceable), and the anchors move to where its cells look now.
-
-`python -m examples.detectors` prints what that does to six of them.
+torchvision's own detectors need none of this: `ss.eliminate(detector, "S1L0")`. Here is a feature pyramid with a
+Faster R-CNN on any model, and an encoder for segmentation_models_pytorch. `python -m examples.detectors` prints where
+the anchors of six detectors stand.
 """
 
-from examples.detectors.anchors import GeometryAnchors, GeometryBoxes, Level
 from examples.detectors.encoder import Encoder
-from examples.detectors.fpn import finer_faster_rcnn, finer_retinanet
 from examples.detectors.pyramid import Pyramid, faster_rcnn, pyramid
-from examples.detectors.ssd import finer_ssd
 
-__all__ = [
-    "Encoder",
-    "GeometryAnchors",
-    "GeometryBoxes",
-    "Level",
-    "Pyramid",
-    "faster_rcnn",
-    "finer_faster_rcnn",
-    "finer_retinanet",
-    "finer_ssd",
-    "pyramid",
-]
+__all__ = ["Encoder", "Pyramid", "faster_rcnn", "pyramid"]

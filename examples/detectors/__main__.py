@@ -14,12 +14,9 @@ from torch import nn
 from torchvision.models import detection
 
 import stridesurgery as ss
-from examples.detectors.anchors import Level, Pair
+from examples.detectors.by_hand import by_hand
 from examples.detectors.encoder import Encoder
-from examples.detectors.fpn import finer_faster_rcnn, finer_retinanet, fpn_levels
-from examples.detectors.measures import by_hand, placement
-from examples.detectors.pyramid import faster_rcnn, pyramid
-from examples.detectors.ssd import finer_ssd, ssd_levels
+from examples.detectors.pyramid import Pair, faster_rcnn, pyramid
 
 RANDOM: dict[str, Any] = {"weights": None, "weights_backbone": None}
 HEADER = ("", "maps (cells)", "steps (pixels)", "anchors", "inside", "farthest")
@@ -27,82 +24,38 @@ HEADER = ("", "maps (cells)", "steps (pixels)", "anchors", "inside", "farthest")
 
 @dataclass(frozen=True)
 class Case:
-    """One detector, one surgery, one input size; how its maps are told and its anchors made."""
+    """One detector, one surgery, one input size."""
 
-    name: str
     build: Callable[..., nn.Module]
-    finer: Callable[..., nn.Module]
-    levels: Callable[[nn.Module, Pair], tuple[Level, ...]]
     surgery: str
     patched: str  # the module that people patch for it
     size: Pair  # (h, w) pixels
-    generator: str = "anchor_generator"
 
 
 CASES = (
-    Case(
-        "ssd300_vgg16",
-        detection.ssd300_vgg16,
-        finer_ssd,
-        ssd_levels,
-        "S1L9",
-        "backbone.features.16",
-        (300, 300),
-    ),
-    Case(
-        "ssdlite320_mobilenet_v3_large",
-        detection.ssdlite320_mobilenet_v3_large,
-        finer_ssd,
-        ssd_levels,
-        "S1L0",
-        "backbone.features.0.0.0",
-        (320, 320),
-    ),
+    Case(detection.ssd300_vgg16, "S1L9", "backbone.features.16", (300, 300)),
+    Case(detection.ssdlite320_mobilenet_v3_large, "S1L0", "backbone.features.0.0.0", (320, 320)),
     # a usual photograph as torchvision resizes and pads it
-    Case(
-        "retinanet_resnet50_fpn",
-        detection.retinanet_resnet50_fpn,
-        finer_retinanet,
-        fpn_levels,
-        "S1L0",
-        "backbone.body.conv1",
-        (800, 1088),
-    ),
-    Case(
-        "fasterrcnn_resnet50_fpn",
-        detection.fasterrcnn_resnet50_fpn,
-        finer_faster_rcnn,
-        fpn_levels,
-        "S1L0",
-        "backbone.body.conv1",
-        (800, 1088),
-        generator="rpn.anchor_generator",
-    ),
+    Case(detection.retinanet_resnet50_fpn, "S1L0", "backbone.body.conv1", (800, 1088)),
+    Case(detection.fasterrcnn_resnet50_fpn, "S1L0", "backbone.body.conv1", (800, 1088)),
 )
 
 
 def rows(case: Case) -> Iterator[tuple[str, ...]]:
     """The table's rows of one detector."""
     stock = case.build(**RANDOM)
-    yield row(case, "as it is", stock)
-    yield row(case, "by hand", by_hand(stock, case.patched))
-    yield row(case, "library", case.finer(stock, case.surgery))
-    yield row(case, "library, carried", case.finer(stock, case.surgery, centres="carried"))
+    yield row("as it is", stock, case.size)
+    yield row("by hand", by_hand(stock, case.patched), case.size)
+    yield row("library", ss.eliminate(stock, case.surgery), case.size)
+    carried = ss.eliminate(stock, case.surgery, centres="carried")
+    yield row("library, carried", carried, case.size)
 
 
-def row(case: Case, title: str, model: nn.Module) -> tuple[str, ...]:
-    """One network's row."""
-    levels = case.levels(model.get_submodule("backbone"), case.size)
-    return described(title, levels, model.get_submodule(case.generator), case.size)
-
-
-def described(
-    title: str, levels: Sequence[Level], generator: nn.Module, size: Pair
-) -> tuple[str, ...]:
-    """Maps and anchors in words."""
-    found = placement(generator, levels, size)
-    cells = " ".join(f"{h}x{w}" for h, w in (level.grid for level in levels))
-    steps = " ".join(f"{level.looks.step[0]:g}" for level in levels)
+def row(title: str, model: nn.Module, size: Pair) -> tuple[str, ...]:
+    """Maps and anchors of one network in words."""
+    found = ss.detection.placement(model, size)
+    cells = " ".join(f"{h}x{w}" for h, w in (level.grid for level in found.levels))
+    steps = " ".join(f"{level.looks.step[0]:g}" for level in found.levels)
     return title, cells, steps, str(found.count), f"{found.inside:.1%}", f"{found.farthest:.2f}"
 
 
@@ -126,14 +79,13 @@ def main() -> None:
     )
     for case in CASES:
         print_table(
-            f"{case.name}, {case.surgery}, {case.size[0]}x{case.size[1]}", [HEADER, *rows(case)]
+            f"{case.build.__name__}, {case.surgery}, {case.size[0]}x{case.size[1]}",
+            [HEADER, *rows(case)],
         )
 
     backbone = pyramid(timm.create_model("efficientnet_b0", num_classes=0), "S1L0")
     detector, size = faster_rcnn(backbone, num_classes=91), (512, 512)
-    line = described(
-        "library", backbone.levels(size), detector.get_submodule("rpn.anchor_generator"), size
-    )
+    line = row("library", detector, size)
     print_table(
         "Faster R-CNN on a pyramid of timm's efficientnet_b0, S1L0, 512x512", [HEADER, line]
     )

@@ -3,8 +3,7 @@
 from torch import Tensor, nn
 
 import stridesurgery as ss
-from examples.detectors.anchors import Pair
-from examples.detectors.backbones import read_info
+from examples.detectors.pyramid import Pair, read_info
 
 IMAGE_CHANNELS = 3
 

@@ -12,9 +12,10 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
 import stridesurgery as ss
-from examples.detectors.anchors import GeometryAnchors, Level, Pair, Stand, check_looks
-from examples.detectors.backbones import map_sizes, read_info
-from examples.detectors.fpn import RECORDED_AT, set_scales
+from stridesurgery.detection import GeometryAnchors, Stand, check_looks, set_scales
+
+Pair = tuple[int, int]  # (h, w)
+RECORDED_AT = (512, 512)  # pixels
 
 LEVELS = 4  # maps that are merged, in the FPN paper those with steps of 4 to 32 pixels
 RATIOS = (0.5, 1.0, 2.0)  # height / width
@@ -42,14 +43,12 @@ class Pyramid(BackboneWithFPN):
         maps = self.body(x).values()
         return self.fpn(OrderedDict((str(number), value) for number, value in enumerate(maps)))
 
-    def levels(self, size: Pair = RECORDED_AT) -> tuple[Level, ...]:
-        """Where the maps look; a merged one as the body's map that it merges, see `fpn.fpn_levels`."""
-        pooled = ss.features(self, "fpn[pool]", input_size=size)
-        looks = [*read_info(self.body).geometry(), *read_info(pooled).geometry()]
-        maps = map_sizes(self, size).items()
-        return tuple(
-            Level(name, grid, look) for (name, grid), look in zip(maps, looks, strict=True)
-        )
+
+def read_info(maps: nn.Module) -> ss.FeatureInfo:
+    """What `ss.features` says about the maps that its result returns."""
+    info = maps.feature_info
+    assert isinstance(info, ss.FeatureInfo)
+    return info
 
 
 def pyramid(
@@ -83,9 +82,9 @@ def faster_rcnn(backbone: Pyramid, num_classes: int, **options: Any) -> FasterRC
     num_classes counts the background; options are those of `FasterRCNN`.
 
     Raises:
-        ValueError: a map whose cells are no place for anchors, see `anchors.check_looks`.
+        ss.GridError: a map whose cells are no place for anchors.
     """
-    levels = backbone.levels()
+    levels = ss.detection.levels(backbone, RECORDED_AT)
     check_looks(levels)
     plain = AnchorGenerator(
         tuple((ANCHOR_CELLS * level.looks.step[0],) for level in levels), (RATIOS,) * len(levels)

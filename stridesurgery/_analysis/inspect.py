@@ -7,6 +7,7 @@ from torch import nn
 
 from stridesurgery._analysis.analysis import Analysis, analyse
 from stridesurgery._analysis.grid import SpatialOp
+from stridesurgery._analysis.part import part_of
 from stridesurgery._analysis.transitions import ReductionStep
 from stridesurgery._hw import HW, hw_numbers, hw_short, hw_text
 from stridesurgery._tables import Shown, Table
@@ -128,13 +129,16 @@ def _row(layer: Layer) -> tuple[str, ...]:
     )
 
 
-def inspect(model: nn.Module, input_size: int | HW[int] | None = None) -> Report:
+def inspect(
+    model: nn.Module, input_size: int | HW[int] | None = None, *, at: str | None = None
+) -> Report:
     """List every operator with spatial extent, numbered in running order, with its grid and geometry.
 
     Args:
         model: a torchvision or timm model, or any module whose forward takes an image batch (N, C, H, W).
         input_size: pixels, one number or (h, w); by default the size that the model was made for,
             else 224.
+        at: the submodule to list, as for `eliminate`; a detector's is known.
 
     Returns:
         A report with `.layers`, `.strided` and `.transitions`; `print` shows it as a table.
@@ -149,7 +153,8 @@ def inspect(model: nn.Module, input_size: int | HW[int] | None = None) -> Report
         >>> len(report), report.strided
         (21, (0, 1, 6, 8, 11, 13, 16, 18))
     """
-    return make_report(type(model).__name__, analyse(model, input_size))
+    part = part_of(model, at, input_size)
+    return make_report(type(part.module).__name__, analyse(part.module, part.size))
 
 
 def make_report(name: str, analysis: Analysis) -> Report:

@@ -7,7 +7,7 @@ from typing import Any, SupportsIndex
 
 from torch import nn
 
-from stridesurgery._analysis import Analysis, Feature, analyse
+from stridesurgery._analysis import Analysis, Feature, analyse, part_of
 from stridesurgery._cost.cost import Cost, count
 from stridesurgery._cost.latency import Timing, in_turn, inference, training_step
 from stridesurgery._features import Tap, TapName, feature_of, find_taps
@@ -139,6 +139,7 @@ def compare(
     taps: Sequence[TapName] | TapName | None = None,
     measure: bool = False,
     rounds: int = 20,
+    at: str | None = None,
 ) -> Comparison:
     """Compare surgeries of a model, each with its equal-cost rival.
 
@@ -154,6 +155,7 @@ def compare(
         measure: also time inference on one image and a training step on two images. The networks
             take turns, on the model's own device. The training step trains all parameters.
         rounds: number of timings of each network.
+        at: the submodule to compare, as for `eliminate`; a detector's is known.
 
     Returns:
         One row each for the untouched model, every surgery, and every larger input. The larger
@@ -174,20 +176,26 @@ def compare(
         raise RequestError(
             f"rounds, how often to time each network, is a positive int, got {rounds!r}"
         )
+    part = part_of(model, at, input_size)
+    if part.at:
+        asked = [part.inside(item) for item in _asked(surgeries)]
+        found = compare(part.module, asked, part.size, taps=taps, measure=measure, rounds=rounds)
+        outside = (replace(r, surgery=r.surgery and part.outside(r.surgery)) for r in found)
+        return replace(found, rows=tuple(outside))
     meta_model = copy_to_meta(model)
     base = analyse(meta_model, input_size)
     size = base.recording.size
-    found = find_taps(base, taps)
+    tapped = find_taps(base, taps)
     plans = dict.fromkeys(requested(meta_model, item, None, size)[0] for item in _asked(surgeries))
-    rows, networks = [_row("as is", None, base, found)], [model]
+    rows, networks = [_row("as is", None, base, tapped)], [model]
     for surgery in plans:
         operated = eliminate(model if measure else meta_model, surgery)
-        rows.append(_row(describe(surgery), surgery, analyse(operated, size), found))
+        rows.append(_row(describe(surgery), surgery, analyse(operated, size), tapped))
         networks.append(operated)
     notes: list[str] = []
     for row in rows[1:]:
         try:
-            rival = _rival(row, base, found)
+            rival = _rival(row, base, tapped)
         except SurgeryError as refusal:
             notes.append(
                 f"the untouched model has no larger input to stand beside {row.name}: {refusal}"

@@ -7,13 +7,13 @@ from typing import Any, TypeVar
 
 from torch import fx, nn
 
-from stridesurgery._analysis import Analysis, analyse
+from stridesurgery._analysis import Analysis, analyse, part_of
 from stridesurgery._cost.memory import MemoryEvent, peak
 from stridesurgery._cost.meter import Inference, Meter, NodeCost
 from stridesurgery._hw import HW, hw_short
 from stridesurgery._node import info, shape_of
 from stridesurgery._tables import Shown, Table, gmac, mib, plain
-from stridesurgery._trace import Recording, one_image
+from stridesurgery._trace import Recording, one_image, state_of
 from stridesurgery.errors import TraceError
 
 T = TypeVar("T", bound=Hashable)
@@ -158,7 +158,9 @@ def _summed(parts: tuple[Part, ...], key: Callable[[Part], T]) -> dict[T, Part]:
     }
 
 
-def cost(model: nn.Module, input_size: int | HW[int] | None = None) -> Cost:
+def cost(
+    model: nn.Module, input_size: int | HW[int] | None = None, *, at: str | None = None
+) -> Cost:
     """Count the cost of inference on one image: parameters, multiply-accumulates and memory.
 
     Nothing is run or allocated.
@@ -167,6 +169,7 @@ def cost(model: nn.Module, input_size: int | HW[int] | None = None) -> Cost:
         model: a torchvision or timm model, any module whose forward takes an image batch, or the
             result of `eliminate`, `features` or `dual_path`.
         input_size: pixels, one number or (h, w); by default what the model was made for, else 224.
+        at: the submodule to count, as for `eliminate`; a detector's is known.
 
     Returns:
         The totals in evaluation mode, and the parts by call, by layer and by reduction.
@@ -190,7 +193,8 @@ def cost(model: nn.Module, input_size: int | HW[int] | None = None) -> Cost:
         >>> ss.cost(timm.create_model("resnet18"), 224).macs
         1814073344
     """
-    return count(analyse(model, input_size))
+    part = part_of(model, at, input_size)
+    return count(analyse(part.module, part.size))
 
 
 def count(analysis: Analysis) -> Cost:
@@ -222,8 +226,10 @@ def run_once(recording: Recording, macs: int) -> list[MemoryEvent]:
     """
     run, image = Inference(recording.model), one_image(recording)
     run.memory.note([image])
+    give_back = state_of(recording.model)
     with run.followed():
         recording.model(image)
+    give_back()
     if run.macs != macs:
         raise TraceError(
             f"the model spends {run.macs} multiply-accumulates on one image, but its recorded graph {macs}: "

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from stridesurgery._cost.memory import Memory, peak, taken
 from stridesurgery._node import Key, Shape, info
+from stridesurgery._trace import Numbers
 
 FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
@@ -63,6 +64,7 @@ class Inference:
                 torch.no_grad(),
                 torch.device("meta"),
                 _FusedAttention(),
+                Numbers(),
                 self.uncounted,
                 self.memory,
                 self._counter,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from stridesurgery._analysis import Analysis, analyse
+from stridesurgery._analysis import Analysis, Part, analyse, part_of
 from stridesurgery._cost.compare import describe
 from stridesurgery._cost.feasible import feasible_plans
 from stridesurgery._cost.forecast import CostEstimate, Forecast, estimates
@@ -149,6 +149,7 @@ def search(
     input_size: int | HW[int] | None = None,
     axes: str | Sequence[str] = "hw",
     dilate: bool = False,
+    at: str | None = None,
 ) -> Search:
     """Find the surgeries of a model that give the wanted maps within a budget.
 
@@ -173,6 +174,7 @@ def search(
         input_size: pixels, one number or (h, w); by default what the model was made for, else 224.
         axes: "hw", "h", "w", or several of them.
         dilate: also try surgeries that keep the pretrained features.
+        at: the submodule to search, as for `eliminate`; a detector's is known.
 
     Returns:
         The surgeries within the budget, and the front: those that no other one beats. The order is
@@ -192,10 +194,26 @@ def search(
         >>> [(candidate.name, candidate.reductions) for candidate in found]
         [('S1L11', ((16, 16),)), ('S1L16', ((16, 16),))]
     """
+    part = part_of(model, at, input_size)
+    if part.at:
+        found = search(
+            part.module,
+            budget,
+            taps=taps,
+            reduction=reduction,
+            input_size=part.size,
+            axes=axes,
+            dilate=dilate,
+        )
+        return replace(
+            found,
+            candidates=tuple(_outside(c, part) for c in found.candidates),
+            front=tuple(_outside(c, part) for c in found.front),
+        )
     bounds = budget if isinstance(budget, Budget) else None
     analysis = analyse(copy_to_meta(model), input_size)
-    found = find_taps(analysis, taps) if taps is not None else find_taps(analysis, None)[-1:]
-    wanted = _wanted(reduction, len(found))
+    tapped = find_taps(analysis, taps) if taps is not None else find_taps(analysis, None)[-1:]
+    wanted = _wanted(reduction, len(tapped))
     forecast = Forecast(analysis)
     if bounds is None and not forecast.original.macs:
         raise RequestError(
@@ -213,24 +231,28 @@ def search(
         for axis in _axes(axes)
     ]
     plans, refused = feasible_plans(analysis, kinds)
-    everything = (_candidate(p, e, found, analysis) for p, e in estimates(forecast, plans))
+    everything = (_candidate(p, e, tapped, analysis) for p, e in estimates(forecast, plans))
     within = sorted(
         (c for c in everything if _fits(c, bounds) and _fine_enough(c, wanted)), key=_order
     )
     front = _unbeaten(within, bounds)
     if bounds.seconds is not None:
         front = _timed(model, front, bounds.seconds, one_image(analysis.recording).shape)
-    original = _candidate(Plan(blank, (), ()), forecast.original, found, analysis)
+    original = _candidate(Plan(blank, (), ()), forecast.original, tapped, analysis)
     name = type(model).__name__
     return Search(
         name,
         analysis.recording.size,
-        tuple(t.name for t in found),
+        tuple(t.name for t in tapped),
         original,
         tuple(within),
         front,
         refused,
     )
+
+
+def _outside(candidate: Candidate, part: Part) -> Candidate:
+    return replace(candidate, surgery=part.outside(candidate.surgery))
 
 
 def _times(budget: Any) -> float:

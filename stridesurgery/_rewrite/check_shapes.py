@@ -10,6 +10,7 @@ a crop or an interpolation to a fixed size all show up as a shape that is neithe
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import fx, nn
 
 from stridesurgery._analysis import Analysis, SpatialOp, beyond, spatial_ops
@@ -54,17 +55,40 @@ def check_grid(original: Analysis, operated: Recording, plan: Plan) -> GridCheck
     _check_same_path(original.recording, operated)
     check_reads(original, operated)
     _check_reductions(original, operated, plan)
-    count = 0
+    count, joins = 0, _joins(operated.graph)
+    joined: set[tuple[int, int]] = set()  # lengths of maps of several reductions, before and now
     for key, shape in now.items():
         if (
             key in base
         ):  # else control flow took another way; the layers below are compared all the same
-            _check_value(
-                key, shape, base[key], [r[key] for r in found if key in r], factors, complete
-            )
+            lengths = zip(base[key], shape, strict=False)
+            joined |= {
+                (old, new)
+                for axis, (old, new) in enumerate(lengths)
+                if old == _total(joins.get(key), base, axis)
+                and new == _total(joins.get(key), now, axis)
+            }
+            likely = [r[key] for r in found if key in r]
+            _check_value(key, shape, base[key], likely, factors, complete, joined)
             count += 1
     exact = [_check_site(site, plan, now, references) for site in original.spatial_ops]
     return GridCheck(count, all(exact), complete)
+
+
+def _joins(graph: fx.Graph) -> dict[Key, list[Key]]:
+    """Return the values that each concatenation joins: a detector's tokens of all maps, for one."""
+    return {
+        info(node).key: [info(part).key for part in tensors_in(node.args[:1])]
+        for node in graph.nodes
+        if node.target in (torch.cat, torch.concat)
+    }
+
+
+def _total(parts: list[Key] | None, shapes: dict[Key, Shape], axis: int) -> int | None:
+    """Return the length of checked values together; None where one of them is not known."""
+    if not parts or not all(axis < len(shapes.get(part, ())) for part in parts):
+        return None
+    return sum(shapes[part][axis] for part in parts)
 
 
 def _check_restored(plan: Plan, now: dict[Key, Shape]) -> None:
@@ -190,7 +214,13 @@ def _cells(shape: Shape, site: SpatialOp) -> HW[int]:
 
 
 def _check_value(
-    key: Key, shape: Shape, base: Shape, likely: list[Shape], factors: list[HW[int]], complete: bool
+    key: Key,
+    shape: Shape,
+    base: Shape,
+    likely: list[Shape],
+    factors: list[HW[int]],
+    complete: bool,
+    joined: set[tuple[int, int]],
 ) -> None:
     allowed = [other for other in (base, *likely) if len(other) == len(shape)]
     for axis, length in enumerate(shape):
@@ -201,7 +231,8 @@ def _check_value(
                 choices = {
                     BATCH
                 }  # windows cannot be told from cells that are swallowed into the batch
-        if length not in choices:
+        known = axis < len(base) and (base[axis], length) in joined
+        if length not in choices and not known:
             raise GridError(_off(key, shape, allowed, complete))
 
 

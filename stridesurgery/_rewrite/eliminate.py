@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from stridesurgery._analysis import Analysis, analyse
+from stridesurgery._analysis import Analysis, Part, analyse, kind_of, part_of
 from stridesurgery._hw import HW
 from stridesurgery._rewrite.check_modes import check_same_maps
 from stridesurgery._rewrite.check_shapes import GridCheck, check_grid, check_phases
@@ -13,7 +13,7 @@ from stridesurgery._rewrite.edit import Draft, finish, is_graph, make_draft
 from stridesurgery._rewrite.plan import Plan, plan
 from stridesurgery._rewrite.records import check_intermediates
 from stridesurgery._rewrite.request import requested
-from stridesurgery._trace import copied_model, copy_to_meta, record
+from stridesurgery._trace import Numbers, copied_model, copy_to_meta, record
 from stridesurgery.errors import GridError, RequestError, SurgeryError, TraceError
 from stridesurgery.surgery import Options, Surgery
 
@@ -29,13 +29,18 @@ def eliminate(
     dilate: bool = Options.dilate,
     restore_at: int | str | None = Options.restore_at,
     form: str = Options.form,
+    at: str | None = Options.at,
+    sizes: str = Options.sizes,
+    centres: str = Options.centres,
     input_size: int | HW[int] | None = None,
     inplace: bool = False,
 ) -> nn.Module:
     """Eliminate strides of a model and keep every weight; all maps after an eliminated stride become k times larger.
 
     Args:
-        model: a torchvision or timm model, or any module whose forward takes an image batch (N, C, H, W).
+        model: a torchvision or timm model, or any module whose forward takes an image batch (N, C, H, W). Or a
+            detector of a kind that is known (see `detection`): its backbone is operated, and its anchors, strides
+            and pooling scales follow.
         S: how many strides (transitions) to eliminate; alone, the first S. Or a name such as "S2L4-6", or a `Surgery`,
             carried out with all those that it follows.
         L: at which layers: numbers as `inspect` shows them, or module names; one layer of each transition.
@@ -51,7 +56,13 @@ def eliminate(
         form: "module" returns a copy of the model with its modules edited (a rewritten graph where the stride is
             written in the forward code, or the code computes its padding from it); "graph" returns the rewritten
             `torch.fx.GraphModule` for any model.
-        input_size: pixels at which the maps are checked, one number or (h, w); by default the model's own.
+        at: the path of the submodule to operate, such as "backbone.body"; layers are numbered in it. The result is a
+            copy of the whole model. None: all of the model, or what is operated of a detector.
+        sizes: whether a detector's boxes stay as many cells large ("follow"; for trained predictors) or as many
+            pixels ("stay").
+        centres: whether its boxes stand where cells look ("looks"), or as far from there as they did ("carried").
+        input_size: pixels at which the maps are checked, one number or (h, w); by default the model's own. It is
+            the size of the whole model's input; a submodule is checked at the size that it gets.
         inplace: edit `model` itself and return it; it is untouched if this raises.
 
     Returns:
@@ -75,7 +86,15 @@ def eliminate(
         Surgery(S=1, L=(16,), input_size=(64, 64))
     """
     options = Options(
-        stride=stride, axis=axis, pool=pool, dilate=dilate, restore_at=restore_at, form=form
+        stride=stride,
+        axis=axis,
+        pool=pool,
+        dilate=dilate,
+        restore_at=restore_at,
+        form=form,
+        at=at,
+        sizes=sizes,
+        centres=centres,
     )
     if isinstance(S, Surgery) and S.after is not None:
         if (
@@ -84,19 +103,48 @@ def eliminate(
             eliminate(copy_to_meta(model), S, L, input_size=input_size, **options.options)
         model = eliminate(model, S.after, input_size=input_size, inplace=inplace)
         S = replace(S, after=None)
-    surgery, analysis = requested(model, S, L, input_size, options)
-    return operate(model, surgery, analysis=analysis, inplace=inplace)
+    if isinstance(S, Surgery):
+        at, input_size = S.at if at is None else at, input_size or S.input_size
+    part = part_of(model, at, input_size)
+    surgery, analysis = requested(part.module, S, L, part.size, options)
+    return operate(model, surgery, analysis=analysis, inplace=inplace, part=part)
 
 
 def operate(
-    model: nn.Module, surgery: Surgery, *, analysis: Analysis | None = None, inplace: bool = False
+    model: nn.Module,
+    surgery: Surgery,
+    *,
+    analysis: Analysis | None = None,
+    inplace: bool = False,
+    part: Part | None = None,
 ) -> nn.Module:
-    """Carry out a surgery; see `eliminate`. The analysis, where there is one already, is of this model."""
-    analysis = analysis or analyse(model, surgery.input_size)
-    planned = plan(analysis, surgery)
-    _check_result(model, planned, inplace)
-    draft = _checked_draft(model, analysis, planned, inplace)
-    return finish(model if inplace else copied_model(model), analysis, planned, draft)
+    """Carry out a surgery; see `eliminate`. The analysis, where there is one already, is of this model or part."""
+    part = part or part_of(model, surgery.at, surgery.input_size)
+    analysis = analysis or analyse(part.module, part.size)
+    planned = plan(analysis, replace(surgery, at=None))
+    _check_result(model, planned, inplace, part)
+    draft = _checked_draft(part.module, analysis, planned, inplace and not part.at)
+    whole = model if inplace else copied_model(model)
+    operated = finish(whole.get_submodule(part.at), analysis, planned, draft)
+    if part.at:
+        holder, _, name = part.at.rpartition(".")
+        setattr(whole.get_submodule(holder), name, operated)
+        before = getattr(model, "surgery", None)
+        whole.surgery = replace(part.outside(planned.surgery), after=before)  # type: ignore[assignment]
+    else:
+        whole = operated
+    if part.detector is not None:
+        followed(model, whole, part, planned)
+    return whole
+
+
+def followed(model: nn.Module, whole: nn.Module, part: Part, planned: Plan) -> None:
+    """Give an operated detector what must follow its strides."""
+    before, after = (m.get_submodule(part.detector or "") for m in (model, whole))
+    kind = kind_of(before)
+    assert kind is not None
+    with Numbers():  # a draft without weights has its strides
+        kind.follow(before, after, planned.surgery, planned.reduction)
 
 
 def _checked_draft(model: nn.Module, analysis: Analysis, planned: Plan, inplace: bool) -> Draft:
@@ -125,7 +173,7 @@ def _checked_draft(model: nn.Module, analysis: Analysis, planned: Plan, inplace:
     return draft
 
 
-def _check_result(model: nn.Module, planned: Plan, inplace: bool) -> None:
+def _check_result(model: nn.Module, planned: Plan, inplace: bool, part: Part) -> None:
     """Refuse a result that cannot be given in the way that was asked for.
 
     Raises:
@@ -135,7 +183,13 @@ def _check_result(model: nn.Module, planned: Plan, inplace: bool) -> None:
         raise RequestError(
             "the model has an attribute .surgery of its own, where the recipe would go; rename it"
         )
-    if inplace and is_graph(planned):
+    if inplace and part.detector is not None:
+        raise RequestError("what follows a detector's strides is set in a copy; leave inplace out")
+    if part.detector == part.at and is_graph(planned):
+        raise RequestError(
+            "a rewritten graph is no detector any more; its strides would not follow"
+        )
+    if inplace and not part.at and is_graph(planned):
         why = (
             "dilation gives"
             if planned.surgery.dilate

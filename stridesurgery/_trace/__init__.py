@@ -1,13 +1,16 @@
 """Record a model without its weights as a graph."""
 
 from stridesurgery._trace.graph_model import RewrittenModel, copied, rewritten
+from stridesurgery._trace.leftovers import state_of
 from stridesurgery._trace.meta_copy import (
     check_plain,
     copied_model,
     copy_to_meta,
     default_size,
+    input_channels,
     number_format,
 )
+from stridesurgery._trace.numbers import Numbers
 from stridesurgery._trace.record import image_for, is_fixed_size, one_image, record
 from stridesurgery._trace.recording import (
     Recording,
@@ -17,6 +20,7 @@ from stridesurgery._trace.recording import (
 )
 
 __all__ = [
+    "Numbers",
     "RewrittenModel",
     "Recording",
     "check_plain",
@@ -24,6 +28,7 @@ __all__ = [
     "copied_model",
     "default_size",
     "image_for",
+    "input_channels",
     "is_fixed_size",
     "is_overwritten",
     "lasting_memory",
@@ -31,6 +36,7 @@ __all__ = [
     "one_image",
     "record",
     "rewritten",
+    "state_of",
     "tensors_returned",
     "copy_to_meta",
 ]

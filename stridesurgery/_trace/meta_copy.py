@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
 
 from stridesurgery._trace.copied_functions import ATOMS, Observer, copied_function
@@ -53,8 +54,9 @@ def copy_to_meta(model: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
         memo[id(parameter)] = nn.Parameter(_meta(parameter), requires_grad=parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = _meta(buffer)
+    for module in model.modules():
+        copied = _meta if isinstance(module, _NormBase) else _known
+        memo.update((id(b), copied(b)) for b in module._buffers.values() if b is not None)
     try:
         with _MetaCopy():
             return duplicate(model, memo, apart=True)
@@ -172,12 +174,29 @@ def _meta(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor.detach(), device="meta")
 
 
+SMALL = 64  # numbers: strides, anchors of a cell, sizes; no weight, and nothing that takes memory
+
+
+def _known(tensor: Tensor) -> Tensor:
+    """Return a weightless copy of a buffer; a small one keeps its numbers, so that code may read them."""
+    result = _meta(tensor)
+    value = numbers_of(tensor) if tensor.is_meta else tensor.detach()
+    if value is not None and value.numel() <= SMALL:
+        vars(result)["numbers"] = value.clone().cpu()
+    return result
+
+
+def numbers_of(tensor: Tensor) -> Tensor | None:
+    """Return the numbers that a weightless tensor stands for, where they are known."""
+    return getattr(tensor, "numbers", None)
+
+
 class _MetaCopy(TorchFunctionMode):
     """Make deepcopy turn tensors that are plain attributes into meta tensors as well."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.__deepcopy__:
-            return args[1].setdefault(id(args[0]), _meta(args[0]))
+            return args[1].setdefault(id(args[0]), _known(args[0]))
         return func(*args, **(kwargs or {}))
 
 

@@ -21,6 +21,7 @@ from torch import fx, nn
 from stridesurgery._node import BATCH, info, origins
 from stridesurgery._trace.graph_model import RewrittenModel, copied
 from stridesurgery._trace.meta_copy import input_channels, number_format
+from stridesurgery._trace.numbers import Numbers
 from stridesurgery._trace.recorder import Recorder
 from stridesurgery._trace.recording import Recording
 from stridesurgery.errors import GridError, OperatorError, TraceError
@@ -55,7 +56,7 @@ def record(
     graph = copied(meta_model.graphs[training])
     replay = _Replay(meta_model, graph, watch)
     image = image_for(meta_model, size, batch)
-    with torch.no_grad(), torch.device("meta"), watch or nullcontext():
+    with torch.no_grad(), torch.device("meta"), Numbers(), watch or nullcontext():
         replay.run(image)
     return Recording(graph, meta_model, (size[0], size[1]), training)
 
@@ -187,7 +188,8 @@ def _explain(problem: Exception, recorder: Recorder, size: tuple[int, int]) -> T
     fixed = f"; the size is fixed by {', '.join(recorder.fixed)}" if recorder.fixed else ""
     return TraceError(
         f"{type(model).__name__} cannot be traced at {size[0]}x{size[1]} pixels: {place}{line} "
-        f"raised {type(problem).__name__}: {text}{fixed}",
+        f"raised {type(problem).__name__}: {text}{fixed}. A submodule can be operated by itself, as "
+        "by at='backbone'",
         fixed=tuple(recorder.fixed),
     )
 

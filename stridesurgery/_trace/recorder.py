@@ -16,6 +16,8 @@ from torch.overrides import TorchFunctionMode
 from stridesurgery._node import info, tensors_among
 from stridesurgery._trace.hooks import Hooks
 from stridesurgery._trace.leftovers import clear_caches, state_of
+from stridesurgery._trace.meta_copy import numbers_of
+from stridesurgery._trace.numbers import with_numbers
 from stridesurgery._trace.recording import give_keys, lost_no_grad, tensors_returned
 from stridesurgery._trace.values import Values, holds_value
 from stridesurgery.errors import TraceError
@@ -297,7 +299,7 @@ class Recorder(Values, TorchFunctionMode):
         try:
             result = known_sum(name, args, kwargs) if self.watch is None else None
             if result is None:
-                result = func(*args, **kwargs)
+                result = with_numbers(func, args, kwargs)
             writes = self._written(versions)
         except Exception:
             self.fixed = self.fixed or self._constants(args, kwargs)
@@ -310,6 +312,9 @@ class Recorder(Values, TorchFunctionMode):
             info(self.emit("call_function", operator.setitem, args, kwargs)).writes = writes
             return result
         if not holds_value(result):
+            if any(numbers_of(t) is not None for t in tensors_among((args, kwargs))):
+                place = self.scope[-1][0] if self.scope else ""
+                self.missed[f"{place or 'the forward code'} reads the numbers of a buffer"] = None
             return result
         node = self._call(func, name, args, kwargs)
         info(node).writes = writes

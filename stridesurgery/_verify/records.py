@@ -1,5 +1,7 @@
 """Compares the modes and the records of an operated model with what they should be."""
 
+import re
+
 from torch import nn
 
 from stridesurgery._analysis import FeatureInfo
@@ -60,3 +62,29 @@ def check_records(fine: nn.Module, operated: nn.Module) -> int:
                 f"{place} is {there.get(place, 'not there')} where the surgery makes it {value}"
             )
     return len(wanted)
+
+
+def check_followed(original: nn.Module, fine: nn.Module, operated: nn.Module, part: str) -> None:
+    """Compare what follows the strides of a detector, outside of its operated part.
+
+    Raises:
+        SurgeryError: a module's settings are not those that `eliminate` gives it.
+    """
+    before, wanted, found = (
+        {path: _settings(m) for path, m in model.named_modules() if not f"{path}.".startswith(part)}
+        for model in (original, fine, operated)
+    )
+    for path, settings in wanted.items():
+        for name, value in settings.items():
+            if value != before.get(path, {}).get(name) and found.get(path, {}).get(name) != value:
+                raise SurgeryError(
+                    f"{path}.{name} is {found.get(path, {}).get(name)} where the surgery makes it {value}"
+                )
+
+
+def _settings(module: nn.Module) -> dict[str, str]:
+    """Return what a module keeps besides parameters and submodules, in words without addresses."""
+    plain = vars(nn.Module())
+    own = {name: repr(value) for name, value in vars(module).items() if name not in plain}
+    words = {name: re.sub(" at 0x[0-9a-f]+", "", text) for name, text in own.items()}
+    return {**words, "class": type(module).__qualname__}

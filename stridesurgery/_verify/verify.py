@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx, nn
 
-from stridesurgery._analysis import Analysis, FeatureInfo, analyse
+from stridesurgery._analysis import Analysis, FeatureInfo, analyse, part_of
 from stridesurgery._hw import HW
 from stridesurgery._rewrite import check_operated, eliminate, operate, plan
 from stridesurgery._tables import Shown, Table
@@ -13,7 +13,7 @@ from stridesurgery._trace import RewrittenModel, copy_to_meta, number_format, on
 from stridesurgery._verify.maps import MapCheck, check_maps
 from stridesurgery._verify.operators import SiteCheck, check_site
 from stridesurgery._verify.outputs import OutputCheck, check_outputs
-from stridesurgery._verify.records import check_modes, check_records
+from stridesurgery._verify.records import check_followed, check_modes, check_records
 from stridesurgery.errors import GridError, ModelError, RequestError, SurgeryError, TraceError
 from stridesurgery.surgery import Surgery
 
@@ -87,6 +87,8 @@ def verify(
       that they come from.
     - Records: `feature_info`, `output_stride` and `patch_size` are compared.
     - Modes: the mode of every module is compared.
+    - A detector: its backbone is checked in this way, and its anchors, strides and pooling scales
+      are compared with those that `eliminate` gives.
 
     The result names everything that could not be compared.
 
@@ -95,7 +97,8 @@ def verify(
         operated: the model that `eliminate` or `dual_path` returned for it, `features` of one of
             those, or a copy with the recipe attached as `.surgery`.
         input_size: pixels, one number or (h, w); by default the size at which the surgery was
-            planned.
+            planned. Of an operated submodule (a detector's backbone) it is the size of its own
+            input; detectors enlarge images, and a smaller size is faster.
 
     Returns:
         The list of what was checked; `print` shows it.
@@ -134,6 +137,13 @@ def verify(
                 "verify compares numbers, and a model's weights are on the meta device"
             )
     tensors = _check_weights(original, operated)
+    part = part_of(original, surgery.at, surgery.input_size)
+    if part.at:
+        inside = operated.get_submodule(part.at)
+        found = verify(part.module, inside, input_size or part.size)
+        fine = operate(original, replace(surgery, after=None))
+        check_followed(original, fine, operated, f"{part.at}.")
+        return replace(found, surgery=surgery, tensors=tensors)
     analysis = analyse(
         original, input_size or getattr(operated, "only_at", None) or surgery.input_size
     )

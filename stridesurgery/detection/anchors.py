@@ -10,54 +10,48 @@ from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 
-import stridesurgery as ss
-
-Pair = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Level:
-    """One map that a detector predicts from."""
-
-    name: str  # its key in what the backbone returns
-    grid: Pair  # (h, w) cells, for an input of the size at which the backbone was recorded
-    looks: ss.MapGeometry
+from stridesurgery._analysis import MapGeometry
+from stridesurgery._hw import HW
+from stridesurgery.detection.levels import Level
+from stridesurgery.errors import GridError, RequestError
 
 
 @dataclass(frozen=True)
 class Stand:
     """Where the anchors of one map stand, and how large they are beside the stock ones."""
 
-    at: ss.MapGeometry  # its `centres` are the anchors' centres
+    at: MapGeometry  # its `centres` are the anchors' centres
     scale: tuple[float, float] = (1.0, 1.0)  # (rows, columns), of the boxes' heights and widths
 
 
 def stands(
     stock: nn.Module,
-    size: Pair,
+    size: HW[int],
     before: Sequence[Level],
     after: Sequence[Level],
     *,
     sizes: str = "follow",
     centres: str = "looks",
 ) -> tuple[Stand, ...]:
-    """Where anchors belong after a surgery.
+    """Return where anchors belong after a surgery.
 
     Args:
         stock: the anchor generator of the detector as it was.
         size: (h, w) pixels of the input at which the levels were found.
-        before, after: the maps of the detector as it was and as it is.
+        before: the maps of the detector as it was.
+        after: the maps as they are.
         sizes: "follow": boxes stay as many cells large as they were, so that the trained predictors fit and small
             objects find anchors; "stay": as many pixels large, for predictors that are trained anew.
         centres: "looks": the centre of what a cell sees; "carried": as far from there, in cells, as the stock
             generator put them on average, because that is what trained predictors have learned.
 
     Raises:
-        ValueError: a word that is neither; a map whose cells are no place for anchors, see `check_looks`.
+        RequestError: there are not as many maps as the generator has shapes for.
+        GridError: a map whose cells are no place for anchors, see `check_looks`.
     """
-    if sizes not in ("follow", "stay") or centres not in ("looks", "carried"):
-        raise ValueError(
-            f"sizes is 'follow' or 'stay', centres 'looks' or 'carried'; got {sizes!r}, {centres!r}"
+    if len(shapes := stock.num_anchors_per_location()) != len(before):  # type: ignore[operator]
+        raise RequestError(
+            f"{type(stock).__name__} has anchors for {len(shapes)} maps, and the backbone gives {len(before)}"
         )
     check_looks(after)
     at = (
@@ -76,31 +70,31 @@ def check_looks(levels: Sequence[Level]) -> None:
     """Refuse maps whose cells look nowhere, or out of the image.
 
     Raises:
-        ValueError: one of them does. Networks that merge coarser maps into finer ones (HRNet) give such maps: a cell
+        GridError: one of them does. Networks that merge coarser maps into finer ones (HRNet) give such maps: a cell
             sees a repeated coarser one too, and the middle of all that it sees lies far up and left.
     """
     for level in levels:
         for step, offset in zip(level.looks.step, level.looks.offset, strict=True):
             if math.isnan(offset):
-                raise ValueError(
+                raise GridError(
                     f"map {level.name} hides where its cells look; tap a map before the operator that does"
                 )
             if math.isnan(step):
-                raise ValueError(
+                raise GridError(
                     f"the cells of map {level.name} are not evenly spaced: dilate the last strides before it, not one "
                     "that a later stride follows"
                 )
             if offset + 0.5 < -step / 2:
-                raise ValueError(
+                raise GridError(
                     f"the first cell of map {level.name} looks at pixel {offset:g}, outside the image, because coarser "
                     "maps are merged into it; tap the maps before the merge"
                 )
 
 
 def carried(
-    stock: nn.Module, size: Pair, before: Sequence[Level], after: Sequence[Level]
-) -> tuple[ss.MapGeometry, ...]:
-    """Where the stock anchors go with the maps: as many cells from where the cells look as they were on average.
+    stock: nn.Module, size: HW[int], before: Sequence[Level], after: Sequence[Level]
+) -> tuple[MapGeometry, ...]:
+    """Return where the stock anchors go with the maps: as many cells from where the cells look as they were on average.
 
     The average, because some stock steps are not the network's (SSD300's 3x3 map: 100 pixels, but its cells are 64
     apart), and then every cell has a distance of its own. Anchors of border cells may so leave the image.
@@ -120,8 +114,10 @@ def carried(
     return tuple(moved)
 
 
-def stock_anchors(generator: nn.Module, size: Pair, levels: Sequence[Level]) -> tuple[Tensor, ...]:
-    """The (A, 4) anchors that a generator puts on each map, for one image of (h, w) pixels."""
+def stock_anchors(
+    generator: nn.Module, size: HW[int], levels: Sequence[Level]
+) -> tuple[Tensor, ...]:
+    """Return the (A, 4) anchors that a generator puts on each map, for one image of (h, w) pixels."""
     image = ImageList(torch.empty((1, 3, *size), device="meta"), [size])
     per_cell = generator.num_anchors_per_location()  # type: ignore[operator]
     # A copy: torchvision's moves its boxes to the device and type of the maps it is given.
@@ -133,17 +129,17 @@ def stock_anchors(generator: nn.Module, size: Pair, levels: Sequence[Level]) -> 
     )
 
 
-def points(geometry: ss.MapGeometry, grid: Sequence[int]) -> Tensor:
-    """The (h * w, 2) points (x, y), in pixels, at which the cells of a map look, row by row."""
+def points(geometry: MapGeometry, grid: Sequence[int]) -> Tensor:
+    """Return the (h * w, 2) points (x, y), in pixels, at which the cells of a map look."""
     return torch.cartesian_prod(*geometry.centres(grid)).flip(1)
 
 
 def middles(boxes: Tensor) -> Tensor:
-    """The (A, 2) centres (x, y) of boxes (A, 4)."""
+    """Return the (A, 2) centres (x, y) of boxes (A, 4)."""
     return (boxes[:, :2] + boxes[:, 2:]) / 2
 
 
-def _scale(old: ss.MapGeometry, new: ss.MapGeometry) -> tuple[float, float]:
+def _scale(old: MapGeometry, new: MapGeometry) -> tuple[float, float]:
     return new.step[0] / old.step[0], new.step[1] / old.step[1]
 
 
@@ -170,7 +166,7 @@ class GeometryBoxes(DefaultBoxGenerator):
     def _grid_default_boxes(
         self, grid_sizes: list[list[int]], image_size: list[int], dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """The boxes (A, 4) of all maps as centre x, centre y, width, height, in fractions of the image."""
+        """Return all boxes (A, 4): centre x, centre y, width, height, in fractions of the image."""
         boxes = super()._grid_default_boxes(grid_sizes, image_size, dtype)
         centres = [
             points(stand.at, grid).repeat_interleave(len(pairs), dim=0)
@@ -202,7 +198,7 @@ class GeometryAnchors(AnchorGenerator):
     def grid_anchors(
         self, grid_sizes: list[list[int]], strides: list[list[Tensor]]
     ) -> list[Tensor]:
-        """The (A, 4) anchors of each map in pixels; `strides`, which are guessed from sizes, are not used."""
+        """Return the (A, 4) anchors of each map; `strides`, guessed from sizes, are not used."""
         anchors = []
         for stand, grid, cell in zip(self.where, grid_sizes, self.cell_anchors, strict=True):
             centres = points(stand.at, grid).to(cell).repeat(1, 2)  # x, y, x, y

@@ -1,0 +1,38 @@
+"""Whole detectors: what knows the strides of their backbones follows a surgery."""
+
+from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
+from torchvision.models.detection.ssd import SSD
+from torchvision.ops import MultiScaleRoIAlign
+
+from stridesurgery._analysis import TOLD
+from stridesurgery.detection.anchors import (
+    GeometryAnchors,
+    GeometryBoxes,
+    Stand,
+    check_looks,
+    stands,
+)
+from stridesurgery.detection.levels import Level, levels
+from stridesurgery.detection.placement import Placement, placement
+from stridesurgery.detection.pooling import set_scales
+from stridesurgery.detection.register import register_detector
+from stridesurgery.detection.torchvision_models import follow as follow_torchvision
+
+__all__ = [
+    "GeometryAnchors",
+    "GeometryBoxes",
+    "Level",
+    "Placement",
+    "Stand",
+    "check_looks",
+    "levels",
+    "placement",
+    "register_detector",
+    "set_scales",
+    "stands",
+]
+
+for _kind in (FasterRCNN, FCOS, RetinaNet, SSD):
+    register_detector(_kind, at="backbone", follow=follow_torchvision)
+TOLD.update((AnchorGenerator, DefaultBoxGenerator, MultiScaleRoIAlign))
