@@ -146,13 +146,12 @@ def read(path: str | Path) -> tuple[Surgery | None, dict[str, Any]]:
         raise OSError(
             f"{path} cannot be read as weights: {type(problem).__name__}: {problem}"
         ) from problem
-    parts = [part for part in recipes if part not in _WHOLE]
-    if parts:
+    recipe = next((recipes[part] for part in _WHOLE if part in recipes), None)
+    if recipe is None and recipes:
         raise RequestError(
-            f"the surgery that {path} records is that of {parts[0]!r}: operate that part of the "
-            "model, then load_state_dict"
+            f"the surgery that {path} records is that of {next(iter(recipes))!r}: operate that part "
+            "of the model (`at`), then load_state_dict"
         )
-    recipe = next(iter(recipes.values()), None)
     return None if recipe is None else Surgery.from_json(recipe), state
 
 

@@ -8,9 +8,10 @@ import torch
 from torch import fx
 
 from stridesurgery._analysis.geometry import Geometry
-from stridesurgery._hw import HW
+from stridesurgery._hw import HW, hw_text
 from stridesurgery._node import BATCH, shape_of, tensors_in
-from stridesurgery.ops import Operator, kept_cells
+from stridesurgery.errors import OperatorError
+from stridesurgery.ops import SAMPLERS, Operator, kept_cells
 
 
 @dataclass(frozen=True)
@@ -149,3 +150,20 @@ def _axis_by_history(node: fx.Node) -> int:
             return 1
         node = sources[0]
     return 1
+
+
+def check_cells(name: str, operator: Operator, grid_in: HW[int], grid_out: HW[int]) -> None:
+    """Hold an operator's windows against the recorded shapes.
+
+    Raises:
+        OperatorError: the operator makes another number of cells.
+    """
+    if operator.kind not in SAMPLERS:
+        return
+    said = tuple(w.finer_cells(n) for w, n in zip(operator.windows, grid_in, strict=True))
+    if said != grid_out:
+        raise OperatorError(
+            f"{name} ({operator.name}) makes {hw_text(grid_out)} cells of {hw_text(grid_in)}, but "
+            f"by its entry in the table of operators it makes {hw_text(said)}: correct `read` of "
+            "its register_operator"
+        )

@@ -146,6 +146,7 @@ def inspect(
     Raises:
         ModelError: the model is not a module, or is wrapped or compiled.
         TraceError: the forward pass cannot be recorded at this size.
+        OperatorError: an entry of `register_operator` does not fit what is recorded.
 
     Example:
         >>> import stridesurgery, torchvision

@@ -13,19 +13,19 @@ from typing import Any
 from torch import fx
 
 from stridesurgery._analysis.geometry import PIXELS, Geometry
-from stridesurgery._analysis.grid import GridInfo, SpatialOp
+from stridesurgery._analysis.grid import GridInfo, SpatialOp, check_cells
 from stridesurgery._analysis.merge import merge
 from stridesurgery._hw import HW
 from stridesurgery._node import called, info, shape_of, tensors_in
 from stridesurgery._trace import Recording
 from stridesurgery.ops import (
     FUNCTIONS,
-    MODULES,
     Operator,
     Window,
     arguments,
     batch_to_space,
     first_phase,
+    read_module,
     repeat_phases,
     space_to_batch,
 )
@@ -110,6 +110,7 @@ def _site(
     grid_in, grid_out = _grids(node, operator, source, before)
     if grid_in is None or grid_out is None:
         return SpatialOp(node, operator, _name(node), before, before, (0, 0), (0, 0), 0)
+    check_cells(_name(node), operator, grid_in, grid_out)
     scale = operator.scale
     if _collapses(operator, grid_in, grid_out):
         operator = replace(operator, kind="global")
@@ -295,9 +296,7 @@ def _name(node: fx.Node) -> str:
 def operator_of(recording: Recording, node: fx.Node) -> Operator | None:
     """Return the operator that a node runs, or None if it has no known effect on the grid."""
     if node.op == "call_module":
-        module = recording.module(node)
-        rule = MODULES.get(type(module))
-        return rule.read(module) if rule else None
+        return read_module(recording.module(node))
     if node.op == "call_function" and node.target in FUNCTIONS:
         rule_ = FUNCTIONS[node.target]
         return rule_.read(arguments(node, rule_))

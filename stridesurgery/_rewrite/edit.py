@@ -14,7 +14,7 @@ from stridesurgery._rewrite.recipe import attach
 from stridesurgery._rewrite.records import refreshed, update_records
 from stridesurgery._trace import RewrittenModel, copied, is_fixed_size, record, rewritten
 from stridesurgery.errors import OperatorError
-from stridesurgery.ops import FUNCTIONS, MODULES, Operator, arguments
+from stridesurgery.ops import FUNCTIONS, MODULES, Operator, arguments, read_module
 
 
 def is_graph(planned: Plan) -> bool:
@@ -109,6 +109,11 @@ def _edited(model: nn.Module, planned: Plan, modes: Sequence[Analysis]) -> nn.Mo
             raise OperatorError(
                 f"{target} ({operator.name}) cannot take the finer stride: its registered `refine` says it {problem}"
             ) from problem
+        if read_module(module) is None:
+            raise OperatorError(
+                f"`refine` of {operator.name} puts a {type(module).__name__} in place, which has no "
+                "entry: register_operator it as well"
+            )
     update_records(model, planned)
     return model
 

@@ -11,6 +11,7 @@ from stridesurgery._rewrite.check_modes import check_same_maps
 from stridesurgery._rewrite.check_shapes import GridCheck, check_grid, check_phases
 from stridesurgery._rewrite.edit import Draft, finish, is_graph, make_draft
 from stridesurgery._rewrite.plan import Plan, plan
+from stridesurgery._rewrite.recipe import attach
 from stridesurgery._rewrite.records import check_intermediates
 from stridesurgery._rewrite.request import requested
 from stridesurgery._trace import Numbers, copied_model, copy_to_meta, record
@@ -130,7 +131,7 @@ def operate(
         holder, _, name = part.at.rpartition(".")
         setattr(whole.get_submodule(holder), name, operated)
         before = getattr(model, "surgery", None)
-        whole.surgery = replace(part.outside(planned.surgery), after=before)  # type: ignore[assignment]
+        attach(whole, replace(part.outside(planned.surgery), after=before))
     else:
         whole = operated
     if part.detector is not None:

@@ -7,16 +7,20 @@ treating it as its parent would be a wrong number. A module without an entry is 
 the functions it calls; `register_operator` gives it one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, NamedTuple
+from operator import index
+from typing import Any, NamedTuple, SupportsIndex
 
 from torch import fx, nn
 
+from stridesurgery.errors import OperatorError
 from stridesurgery.ops.window import Window, Windows
 
 POOLS = ("max_pool", "avg_pool", "blur_pool")
+SAMPLERS = ("conv", *POOLS, "merge", "slice")  # whose windows say how many cells they make
+KINDS = (*SAMPLERS, "resize", "pad", "unknown_pad", "adaptive", "global", "opaque")
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,17 @@ class Operator:
     )
     refusal: str | None = None  #: why its stride cannot be made finer
     transposed: bool = False  #: a resize by a transposed convolution with these windows
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise OperatorError(
+                f"Operator {self.name}: kind {self.kind!r} is none of {_few(KINDS)}"
+            )
+        sides = isinstance(self.windows, tuple) and [type(w) is Window for w in self.windows]
+        if sides != [True, True]:
+            raise OperatorError(
+                f"Operator {self.name}: windows is a Window of rows and one of columns, got {self.windows!r}"
+            )
 
     @property
     def kernel(self) -> tuple[int, int]:
@@ -78,6 +93,8 @@ def register_operator(
 ) -> None:
     """Teach the library a module type, by exact type.
 
+    What `read` says is held against the recorded shapes whenever a model is inspected.
+
     Args:
         kind: the module class; its instances become single layers.
         read: gives the `Operator` of an instance, with its windows in (rows, columns) order.
@@ -100,7 +117,46 @@ def register_operator(
     """
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise TypeError(f"register_operator takes a module class, got {kind!r}")
+    if not callable(read) or not (refine is None or callable(refine)):
+        raise TypeError(f"`read` and `refine` of {kind.__name__} are functions")
     MODULES[kind] = ModuleRule(read, refine)
+
+
+def read_module(module: nn.Module) -> Operator | None:
+    """Return the operator of a module, or None if its type has no entry.
+
+    Raises:
+        OperatorError: the entry is wrong.
+    """
+    rule = MODULES.get(type(module))
+    if rule is None:
+        return None
+    entry = f"the entry of {type(module).__name__} in register_operator"
+    try:
+        operator = rule.read(module)
+    except Exception as problem:
+        raise OperatorError(f"{entry}: `read` fails: {problem}") from problem
+    if not isinstance(operator, Operator):
+        raise OperatorError(f"{entry}: `read` gives a {type(operator).__name__}, not an Operator")
+    for window in operator.windows:
+        odd = [n for n, value in zip(window._fields, window, strict=True) if not _is_fit(n, value)]
+        if odd:
+            raise OperatorError(f"{entry}: `read` gives {window!r}, whose {_few(odd)} cannot be")
+    return operator
+
+
+def _is_fit(name: str, value: Any) -> bool:
+    """Tell whether a field of a window can have a value."""
+    if name in ("ceil", "tap"):
+        return isinstance(value, bool)
+    if name == "padding" and value == "same":
+        return True
+    whole = isinstance(value, SupportsIndex) and not isinstance(value, bool)
+    return whole and (name == "padding" or index(value) > 0)
+
+
+def _few(names: Iterable[str]) -> str:
+    return ", ".join(names)
 
 
 def pair(value: Any) -> tuple[Any, Any]:

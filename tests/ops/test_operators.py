@@ -150,6 +150,54 @@ def test_operator_registered_without_refine_is_listed_and_refused() -> None:
         ss.eliminate(net, L=0, input_size=16)
 
 
+class Renamed(Taught):
+    """What a wrong `refine` puts in place."""
+
+
+def window(**fields: Any) -> ss.Operator:
+    return ss.Operator("Taught", "conv", (ss.Window(**{"kernel": 3, **fields}),) * 2)
+
+
+def put_in_place(module: nn.Module, to: ss.Operator) -> None:
+    module.__class__ = Renamed
+
+
+@pytest.mark.parametrize(
+    "read, said",
+    [
+        (lambda m: window(stride=4), "makes 8x8 cells of 16x16, but by its entry .* 4x4: correct"),
+        (lambda m: window(stride=2), "makes 8x8 cells of 16x16, but by its entry .* 7x7: correct"),
+        (lambda m: window(stride=2.0), "gives .*whose stride cannot be"),
+        (lambda m: window(stride=(2, 2)), "gives .*whose stride cannot be"),
+        (lambda m: window(stride=0), "gives .*whose stride cannot be"),
+        (lambda m: window(padding="valid"), "gives .*whose padding cannot be"),
+        (lambda m: ss.Operator("Taught", "convolution"), "kind 'convolution' is none of conv, "),
+        (lambda m: ss.Operator("Taught", "conv", (3, 3)), "windows is a Window of rows and one"),
+        (lambda m: None, "gives a NoneType, not an Operator"),
+        (lambda m: m.strides, "`read` fails: 'Taught' object has no attribute 'strides'"),
+    ],
+)
+def test_a_wrong_teaching_is_refused_by_name(read: Any, said: str) -> None:
+    ss.register_operator(Taught, read=read, refine=set_stride)
+    net = nn.Sequential(Taught(3, 4, 3, 2, 1))
+    for call in (ss.inspect, ss.cost):
+        with pytest.raises(ss.OperatorError, match=f"Taught.*{said}"):
+            call(net, 16)
+
+
+def test_a_refine_must_put_what_is_known_in_place() -> None:
+    ss.register_operator(Taught, read=read_conv, refine=put_in_place)
+    net = nn.Sequential(Taught(3, 4, 3, 2, 1))
+    with pytest.raises(ss.OperatorError, match="puts a Renamed in place, .*register_operator it"):
+        ss.eliminate(net, L=0, input_size=16)
+    assert type(net[0]) is Taught
+    for wrong in ({"read": 3}, {"read": read_conv, "refine": "set_stride"}):
+        with pytest.raises(TypeError, match="of Taught are functions"):
+            ss.register_operator(Taught, **wrong)
+    with pytest.raises(TypeError, match="takes a module class"):
+        ss.register_operator(Taught(3, 4, 3), read=read_conv)
+
+
 @pytest.mark.parametrize("name", ["resnet18", "torchvision/googlenet", "torchvision/densenet121"])
 def test_pool_is_kept_or_removed(name: str) -> None:
     net, x = create(name), image(64)
