@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
@@ -19,6 +19,7 @@ from stridesurgery._trace import check_plain
 from stridesurgery.errors import RequestError
 from stridesurgery.surgery import Surgery
 
+M = TypeVar("M", bound=nn.Module)
 SUFFIX = ".safetensors"
 _WHOLE = ("", "module", "_orig_mod")  # the model itself in its state_dict, and in that of a wrapper
 _CHECKPOINT = ("state_dict_ema", "model_ema", "state_dict", "model")  # where timm looks for weights
@@ -68,7 +69,7 @@ def save(model: nn.Module, path: str | Path, *, metadata: Mapping[str, str] | No
         part.write_bytes(safetensors.torch.save(copies, entries))
 
 
-def load(model: nn.Module | Callable[[], nn.Module], path: str | Path) -> nn.Module:
+def load(model: M | Callable[[], M], path: str | Path) -> M:
     """Load an operated model: carry out the surgery that a file records, and load its weights.
 
     Args:
@@ -97,7 +98,7 @@ def load(model: nn.Module | Callable[[], nn.Module], path: str | Path) -> nn.Mod
     surgery, state = read(path)
     if surgery is None:
         raise RequestError(f"{path} records no surgery; load_state_dict loads its weights")
-    original = model if isinstance(model, nn.Module) else model()
+    original: M = model if isinstance(model, nn.Module) else model()  # type: ignore[assignment]
     if isinstance(getattr(original, "surgery", None), Surgery):
         raise RequestError("the model is operated already; give the model as it was before")
     operated = eliminate(original, surgery)

@@ -3,11 +3,14 @@
 import json
 import re
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from stridesurgery.errors import RequestError
 
-AXES = {"hw": (True, True), "h": (True, False), "w": (False, True)}
+Axis = Literal["hw", "h", "w"]
+Pool = Literal["remove", "keep"]
+Form = Literal["module", "graph"]
+AXES: dict[Axis, tuple[bool, bool]] = {"hw": (True, True), "h": (True, False), "w": (False, True)}
 _NAME = re.compile(r"S(\d+)L(\d+(?:-\d+)*)")
 
 
@@ -19,11 +22,11 @@ class Options:
     """
 
     stride: int = 1  #: the stride that remains of each
-    axis: str = "hw"  #: rows ("h"), columns ("w") or both
-    pool: str = "remove"  #: "remove" pools whose stride is eliminated, or "keep" them at stride 1
+    axis: Axis = "hw"  #: rows ("h"), columns ("w") or both
+    pool: Pool = "remove"  #: "remove" pools whose stride is eliminated, or "keep" them at stride 1
     dilate: bool = False  #: keep features: phases of the finer map go through the unchanged network
     restore_at: int | str | None = None  #: the layer that takes over the eliminated strides
-    form: str = "module"  #: the edited model ("module"), or the rewritten graph ("graph")
+    form: Form = "module"  #: the edited model ("module"), or the rewritten graph ("graph")
     at: str | None = None  #: the submodule that is operated; None: all, or a detector's backbone
     sizes: str = "follow"  #: a detector's boxes are as large in cells ("follow") or pixels ("stay")
     centres: str = "looks"  #: and stand where cells "look", or are "carried" from where they stood

@@ -7,7 +7,7 @@ from itertools import chain, combinations
 from stridesurgery._analysis import Analysis
 from stridesurgery._rewrite import Plan, operate, plan
 from stridesurgery.errors import RequestError, SurgeryError
-from stridesurgery.surgery import AXES, Surgery
+from stridesurgery.surgery import AXES, Axis, Surgery
 
 
 def feasible_plans(
@@ -106,7 +106,7 @@ def _layers(analysis: Analysis) -> list[int]:
     return list(groups.values())
 
 
-def _strides(analysis: Analysis, axis: str) -> Iterator[int]:
+def _strides(analysis: Analysis, axis: Axis) -> Iterator[int]:
     """Return the strides that can remain somewhere in the network."""
     factors = [
         f

@@ -21,7 +21,7 @@ from stridesurgery._rewrite import Plan, eliminate
 from stridesurgery._tables import Shown, Table, fields_of, ratio
 from stridesurgery._trace import copy_to_meta, one_image
 from stridesurgery.errors import RequestError
-from stridesurgery.surgery import AXES, Surgery
+from stridesurgery.surgery import AXES, Axis, Surgery
 
 ROUNDS = 7  # of timing, if seconds are bounded
 
@@ -147,7 +147,7 @@ def search(
     taps: Sequence[TapName] | TapName | None = None,
     reduction: float | Sequence[float] | None = None,
     input_size: int | HW[int] | None = None,
-    axes: str | Sequence[str] = "hw",
+    axes: Axis | Sequence[Axis] = "hw",
     dilate: bool = False,
     at: str | None = None,
 ) -> Search:
@@ -279,8 +279,9 @@ def _wanted(reduction: Any, taps: int) -> tuple[float, ...]:
     return tuple(math.inf if r is None else r for r in many)
 
 
-def _axes(axes: str | Sequence[str]) -> tuple[str, ...]:
-    many = (axes,) if isinstance(axes, str) or not isinstance(axes, Sequence) else tuple(axes)
+def _axes(axes: Axis | Sequence[Axis]) -> tuple[Axis, ...]:
+    alone = isinstance(axes, str) or not isinstance(axes, Sequence)
+    many: tuple[Any, ...] = (axes,) if alone else tuple(axes)
     if not many or any(not isinstance(axis, str) or axis not in AXES for axis in many):
         raise RequestError(f"axes are 'hw', 'h' and 'w', got {axes!r}")
     return tuple(dict.fromkeys(many))

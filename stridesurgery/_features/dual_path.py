@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import fx, nn
@@ -24,7 +24,7 @@ from stridesurgery._rewrite import Plan, check_alike, operate, plan, rearranged,
 from stridesurgery._trace import RewrittenModel, copied
 from stridesurgery.errors import GridError, RequestError
 from stridesurgery.ops import first_phase, sample
-from stridesurgery.surgery import Options, Surgery
+from stridesurgery.surgery import Axis, Options, Pool, Surgery
 
 Taps = Sequence[TapName] | TapName | None
 PATHS = ("small", "large")
@@ -36,12 +36,12 @@ def dual_path(
     L: int | str | Sequence[int | str] | None = None,
     *,
     taps: Taps | Mapping[str, Taps] = None,
-    combine: str = "split",
-    sampler: str = "slice",
-    large_norm: str = "shared",
+    combine: Literal["split", "concat"] = "split",
+    sampler: Literal["slice", "original"] = "slice",
+    large_norm: Literal["shared", "frozen"] = "shared",
     stride: int = Options.stride,
-    axis: str = Options.axis,
-    pool: str = Options.pool,
+    axis: Axis = Options.axis,
+    pool: Pool = Options.pool,
     dilate: bool = Options.dilate,
     input_size: int | HW[int] | None = None,
 ) -> RewrittenModel:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from torch import nn
 
@@ -16,26 +17,28 @@ from stridesurgery._rewrite.records import check_intermediates
 from stridesurgery._rewrite.request import requested
 from stridesurgery._trace import Numbers, copied_model, copy_to_meta, record
 from stridesurgery.errors import GridError, RequestError, SurgeryError, TraceError
-from stridesurgery.surgery import Options, Surgery
+from stridesurgery.surgery import Axis, Form, Options, Pool, Surgery
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def eliminate(
-    model: nn.Module,
+    model: M,
     S: int | str | Surgery | None = None,
     L: int | str | Sequence[int | str] | None = None,
     *,
     stride: int = Options.stride,
-    axis: str = Options.axis,
-    pool: str = Options.pool,
+    axis: Axis = Options.axis,
+    pool: Pool = Options.pool,
     dilate: bool = Options.dilate,
     restore_at: int | str | None = Options.restore_at,
-    form: str = Options.form,
+    form: Form = Options.form,
     at: str | None = Options.at,
     sizes: str = Options.sizes,
     centres: str = Options.centres,
     input_size: int | HW[int] | None = None,
     inplace: bool = False,
-) -> nn.Module:
+) -> M:
     """Eliminate strides of a model and keep every weight; all maps after an eliminated stride become k times larger.
 
     Args:
@@ -108,7 +111,9 @@ def eliminate(
         at, input_size = S.at if at is None else at, input_size or S.input_size
     part = part_of(model, at, input_size)
     surgery, analysis = requested(part.module, S, L, part.size, options)
-    return operate(model, surgery, analysis=analysis, inplace=inplace, part=part)
+    return operate(  # type: ignore[return-value]  # a graph has the attributes of its class
+        model, surgery, analysis=analysis, inplace=inplace, part=part
+    )
 
 
 def operate(
