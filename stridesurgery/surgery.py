@@ -24,7 +24,7 @@ class Options:
     stride: int = 1  #: the stride that remains of each
     axis: Axis = "hw"  #: rows ("h"), columns ("w") or both
     pool: Pool = "remove"  #: "remove" pools whose stride is eliminated, or "keep" them at stride 1
-    dilate: bool = False  #: keep features: phases of the finer map go through the unchanged network
+    dilate: bool = False  #: keep features: dilated convolutions, else phases of the finer map
     restore_at: int | str | None = None  #: the layer that takes over the eliminated strides
     form: Form = "module"  #: the edited model ("module"), or the rewritten graph ("graph")
     at: str | None = None  #: the submodule that is operated; None: all, or a detector's backbone

@@ -96,7 +96,6 @@ ANSWERS: dict[str, Unusual] = {
     "convolution over the images": tails(
         lambda net, x, maps: net.mix(maps[-1].mean((2, 3)).T[None]),
         lambda: {"mix": nn.Conv1d(C, C, 3, 1, 1)},
-        **NOT_DILATED,
     ),
     "transformer over the images": tails(
         lambda net, x, maps: net.mix(maps[-1].flatten(2).transpose(1, 2)),
@@ -116,10 +115,10 @@ ANSWERS: dict[str, Unusual] = {
         lambda y: torch.softmax(input=y, dim=0), **NOT_DILATED
     ),
     "sdpa over the images": tail(
-        lambda y: F.scaled_dot_product_attention(*[y.mean((2, 3))[None]] * 3)[0], **NOT_DILATED
+        lambda y: F.scaled_dot_product_attention(*[y.mean((2, 3))[None]] * 3)[0]
     ),
     "images weighed by their likeness": tail(
-        lambda y: y.mean((2, 3)) @ (y.mean((2, 3)).T @ y.mean((2, 3))), **NOT_DILATED
+        lambda y: y.mean((2, 3)) @ (y.mean((2, 3)).T @ y.mean((2, 3)))
     ),
     "mean without nan over the images": tail(
         lambda y: y - y.nanmean(0, keepdim=True), **NOT_DILATED
@@ -131,8 +130,8 @@ ANSWERS: dict[str, Unusual] = {
     "upside down": tail(lambda y: torch.flipud(y), **NOT_DILATED),
     "one image overwritten": tail(overwritten, **NOT_DILATED),
     "running sum over the images": tail(lambda y: y.cumsum(0), **NOT_DILATED),
-    "images against images": tail(lambda y: y.flatten(1) @ y.flatten(1).T, **NOT_DILATED),
-    "einsum over the images": tail(lambda y: torch.einsum("nchw,mchw->nm", y, y), **NOT_DILATED),
+    "images against images": tail(lambda y: y.flatten(1) @ y.flatten(1).T),
+    "einsum over the images": tail(lambda y: torch.einsum("nchw,mchw->nm", y, y)),
     "einsum in each image": tail(lambda y: torch.einsum("nchw,ndhw->ncd", y, y)),
     "images in another order": tail(lambda y: y[torch.tensor([1, 0])], **NOT_DILATED),
     "one image": tail(lambda y: y[:1], **NOT_DILATED),

@@ -25,6 +25,7 @@ from stridesurgery.ops import (
     arguments,
     batch_to_space,
     first_phase,
+    original_cells,
     read_module,
     repeat_phases,
     space_to_batch,
@@ -68,7 +69,7 @@ def propagate(recording: Recording) -> tuple[tuple[SpatialOp, ...], dict[fx.Node
     return tuple(spatial_ops), grid_of
 
 
-REARRANGING = {space_to_batch, batch_to_space, first_phase, repeat_phases}
+REARRANGING = {space_to_batch, batch_to_space, first_phase, repeat_phases, original_cells}
 
 
 def _rearranged(node: fx.Node, before: GridInfo) -> GridInfo:
@@ -86,7 +87,7 @@ def _rearranged(node: fx.Node, before: GridInfo) -> GridInfo:
         return replace(before.reassembled, grid=(shape[last - 1], shape[last]))
     (down, right), (last,) = arguments[1], arguments[2:] or (-1,)
     rows, columns = before.geometry
-    return replace(
+    coarser = replace(
         before,
         reduction=(before.reduction[0] * down, before.reduction[1] * right),
         grid=(shape[last - 1], shape[last]),
@@ -94,6 +95,11 @@ def _rearranged(node: fx.Node, before: GridInfo) -> GridInfo:
             replace(rows, step=rows.step * down),
             replace(columns, step=columns.step * right),
         ),
+    )
+    if node.target is original_cells:
+        return coarser
+    return replace(
+        coarser,
         phases=(*before.phases, (down, right)),
         phase_offsets=(*before.phase_offsets, (rows.step, columns.step)),
     )

@@ -18,7 +18,7 @@ from stridesurgery._cost.cost import count, run_once
 from stridesurgery._cost.memory import MemoryEvent
 from stridesurgery._cost.meter import Meter, NodeCost
 from stridesurgery._node import Key, info
-from stridesurgery._rewrite import Plan, dilated_graph, operate
+from stridesurgery._rewrite import Plan, dilated_graph, operate, with_samples
 from stridesurgery._trace import one_image
 from stridesurgery.errors import SurgeryError
 from stridesurgery.ops import FUNCTIONS, MODULES, FunctionRule, Operator
@@ -59,13 +59,12 @@ class Forecast:
             OperatorError: an operator cannot take part in a dilation.
         """
         changed = {info(c.site.node).key: self._becomes(c.site, c.operator) for c in plan.changes}
-        if plan.surgery.dilate:
-            graph = dilated_graph(self.analysis, plan)
-            modules = {
-                key: run for key, run in changed.items() if key[1] == "call_module"
-            }  # functions are replaced
+        if plan.phases or plan.samples:
+            graph = (dilated_graph if plan.phases else with_samples)(self.analysis, plan)
+            if plan.phases:  # in whose graph functions are replaced
+                changed = {k: run for k, run in changed.items() if k[1] == "call_module"}
             return self._summed(
-                self._meter.on(graph).meter(self._image, modules), deaths_in_a_graph(graph)
+                self._meter.on(graph).meter(self._image, changed), deaths_in_a_graph(graph)
             )
         as_graph = plan.surgery.form == "graph" or any(key[1] != "call_module" for key in changed)
         return self._summed(

@@ -1,7 +1,7 @@
 """From a request to an operated model."""
 
 from stridesurgery._rewrite.check_modes import check_alike
-from stridesurgery._rewrite.dilate import dilated_graph, rearranged, reassembled_map
+from stridesurgery._rewrite.dilate import dilated_graph, rearranged, reassembled_map, with_samples
 from stridesurgery._rewrite.eliminate import check_operated, eliminate, operate
 from stridesurgery._rewrite.plan import Change, Plan, changes_of, plan
 from stridesurgery._rewrite.recipe import ENTRY, recipes_in
@@ -34,5 +34,6 @@ __all__ = [
     "refreshed",
     "check_operated",
     "requested",
+    "with_samples",
     "reassembled_map",
 ]

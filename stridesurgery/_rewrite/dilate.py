@@ -1,4 +1,4 @@
-"""Dilation without dilated operators: the phases of the finer map go through the unchanged network, as its batch.
+"""Dilation without dilated operators (`atrous` tells where it is needed): the phases of the finer map as a batch.
 
 After an eliminated stride k the map has k x k phases, each of the size that the original's map has, and phase (0, 0)
 *is* the original's. Moved into the batch they run through the rest of the network as it is: nothing downstream
@@ -17,6 +17,7 @@ from torch import fx
 from stridesurgery._analysis import REARRANGING, Analysis, GridInfo, SpatialOp, beyond, channel_axis
 from stridesurgery._hw import HW
 from stridesurgery._node import BATCH, Key, info, returned, shape_of, tensors_in
+from stridesurgery._rewrite.atrous import reading_whole_maps
 from stridesurgery._rewrite.check_shapes import batch_axes
 from stridesurgery._rewrite.plan import Plan, changes_of
 from stridesurgery._trace import Recording, copied, record
@@ -29,6 +30,7 @@ from stridesurgery.ops import (
     batch_to_space,
     first_phase,
     function_traits,
+    original_cells,
     repeat_phases,
     space_to_batch,
 )
@@ -45,6 +47,25 @@ def dilated_graph(original: Analysis, planned: Plan) -> fx.Graph:
         OperatorError: an eliminated operator works on windows of the map.
     """
     return _Dilated(original, planned).graph
+
+
+def with_samples(original: Analysis, planned: Plan) -> fx.Graph:
+    """Return a copy of the original's graph in which what reads whole finer maps is given the original's cells."""
+    graph = copied(original.recording.graph)
+    if not planned.samples:
+        return graph
+    nodes = {info(n).key: n for n in graph.nodes}
+    for reader in reading_whole_maps(original, planned.is_beyond) or []:
+        node = nodes[info(reader).key]
+        for source in tensors_in([reader.args, reader.kwargs]):
+            place = original.grid_of.get(source)
+            if place is None or place.pooled or not planned.is_beyond(place):
+                continue
+            new = planned.reduction(place.reduction)
+            by = tuple(int(a / b) for a, b in zip(place.reduction, new, strict=True))
+            given = nodes[info(source).key]
+            node.replace_input_with(given, rearranged(given, original_cells, by, before=node))
+    return graph
 
 
 class _Dilated:
@@ -361,5 +382,5 @@ def _describe(made: fx.Node, of: fx.Node, what: str, number: Any) -> None:
     """Copy node info to an inserted node."""
     path, _, target, count = info(of).key
     info(made).take(of, key=(path, made.op, f"{what}:{target}:{number}", count), ends=(), writes=())
-    if made.target is not first_phase:  # which is a view
+    if made.target not in (first_phase, original_cells):  # which are views
         info(made).memory = f"{what} {number}"

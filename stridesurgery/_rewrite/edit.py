@@ -8,11 +8,11 @@ from torch import fx, nn
 from stridesurgery._analysis import Analysis, FeatureInfo
 from stridesurgery._node import info
 from stridesurgery._rewrite.check_modes import check_alike, check_output_kind
-from stridesurgery._rewrite.dilate import dilated_graph
+from stridesurgery._rewrite.dilate import dilated_graph, with_samples
 from stridesurgery._rewrite.plan import Change, Draft, Plan, changes_of
 from stridesurgery._rewrite.recipe import attach
 from stridesurgery._rewrite.records import refreshed, update_records
-from stridesurgery._trace import RewrittenModel, copied, is_fixed_size, record, rewritten
+from stridesurgery._trace import RewrittenModel, is_fixed_size, record, rewritten
 from stridesurgery.errors import OperatorError
 from stridesurgery.ops import FUNCTIONS, MODULES, Operator, arguments, read_module
 
@@ -20,7 +20,7 @@ from stridesurgery.ops import FUNCTIONS, MODULES, Operator, arguments, read_modu
 def is_graph(planned: Plan) -> bool:
     """Return True if a plan needs, or asks for, a rewritten graph."""
     in_code = any(c.site.node.op != "call_module" for c in planned.changes)
-    return planned.surgery.form == "graph" or planned.surgery.dilate or in_code
+    return planned.surgery.form == "graph" or planned.phases or planned.samples or in_code
 
 
 def make_draft(
@@ -68,7 +68,7 @@ def _as_graph(meta_model: nn.Module, planned: Plan, analysis: Analysis, as_recor
     check_alike(analysis.recording.graph, analysis.training.recording.graph, keys)
     size = analysis.recording.size
     changes = {mode: _known_changes(a, analysis, planned) for mode, a in modes.items()}
-    if planned.surgery.dilate:
+    if planned.phases:
         if analysis.recording.adds_to_answer:
             raise OperatorError(
                 "a forward hook of the model changes what it returns, and would see maps put together of phases; "
@@ -76,11 +76,15 @@ def _as_graph(meta_model: nn.Module, planned: Plan, analysis: Analysis, as_recor
             )
         fixed = analysis.fixed_size
         graphs = {mode: dilated_graph(a, planned) for mode, a in modes.items()}
-    elif as_recorded or any(
-        c.site.node.op == "call_function" for part in changes.values() for c in part
+    elif (
+        as_recorded
+        or planned.samples
+        or any(c.site.node.op == "call_function" for part in changes.values() for c in part)
     ):
         fixed = analysis.fixed_size
-        graphs = {mode: _rewrite(a.recording.graph, changes[mode]) for mode, a in modes.items()}
+        graphs = {
+            mode: _rewrite(with_samples(a, planned), changes[mode]) for mode, a in modes.items()
+        }
     else:  # the edited model's own graph, whose control flow has seen the larger maps
         recordings = {mode: record(meta_model, size, training=mode) for mode in (True, False)}
         fixed = is_fixed_size(recordings[False])
@@ -151,14 +155,13 @@ def _module_changes(
 
 
 def _rewrite(graph: fx.Graph, changes: Sequence[Change]) -> fx.Graph:
-    """Replace the changed functions in a copy of a graph; modules are edited elsewhere."""
+    """Replace the changed functions of a graph; modules are edited elsewhere."""
     by_key = {info(change.site.node).key: change for change in changes}
-    result = copied(graph)
-    for node in result.nodes:
+    for node in graph.nodes:
         change = by_key.get(info(node).key)
         if change is not None and node.op == "call_function":
             rule = FUNCTIONS[node.target]
             node.target, node.args, node.kwargs = rule.refine(
                 arguments(node, rule), change.operator
             )
-    return result
+    return graph

@@ -51,10 +51,11 @@ def eliminate(
         stride: what remains of each stride; must divide it.
         axis: rows ("h"), columns ("w") or both ("hw").
         pool: whether a pool whose stride goes is removed ("remove", as in the paper) or runs at stride 1 ("keep").
-        dilate: keep the pretrained features: the finer map's phases go through the unchanged later layers, so that
-            every later map sampled `[::k, ::k]` is the original's, and so is the answer. Returns a rewritten graph;
-            `features` takes its finer maps out. Pools run at stride 1. The cells are evenly spaced up to the next
-            stride that stays: dilate the last strides before the maps that are wanted.
+        dilate: keep the pretrained features: every later map sampled `[::k, ::k]` is the original's, and so is the
+            answer. Where no later map is made from more than windows, the later convolutions are dilated; what reads
+            whole maps for the answer (global pooling) is then given the original's cells, in a rewritten graph.
+            Else the finer map's phases go through the unchanged later layers, in a rewritten graph; their cells are
+            evenly spaced up to the next stride that stays. `features` takes the finer maps out. Pools run at stride 1.
         restore_at: a later strided layer whose transition takes the eliminated strides on (a convolution its stride, a
             pool its stride and window), so that the maps after it keep their sizes.
         form: "module" returns a copy of the model with its modules edited (a rewritten graph where the stride is
@@ -198,7 +199,7 @@ def _check_result(model: nn.Module, planned: Plan, inplace: bool, part: Part) ->
     if inplace and not part.at and is_graph(planned):
         why = (
             "dilation gives"
-            if planned.surgery.dilate
+            if planned.phases or planned.samples
             else "a stride that is written in the forward code needs"
         )
         raise RequestError(f"{why} a rewritten graph, which is not possible in place")
@@ -211,7 +212,7 @@ def check_values(analysis: Analysis, planned: Plan, draft: Draft) -> GridCheck:
         GridError: a value is off the grid, or a parameter fixes the size of one.
     """
     recording = draft.recordings[False]
-    if planned.surgery.dilate:
+    if planned.phases:
         return GridCheck(check_phases(analysis, recording, planned), exact=True, reference=True)
     return check_grid(analysis, recording, planned)
 
@@ -236,7 +237,7 @@ def _impossible(planned: Plan, problem: TraceError) -> GridError:
     if problem.fixed:
         why = f"a size is fixed by {', '.join(problem.fixed)}"
     else:
-        why = f"the model does not run on the {'phases as its batch' if planned.surgery.dilate else 'larger maps'}"
+        why = f"the model does not run on the {'phases as its batch' if planned.phases else 'larger maps'}"
     refusal = GridError(f"{planned.surgery.name} is not possible: {why}. {problem}")
     refusal.__cause__ = problem
     return refusal

@@ -7,13 +7,14 @@ from fractions import Fraction
 
 from torch import nn
 
-from stridesurgery._analysis import Analysis, SpatialOp
+from stridesurgery._analysis import Analysis, GridInfo, SpatialOp, beyond
 from stridesurgery._hw import HW, hw_text
 from stridesurgery._node import info
+from stridesurgery._rewrite.atrous import reading_whole_maps
 from stridesurgery._rewrite.request import layer_number, listed
 from stridesurgery._trace import Recording
 from stridesurgery.errors import OperatorError, RequestError
-from stridesurgery.ops import Operator, coarsened, refined
+from stridesurgery.ops import Operator, coarsened, dilated, refined
 from stridesurgery.surgery import AXES, Surgery
 
 
@@ -42,6 +43,17 @@ class Plan:
     surgery: Surgery
     transitions: tuple[PlannedTransition, ...]
     changes: tuple[Change, ...]
+    atrous: bool = False  # dilated by dilated convolutions, not by phases
+    samples: bool = False  # what reads whole maps is given the original's cells, in a graph
+
+    @property
+    def phases(self) -> bool:
+        """Return True if finer maps run as phases in the batch."""
+        return self.surgery.dilate and not self.atrous
+
+    def is_beyond(self, place: GridInfo) -> bool:
+        """Return True if a value comes after the first planned transition."""
+        return beyond(place.reduction, self.transitions[0].before)
 
     def reduction(self, old: HW[Fraction]) -> HW[Fraction]:
         """f: the reduction that maps of an old reduction have afterwards."""
@@ -78,8 +90,28 @@ def plan(analysis: Analysis, surgery: Surgery) -> Plan:
     transitions = tuple(_planned(analysis, t, surgery) for t in chosen)
     if surgery.restore_at is not None:
         transitions = (*transitions, _restoring(analysis, surgery, chosen, transitions))
-    meta_model = Plan(surgery, transitions, ())
-    return replace(meta_model, changes=changes_of(analysis.spatial_ops, meta_model))
+    planned = Plan(surgery, transitions, ())
+    if surgery.dilate:
+        planned = _with_means(analysis, planned)
+    return replace(planned, changes=changes_of(analysis.spatial_ops, planned))
+
+
+def _with_means(analysis: Analysis, planned: Plan) -> Plan:
+    """Return a plan that dilates by dilated convolutions where both modes can, else by phases."""
+    modes = (analysis, analysis.training)
+    reading = [reading_whole_maps(mode, planned.is_beyond) for mode in modes]
+    known = [{info(site.node).key for site in mode.spatial_ops} for mode in modes]
+    if None in reading or known[0] != known[1]:  # heads for training alone
+        return planned
+    dilated_plan = replace(planned, atrous=True, samples=any(reading))
+    changes = {c.site.node: c.operator for c in changes_of(analysis.spatial_ops, dilated_plan)}
+    becomes: dict[str, Operator] = {}
+    for site in analysis.spatial_ops:  # a module that is called on several grids has one dilation
+        operator = changes.get(site.node, site.operator)
+        if site.node.op == "call_module":
+            if becomes.setdefault(str(site.node.target), operator) != operator:
+                return planned
+    return dilated_plan
 
 
 def changes_of(spatial_ops: Sequence[SpatialOp], plan: Plan) -> tuple[Change, ...]:
@@ -140,8 +172,13 @@ def _change(site: SpatialOp, plan: Plan) -> Change | None:
     new = plan.reduction(old[0]), plan.reduction(old[1])
     was = [b / a for a, b in zip(*old, strict=True)]
     now = [b / a for a, b in zip(*new, strict=True)]
-    if was == now or operator.kind == "adaptive" or site.before.pooled:
+    if operator.kind == "adaptive" or site.before.pooled:
         return None
+    if plan.atrous:
+        rows, columns = (int(a / b) for a, b in zip(old[0], new[0], strict=True))
+        operator = dilated(operator, (rows, columns)) or operator
+    if was == now:
+        return Change(site, operator) if operator != site.operator else None
     if operator.kind == "resize":
         if plan.surgery.dilate:
             return None  # runs on the original's map, as it is
@@ -154,9 +191,9 @@ def _change(site: SpatialOp, plan: Plan) -> Change | None:
         return Change(site, replace(operator, scale=(1 / now[0], 1 / now[1])))
     if operator.refusal:
         raise _refusal(site, operator.refusal)
-    if beyond := info(site.node).hooked:
+    if hooked := info(site.node).hooked:
         raise _refusal(
-            site, f"its forward hooks do more than change each number ({', '.join(beyond)})"
+            site, f"its forward hooks do more than change each number ({', '.join(hooked)})"
         )
     by = [a / b for a, b in zip(was, now, strict=True)]
     if min(by) < 1:

@@ -41,7 +41,7 @@ def records_of(model: nn.Module) -> dict[str, Any]:
 
 def update_records(model: nn.Module, planned: Plan) -> None:
     """Bring what a model keeps on record up to date."""
-    if not planned.surgery.dilate:  # whose later layers see patches as before
+    if not planned.phases:  # whose later layers see patches as before
         _update_patch_sizes(model, planned)
     seen: set[int] = set()
     for module in model.modules():

@@ -7,7 +7,7 @@ from typing import Any, SupportsIndex
 
 from torch import nn
 
-from stridesurgery._analysis import Analysis, analyse
+from stridesurgery._analysis import REARRANGING, Analysis, analyse
 from stridesurgery._hw import HW
 from stridesurgery.errors import RequestError
 from stridesurgery.ops import sample
@@ -44,7 +44,7 @@ def requested(
             options, input_size = S, input_size or S.input_size
         S, L = named.S, named.L
     analysis = analyse(model, input_size)
-    if any(place.phases for place in analysis.grid_of.values()):
+    if any(node.target in REARRANGING for node in analysis.recording.graph.nodes):
         raise RequestError(
             "the model is dilated already; operate on the original, with all layers in one request"
         )

@@ -42,18 +42,18 @@ def check_site(change: Change, original: nn.Module, operated: nn.Module) -> Site
             None,
         )
     x = _small_map(site, original)
+    spread = _ratios(change, "dilation")
+    repeated = (
+        x.repeat_interleave(spread[0], 2).repeat_interleave(spread[1], 3) if max(spread) > 1 else x
+    )
     with torch.no_grad():
-        before, after = _run(site.node, original, x), _run(node, operated, x)
+        before, after = _run(site.node, original, x), _run(node, operated, repeated)
     taps = [w.tap and not old.tap for w, old in zip(to.windows, site.operator.windows, strict=True)]
     if to.kind in POOLS and any(taps):
         return _check_removed(site, to, x, after)
-    if any(
-        new.stride > old.stride for new, old in zip(to.windows, site.operator.windows, strict=True)
-    ):
+    if any(new.step > old.step for new, old in zip(to.windows, site.operator.windows, strict=True)):
         return _check_restored(change, x, before, _run(node, operated, _enlarged(change, x)))
-    rows, columns = (
-        w.finer // old.finer for w, old in zip(to.windows, site.operator.windows, strict=True)
-    )
+    rows, columns = _ratios(change, "finer")
     index: list[Any] = [slice(None)] * 4
     index[4 + to.last - 1], index[4 + to.last] = slice(None, None, rows), slice(None, None, columns)
     sampled = after[tuple(index)]
@@ -73,10 +73,10 @@ def check_site(change: Change, original: nn.Module, operated: nn.Module) -> Site
     )
 
 
-def _factors(change: Change) -> list[int]:
-    """Return the factors by which a layer's stride has grown, (rows, columns)."""
+def _ratios(change: Change, what: str) -> list[int]:
+    """Return the factors by which a setting of a layer's windows has grown, (rows, columns)."""
     pairs = zip(change.operator.windows, change.site.operator.windows, strict=True)
-    return [new.stride // old.stride for new, old in pairs]
+    return [getattr(new, what) // getattr(old, what) for new, old in pairs]
 
 
 def _enlarged(change: Change, x: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def _enlarged(change: Change, x: Tensor) -> Tensor:
     """
     if change.operator.kind == "conv":
         return x
-    down, right = _factors(change)
+    down, right = _ratios(change, "step")
     return x.repeat_interleave(down, 2).repeat_interleave(right, 3)
 
 
@@ -96,7 +96,7 @@ def _check_restored(change: Change, x: Tensor, before: Tensor, after: Tensor) ->
     A pool pools the larger map as it pooled the smaller one. A convolution leaves out cells of
     its former output.
     """
-    name, (down, right) = change.site.name, _factors(change)
+    name, (down, right) = change.site.name, _ratios(change, "step")
     wanted = before[..., ::down, ::right] if change.operator.kind == "conv" else before
     if wanted.shape != after.shape:
         raise GridError(

@@ -58,10 +58,22 @@ def set_stride(conv: nn.Conv2d, to: Operator) -> None:
     conv.stride = to.step
 
 
+def _dilate(conv: Any, to: Operator) -> None:
+    """Spread the window of a convolution; "same" padding follows by itself."""
+    dilation = tuple(w.dilation for w in to.windows)
+    if pair(conv.dilation) != dilation:
+        conv.dilation = dilation
+        if "same" not in [w.padding for w in to.windows]:
+            conv.padding = tuple(w.padding for w in to.windows)
+
+
 def refine_conv(fine: type[nn.Module]) -> Callable[[Any, Operator], None]:
     """Edits a convolution: its stride where that is enough, else its class to `fine`."""
 
     def refine(conv: Any, to: Operator) -> None:
+        _dilate(conv, to)
+        if all(w.finer == 1 for w in to.windows) and conv.stride == to.step:
+            return
         if not isinstance(conv, fine_modules.Windowed) and all(
             w.is_symmetric() for w in to.windows if w.finer > 1
         ):
@@ -79,16 +91,20 @@ def refine_conv(fine: type[nn.Module]) -> Callable[[Any, Operator], None]:
     return refine
 
 
-for _plain, _fine_conv, _read in (
-    (nn.Conv2d, fine_modules.FineConv2d, read_conv),
-    (StdConv2d, fine_modules.FineStdConv2d, read_conv),
-    (ScaledStdConv2d, fine_modules.FineScaledStdConv2d, read_conv),
-    (Conv2dSame, fine_modules.FineConv2dSame, read_same_conv),
-    (StdConv2dSame, fine_modules.FineStdConv2dSame, read_same_conv),
-    (ScaledStdConv2dSame, fine_modules.FineScaledStdConv2dSame, read_same_conv),
-):
+_CONVOLUTIONS: dict[type[nn.Module], tuple[type[nn.Module], Callable[[Any], Operator]]] = {
+    nn.Conv2d: (fine_modules.FineConv2d, read_conv),
+    StdConv2d: (fine_modules.FineStdConv2d, read_conv),
+    ScaledStdConv2d: (fine_modules.FineScaledStdConv2d, read_conv),
+    Conv2dSame: (fine_modules.FineConv2dSame, read_same_conv),
+    StdConv2dSame: (fine_modules.FineStdConv2dSame, read_same_conv),
+    ScaledStdConv2dSame: (fine_modules.FineScaledStdConv2dSame, read_same_conv),
+}
+for _plain, (_fine_conv, _read) in _CONVOLUTIONS.items():
     register_operator(_plain, read=_read, refine=refine_conv(_fine_conv))
     register_operator(_fine_conv, read=read_conv, refine=refine_conv(_fine_conv))
+
+
+DILATABLE = {*_CONVOLUTIONS, nn.MaxPool2d}  # types whose `refine` takes a larger dilation as well
 
 
 # ---- pools ----------------------------------------------------------------------------------------------------
@@ -111,7 +127,8 @@ def _read_pool(kind: str, same: bool = False) -> Callable[[Any], Operator]:
 
 def _refine_pool(fine: type[nn.Module], same: bool = False) -> Callable[[Any, Operator], None]:
     def refine(pool: Any, to: Operator) -> None:
-        plain = not isinstance(pool, fine_modules.Windowed)
+        spread = tuple(w.dilation for w in to.windows) != pair(getattr(pool, "dilation", 1))
+        plain = not isinstance(pool, fine_modules.Windowed) and not spread  # torch limits padding
         if plain and all(w.is_symmetric() for w in to.windows if w.finer > 1):
             pool.stride = to.step
             if pair(pool.kernel_size) != to.kernel:  # it takes an eliminated stride on

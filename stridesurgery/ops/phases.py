@@ -66,6 +66,12 @@ def kept_cells(pixels: int, reduction: tuple[int, int], cells: int, finer_cells:
 
 
 @_one_node
+def original_cells(x: Tensor, by: tuple[int, int]) -> Tensor:
+    """Return every by-th cell of a finer map (N, C, H, W): those that the original network has."""
+    return x[..., :: by[0], :: by[1]]
+
+
+@_one_node
 def first_phase(x: Tensor, count: int, axis: int = 0) -> Tensor:
     """Return the first of `count` phases in the batch, which lies along `axis`: what the original network computes."""
     return x.narrow(axis, 0, x.shape[axis] // count)

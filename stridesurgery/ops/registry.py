@@ -201,6 +201,14 @@ def coarsened(operator: Operator, by: tuple[int, int]) -> Operator | None:
     return replace(operator, windows=(rows, columns))
 
 
+def dilated(operator: Operator, by: tuple[int, int]) -> Operator | None:
+    """Spread an operator's window over a map that is (rows, columns) times finer; None if it has no such form."""
+    sides = tuple(w.dilated(k) for w, k in zip(operator.windows, by, strict=True))
+    if operator.kind not in ("conv", "max_pool") or operator.refusal or None in sides:
+        return None
+    return replace(operator, windows=sides)  # type: ignore[arg-type]
+
+
 def refined(operator: Operator, finer_by: tuple[int, int], remove: bool) -> Operator:
     """Divide an operator's stride by (rows, columns); a pool whose stride goes to 1 is removed if asked."""
     sides = []

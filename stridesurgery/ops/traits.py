@@ -149,6 +149,16 @@ def function_traits(node: fx.Node) -> Traits:
     )
 
 
+def is_per_cell(node: fx.Node, module: nn.Module | None) -> bool:
+    """Return True if eval mode makes each cell of a node's value from that cell alone.
+
+    `module` is the one that it calls, if any. A norm by the statistics of the batch sees all cells.
+    """
+    traits = function_traits(node) if module is None else module_traits(module)
+    by_batch = called(node) == "batch_norm" or not getattr(module, "track_running_stats", True)
+    return (traits.per_cell or traits.passes) and not by_batch
+
+
 def known_result(module: nn.Module, x: Tensor) -> Tensor | None:
     """Return a module's output on a weightless tensor without running it; None where it must be run to know.
 

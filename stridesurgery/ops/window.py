@@ -112,5 +112,21 @@ class Window(NamedTuple):
         padding = self.padding if isinstance(self.padding, str) else self.padding * by
         return self._replace(kernel=self.kernel * by, stride=self.stride * by, padding=padding)
 
+    def dilated(self, by: int) -> "Window | None":
+        """Return the window that reads on a map `by` times finer what this one reads; None if that is unknown."""
+        if by == 1:
+            return self
+        if self.finer > 1 or self.tap or self.ceil:
+            return None
+        if isinstance(self.padding, int):
+            return self._replace(
+                stride=self.stride * by,
+                padding=self.padding * by,
+                dilation=self.dilation * by,
+                finer=by,
+            )
+        symmetric = self.stride == 1 and self.span % 2 == 1  # whatever the size
+        return self._replace(dilation=self.dilation * by) if symmetric else None
+
 
 Windows = tuple[Window, Window]  # (rows, columns)

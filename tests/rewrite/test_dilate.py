@@ -3,7 +3,6 @@
 import copy
 import io
 import itertools
-import math
 
 import pytest
 import timm
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 import stridesurgery as ss
+from stridesurgery.ops import space_to_batch
 from tests.conftest import Case, one_of
 from tests.features.test_dual_path import maps_of, rotating
 from tests.models import awake, create, image
@@ -116,6 +116,7 @@ def test_reports_and_records_follow() -> None:
     net = create("resnet18")
     fine = ss.eliminate(net, "S1L0", dilate=True, input_size=64)
     plain = ss.eliminate(net, "S1L0", pool="keep", input_size=64)
+    assert not any(n.target is space_to_batch for n in fine.graph.nodes)
     ours, theirs = ss.inspect(fine, 64), ss.inspect(plain, 64)
     for dilated, finer in zip(ours, theirs, strict=True):
         assert (dilated.name, dilated.reduction, dilated.out_grid) == (
@@ -124,10 +125,7 @@ def test_reports_and_records_follow() -> None:
             finer.out_grid,
         )
         assert dilated.channels == finer.channels
-        if dilated.index == 0:
-            assert dilated.step == finer.step
-        else:  # a stride stays behind it
-            assert all(math.isnan(step) for step in dilated.step)
+        assert dilated.step == finer.step
     assert (
         ours[20].receptive_field == ss.inspect(net, 64)[20].receptive_field
     )  # the features are the original's
@@ -153,11 +151,17 @@ def test_reports_and_records_follow() -> None:
         ("S3L0-1-2", True),
     ],
 )
-def test_cells_look_where_the_geometry_says(name: str, even: bool) -> None:
-    """Where a cell looks is the centre of its gradient, as all weights are ones."""
-    net = torch.nn.Sequential(
-        *(torch.nn.Conv2d(1, 1, 3, stride=2, padding=1, bias=False) for _ in range(3))
-    )
+@pytest.mark.parametrize("phases", [True, False])
+def test_cells_look_where_the_geometry_says(name: str, even: bool, phases: bool) -> None:
+    """Where a cell looks is the centre of its gradient, as all weights are ones.
+
+    Behind a stride that stays, phases stand in groups; dilated convolutions keep all cells even.
+    """
+    layers = [torch.nn.Conv2d(1, 1, 3, stride=2, padding=1, bias=False) for _ in range(3)]
+    if phases:  # padding that has no dilated form
+        layers.append(torch.nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect", bias=False))
+    even = even or not phases
+    net = torch.nn.Sequential(*layers)
     for p in net.parameters():
         torch.nn.init.ones_(p)
     maps = ss.features(ss.eliminate(net, name, dilate=True, input_size=64), 2, input_size=64)
@@ -225,3 +229,47 @@ def test_lengths_of_a_batch_that_are_read_before_the_phases_open(layers: str) ->
     for found, wanted in zip(fine(x), net(x), strict=True):
         assert found.shape == wanted.shape and error(found, wanted) < 1e-5
     ss.verify(net, fine)
+
+
+@pytest.mark.parametrize(
+    "name, size, count",
+    [
+        ("resnet18", (64, 96), 2),
+        ("mobilenetv2_050", (75, 97), 2),
+        ("tf_efficientnet_lite0", (64, 96), 1),
+        ("dla34", (96, 64), 2),
+    ],
+)
+def test_your_own_class_comes_back_where_dilated_convolutions_do(
+    name: str, size: tuple[int, int], count: int
+) -> None:
+    """Nothing after the stride reads more than its window: no graph, every cell the original has is exact."""
+    net, k = create(name, num_classes=0, global_pool=""), 2**count
+    numbers = [la for t in ss.inspect(net, size).transitions[-count:] for la in t.layers[:1]]
+    fine, x = ss.eliminate(net, L=numbers, dilate=True, input_size=size), torch.randn(3, 3, *size)
+    with torch.no_grad():
+        found, wanted = fine(x), net(x)
+    assert type(fine) is type(net)
+    assert found.shape[-1] > k / 2 * wanted.shape[-1]
+    assert error(found[..., ::k, ::k], wanted) < 1e-5
+    ss.verify(net, fine)
+    again = ss.eliminate(copy.deepcopy(net), L=numbers, dilate=True, input_size=size, inplace=True)
+    with torch.no_grad():
+        assert torch.equal(again(x), found)
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"),
+        nn.AvgPool2d(3, 1, 1),
+        nn.GroupNorm(1, 4),
+        nn.MaxPool2d(3, 2, 1, ceil_mode=True),
+    ],
+)
+def test_what_has_no_dilated_form_runs_phases(last: nn.Module) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 1, 1), last).eval()
+    fine, x = ss.eliminate(net, L=0, dilate=True, input_size=32), image(32)
+    assert any(n.target is space_to_batch for n in fine.graph.nodes)
+    with torch.no_grad():
+        assert error(fine(x)[..., ::2, ::2], net(x)) < 1e-5

@@ -44,6 +44,19 @@ def answers() -> nn.Module:
     return awake(Answers()).eval()
 
 
+class Gated(Answers):
+    """The same with a group norm, which has no dilated form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.Sequential(self.norm, nn.GroupNorm(2, 8))
+
+
+def gated() -> nn.Module:
+    torch.manual_seed(0)
+    return awake(Gated()).eval()
+
+
 def vit() -> nn.Module:
     return create("vit_tiny_patch16_224", dynamic_img_size=True, img_size=32, depth=1)
 
@@ -234,12 +247,16 @@ def target(value: Any) -> Callable[[fx.Node], None]:
     return lambda node: setattr(node, "target", value)
 
 
-def second_phase(node: fx.Node) -> None:
-    """Take the last images of the batch instead of the first."""
-    with node.graph.inserting_before(node):
-        flipped = node.graph.call_function(torch.flip, (node.args[0], [0]))
-    info(flipped).take(node)
-    node.args = (flipped, *node.args[1:])
+def flipped(axis: int) -> Spoil:
+    """Take other parts of what a node reads: the last images instead of the first, other columns."""
+
+    def spoil(node: fx.Node) -> None:
+        with node.graph.inserting_before(node):
+            turned = node.graph.call_function(torch.flip, (node.args[0], [axis]))
+        info(turned).take(node)
+        node.args = (turned, *node.args[1:])
+
+    return spoil
 
 
 MAPS = {"taps": ("act1", "layer2"), "input_size": SIZE}
@@ -289,7 +306,7 @@ CASES = {
         answers, answering(lambda y: {**y, "mean": y["mean"].double()}), r"output\['mean'\] is torch.float64"
     ),
     "another axis in the recipe": Case(resnet, asking(axis="w"), "conv1"),
-    "dilation taken out of the recipe": Case(answers, asking(dilate=False), "grid|stem|output|S1L0", {"dilate": True}),
+    "dilation taken out of the recipe": Case(answers, asking(dilate=False), "grid|stem|down|output", {"dilate": True}),
     "list for tuple": Case(answers, answering(lambda y: {**y, "maps": list(y["maps"])}), r"output\['maps'\] is a list"),
     "hook that changes": Case(answers, hooking("right"), "right"),
     "pre-hook that changes": Case(answers, hooking("right", before=True), "right"),
@@ -343,7 +360,10 @@ CASES = {
     "attention heads": Case(vit, setting("blocks.0.attn", num_heads=1, head_dim=192), r"blocks\.0", {"stride": 8}),
     "graph: another module": Case(answers, in_graphs("left", target("right")), "left|right|output", {"form": "graph"}),
     "dilate: another phase": Case(
-        answers, in_graphs("first_phase", second_phase), r"output\['mean'\]", {"dilate": True}
+        gated, in_graphs("first_phase", flipped(0)), r"output\['mean'\]", {"dilate": True}
+    ),
+    "dilate: other cells": Case(
+        answers, in_graphs("original_cells", flipped(3)), r"output\['mean'\]", {"dilate": True}
     ),
     "dilate: another function": Case(answers, in_graphs("add", target("sub")), "output", {"dilate": True}),
 }  # fmt: skip
