@@ -78,12 +78,17 @@ def part_of(
         raise RequestError(
             f"at={at!r} names no submodule of {type(model).__name__}; it holds {first}"
         )
-    around = [p for p in modules if path == p or path.startswith(f"{p}.") or p == ""]
-    detector = next((p for p in reversed(around) if kind_of(modules[p]) is not None), None)
+    around = [p for p in modules if p in ("", path) or path.startswith(f"{p}.")]
+    kinds = {p: kind for p in around if (kind := kind_of(modules[p])) is not None}
+    detector = next(reversed(kinds), None)  # the innermost
     if detector is None and at is None:
         _check_untold(model, modules)
-    elif detector == path and (kind := kind_of(modules[path])) is not None and kind.at:
-        path = f"{path}.{kind.at}".lstrip(".")
+    elif detector is not None and detector == path:
+        path = ".".join(filter(None, (path, kinds[detector].at)))
+    elif detector is not None and not kinds[detector].at:
+        raise RequestError(
+            f"the strides of a {type(modules[detector]).__name__} are told from all of it; leave at out"
+        )
     if path == "":
         return Part(model, "", input_size, detector=detector)
     size = read_size(model, input_size)

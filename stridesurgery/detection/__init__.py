@@ -6,12 +6,12 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.ops import MultiScaleRoIAlign
 
 from stridesurgery._analysis import TOLD
+from stridesurgery.detection import ultralytics_models
 from stridesurgery.detection.anchors import (
     GeometryAnchors,
     GeometryBoxes,
     Stand,
     check_looks,
-    stands,
 )
 from stridesurgery.detection.levels import Level, levels
 from stridesurgery.detection.placement import Placement, placement
@@ -30,9 +30,9 @@ __all__ = [
     "placement",
     "register_detector",
     "set_scales",
-    "stands",
 ]
 
 for _kind in (FasterRCNN, FCOS, RetinaNet, SSD):
     register_detector(_kind, at="backbone", follow=follow_torchvision)
+register_detector(ultralytics_models.KIND, at="", follow=ultralytics_models.follow)
 TOLD.update((AnchorGenerator, DefaultBoxGenerator, MultiScaleRoIAlign))

@@ -72,6 +72,11 @@ def check_looks(levels: Sequence[Level]) -> None:
     Raises:
         GridError: one of them does. Networks that merge coarser maps into finer ones (HRNet) give such maps: a cell
             sees a repeated coarser one too, and the middle of all that it sees lies far up and left.
+
+    Example:
+        >>> import torchvision, stridesurgery as ss
+        >>> net = torchvision.models.detection.ssd300_vgg16(weights=None, weights_backbone=None)
+        >>> ss.detection.check_looks(ss.detection.levels(net.backbone, 300))  # raises nothing
     """
     for level in levels:
         for step, offset in zip(level.looks.step, level.looks.offset, strict=True):

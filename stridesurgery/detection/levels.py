@@ -20,7 +20,7 @@ class Level:
         >>> net = torchvision.models.detection.ssd300_vgg16(weights=None, weights_backbone=None)
         >>> level = ss.detection.levels(net.backbone, 300)[0]
         >>> level.name, level.grid, level.looks.step
-        ('0', (38, 38), (8, 8))
+        ('0', (38, 38), (8.0, 8.0))
     """
 
     name: str  #: its key in what the backbone returns; "0" if that is one map
@@ -48,7 +48,7 @@ def levels(backbone: nn.Module, input_size: int | HW[int]) -> tuple[Level, ...]:
         ...     weights=None, weights_backbone=None
         ... )
         >>> [level.looks.step for level in ss.detection.levels(net.backbone, 512)]
-        [(8, 8), (16, 16), (32, 32), (64, 64), (128, 128)]
+        [(8.0, 8.0), (16.0, 16.0), (32.0, 32.0), (64.0, 64.0), (128.0, 128.0)]
     """
     analysis = analyse(backbone, input_size)
     found = []

@@ -41,6 +41,13 @@ def set_scales(pool: MultiScaleRoIAlign, steps: Sequence[tuple[float, float]]) -
 
     Raises:
         RequestError: rows and columns differ.
+
+    Example:
+        >>> import torchvision, stridesurgery as ss
+        >>> pool = torchvision.ops.MultiScaleRoIAlign(["0", "1"], 7, sampling_ratio=2)
+        >>> ss.detection.set_scales(pool, [(2, 2), (4, 4)])
+        >>> pool.scales
+        [0.5, 0.25]
     """
     if any(rows != columns for rows, columns in steps):
         raise RequestError(
