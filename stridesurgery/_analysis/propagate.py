@@ -12,16 +12,23 @@ from typing import Any
 
 from torch import fx
 
-from stridesurgery._analysis.geometry import PIXELS, Geometry
+from stridesurgery._analysis.geometry import PIXELS
 from stridesurgery._analysis.grid import GridInfo, SpatialOp, check_cells
+from stridesurgery._analysis.hidden import (
+    END,
+    cells_of,
+    hidden_stride,
+    is_pointwise,
+    name_of,
+    unknown_after,
+)
 from stridesurgery._analysis.merge import merge
 from stridesurgery._hw import HW
-from stridesurgery._node import called, info, shape_of, tensors_in
+from stridesurgery._node import info, shape_of, tensors_in
 from stridesurgery._trace import Recording
 from stridesurgery.ops import (
     FUNCTIONS,
     Operator,
-    Window,
     arguments,
     batch_to_space,
     first_phase,
@@ -50,13 +57,17 @@ def propagate(recording: Recording) -> tuple[tuple[SpatialOp, ...], dict[fx.Node
             grid_of[node] = GridInfo((one, one), recording.size, (PIXELS, PIXELS), recording.size)
             continue
         sources = [s for s in tensors_in([node.args, node.kwargs]) if s in grid_of]
+        for source in sources if node.op == "output" else ():
+            if (hidden := hidden_stride(recording, node, source, grid_of, END)) is not None:
+                spatial_ops.append(hidden)
+                grid_of[source] = hidden.after
         if not sources or (shape_of(node) is None and info(node).parts is None):
             continue
         if node.target in REARRANGING:
             grid_of[node] = _rearranged(node, grid_of[sources[0]])
             continue
         operator = operator_of(recording, node)
-        hidden = None if operator is None else _hidden_stride(node, sources[0], grid_of, operator)
+        hidden = hidden_stride(recording, node, sources[0], grid_of, operator)
         if hidden is not None:
             spatial_ops.append(hidden)
             grid_of[sources[0]] = hidden.after
@@ -115,8 +126,8 @@ def _site(
     before = grid_of[source]
     grid_in, grid_out = _grids(node, operator, source, before)
     if grid_in is None or grid_out is None:
-        return SpatialOp(node, operator, _name(node), before, before, (0, 0), (0, 0), 0)
-    check_cells(_name(node), operator, grid_in, grid_out)
+        return SpatialOp(node, operator, name_of(node), before, before, (0, 0), (0, 0), 0)
+    check_cells(name_of(node), operator, grid_in, grid_out)
     scale = operator.scale
     if _collapses(operator, grid_in, grid_out):
         operator = replace(operator, kind="global")
@@ -135,14 +146,16 @@ def _site(
         after = replace(after, grid=(rows, columns))
     shape = shape_of(node) or ()
     channels = shape[-1] if operator.last == -2 else shape[1]
-    return SpatialOp(node, operator, _name(node), before, after, grid_in, grid_out, channels, local)
+    return SpatialOp(
+        node, operator, name_of(node), before, after, grid_in, grid_out, channels, local
+    )
 
 
 def _grids(
     node: fx.Node, operator: Operator, source: fx.Node, before: GridInfo
 ) -> tuple[HW[int] | None, HW[int] | None]:
     """Return the cells of an operator's input and output."""
-    grid_in, grid_out = _grid(source, operator), _grid(node, operator)
+    grid_in, grid_out = cells_of(source, operator), cells_of(node, operator)
     if operator.kind == "resize" and len(shape_of(source) or ()) == 3:
         grid_in = before.grid  # fold: the input holds tokens
     if operator.kind == "opaque" and len(shape_of(node) or ()) == 3 and grid_in is not None:
@@ -164,7 +177,7 @@ def _after(
     if operator.kind in ("adaptive", "global"):
         return replace(before, grid=None, pooled=True)
     if operator.kind == "opaque":
-        return _opaque(before, grid_in, grid_out)
+        return unknown_after(before, grid_in, grid_out)
     step = operator.step
     reduction = (before.reduction[0] * step[0], before.reduction[1] * step[1])
     rows, columns = (
@@ -176,24 +189,16 @@ def _after(
     return replace(before, reduction=reduction, grid=grid_out, geometry=(rows, columns))
 
 
-def _is_pointwise(operator: Operator) -> bool:
-    return operator.kind == "conv" and operator.windows == (Window(), Window())
-
-
 def _is_spatial(operator: Operator, node: fx.Node, source: fx.Node, before: GridInfo) -> bool:
     """Tell whether an operator does anything to the grid of this value."""
-    if _is_pointwise(operator):
+    if is_pointwise(operator):
         return False
-    if operator.kind in ("pad", "unknown_pad", "slice") and _grid(source, operator) != before.grid:
+    if (
+        operator.kind in ("pad", "unknown_pad", "slice")
+        and cells_of(source, operator) != before.grid
+    ):
         return False  # works on channels, tokens or attention, not on a map
     return True
-
-
-def _grid(node: fx.Node, operator: Operator) -> HW[int] | None:
-    shape = shape_of(node)
-    if shape is None or len(shape) not in (3, 4):
-        return None
-    return shape[operator.last - 1], shape[operator.last]
 
 
 def _nearest(
@@ -228,75 +233,10 @@ def _resized(
     )
 
 
-def _opaque(before: GridInfo, grid_in: HW[int], grid_out: HW[int]) -> GridInfo:
-    factors = [Fraction(max(round(i / o), 1)) for i, o in zip(grid_in, grid_out, strict=True)]
-    rows, columns = (
-        Geometry(g.step * float(f), math.nan, math.nan)
-        for g, f in zip(before.geometry, factors, strict=True)
-    )
-    reduction = (before.reduction[0] * factors[0], before.reduction[1] * factors[1])
-    return replace(before, reduction=reduction, grid=grid_out, geometry=(rows, columns))
-
-
 def _collapses(operator: Operator, grid_in: HW[int], grid_out: HW[int]) -> bool:
     """Tell whether a pool covers its whole map: global pooling with a large kernel."""
     pools = operator.kind in ("max_pool", "avg_pool") and grid_out == (1, 1)
     return pools and operator.kernel == grid_in and min(operator.kernel) >= 5
-
-
-def _hidden_stride(
-    node: fx.Node, source: fx.Node, grid_of: dict[fx.Node, GridInfo], operator: Operator
-) -> SpatialOp | None:
-    """Return a layer of kind "opaque" if an unknown operator has shrunk the map before this node.
-
-    None means that there is no such operator.
-    """
-    carried, grid, shape = grid_of[source].grid, _grid(source, operator), shape_of(source)
-    if (
-        carried is None
-        or grid is None
-        or shape is None
-        or shape[0] != grid_of[source].batch
-        or len(shape) != 4
-    ):
-        return None
-    if grid == (1, 1):
-        return None
-    smaller = [g * 1.5 <= c for g, c in zip(grid, carried, strict=True)]
-    moves = operator.kind in (
-        "pad",
-        "unknown_pad",
-        "slice",
-    )  # may work on channels, tokens or attention
-    if _is_pointwise(operator) or not (all(smaller) if moves else any(smaller)):
-        return None
-    culprit = _first_with_grid(source, grid, grid_of)
-    name = called(culprit) or "function"
-    unknown = Operator(name, "opaque", refusal="changes the grid in a way that is not understood")
-    after = _opaque(grid_of[source], carried, grid)
-    return SpatialOp(
-        culprit, unknown, _name(culprit), grid_of[source], after, carried, grid, shape[1]
-    )
-
-
-def _first_with_grid(source: fx.Node, grid: HW[int], grid_of: dict[fx.Node, GridInfo]) -> fx.Node:
-    found, todo, seen = source, [source], set()
-    while todo:
-        node = todo.pop()
-        shape = shape_of(node)
-        if node in seen or shape is None or len(shape) != 4 or grid not in (shape[2:], shape[1:3]):
-            continue
-        seen.add(node)
-        found = node
-        todo.extend(s for s in tensors_in([node.args, node.kwargs]) if s in grid_of)
-    return found
-
-
-def _name(node: fx.Node) -> str:
-    if node.op == "call_module":
-        return str(node.target)
-    path = info(node).path
-    return f"{path}.{node.name}" if path else node.name
 
 
 def operator_of(recording: Recording, node: fx.Node) -> Operator | None:

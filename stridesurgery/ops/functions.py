@@ -11,7 +11,16 @@ from torch import fx
 
 from stridesurgery._node import shape_of
 from stridesurgery.ops import fine_functional
-from stridesurgery.ops.registry import FUNCTIONS, FunctionRule, Operator, pair, scales, windows
+from stridesurgery.ops.registry import (
+    FUNCTIONS,
+    FunctionRule,
+    Operator,
+    blocks_as_tokens,
+    deformed,
+    pair,
+    scales,
+    windows,
+)
 from stridesurgery.ops.window import Window
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
@@ -246,6 +255,23 @@ def _read_only(kind: str, name: str, refusal: str | None = None) -> FunctionRule
 
 
 FUNCTIONS[F.fold] = _read_only("resize", "fold")
+FUNCTIONS[F.unfold] = FunctionRule(
+    ("input", "kernel_size", "dilation", "padding", "stride"),
+    lambda a: blocks_as_tokens(
+        "unfold", a["kernel_size"], a.get("stride", 1), a.get("padding", 0), a.get("dilation", 1)
+    ),
+    _unchangeable,
+)
+_DEFORM = ("input", "weight", "offset", "mask", "bias", "stride_h", "stride_w", "pad_h", "pad_w")
+FUNCTIONS[torch.ops.torchvision.deform_conv2d] = FunctionRule(
+    (*_DEFORM, "dilation_h", "dilation_w"),
+    lambda a: deformed(
+        "deform_conv2d",
+        (shape_of(a["weight"]) or (1, 1, 1, 1))[2:],
+        *((a[f"{name}_h"], a[f"{name}_w"]) for name in ("stride", "pad", "dilation")),
+    ),
+    _unchangeable,
+)
 
 
 def _read_adaptive(name: str) -> FunctionRule:

@@ -15,9 +15,18 @@ from timm.models.swin_transformer_v2 import PatchMerging as SwinV2Merging
 from torch import nn
 from torchvision.models.swin_transformer import PatchMerging as VisionSwinMerging
 from torchvision.models.swin_transformer import PatchMergingV2 as VisionSwinV2Merging
+from torchvision.ops import DeformConv2d
 
 from stridesurgery.ops import fine_modules
-from stridesurgery.ops.registry import Operator, pair, register_operator, scales, windows
+from stridesurgery.ops.registry import (
+    Operator,
+    blocks_as_tokens,
+    deformed,
+    pair,
+    register_operator,
+    scales,
+    windows,
+)
 
 # ---- convolutions ---------------------------------------------------------------------------------------------
 
@@ -274,12 +283,11 @@ for _adaptive in (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d):
     register_operator(_adaptive, read=_read_adaptive)
 register_operator(
     nn.Unfold,
-    read=lambda m: Operator(
-        "Unfold",
-        "opaque",
-        windows(m.kernel_size, m.stride, m.padding, m.dilation),
-        refusal="lays blocks out as tokens, whose finer form is not known",
-    ),
+    read=lambda m: blocks_as_tokens("Unfold", m.kernel_size, m.stride, m.padding, m.dilation),
+)
+register_operator(
+    DeformConv2d,
+    read=lambda m: deformed("DeformConv2d", m.kernel_size, m.stride, m.padding, m.dilation),
 )
 for _unknown in (nn.LPPool2d, nn.FractionalMaxPool2d, nn.MaxUnpool2d):
     register_operator(

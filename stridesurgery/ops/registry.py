@@ -175,6 +175,24 @@ def windows(
     return rows, columns
 
 
+def blocks_as_tokens(name: str, kernel: Any, stride: Any, padding: Any, dilation: Any) -> Operator:
+    """Return the operator of an unfolding, which lays blocks of a map out as tokens."""
+    sides = windows(kernel, stride, padding, dilation)
+    refusal = "lays blocks out as tokens, whose finer form is not known"
+    return Operator(name, "opaque", sides, refusal=refusal)
+
+
+def deformed(name: str, kernel: Any, stride: Any, padding: Any, dilation: Any) -> Operator:
+    """Return the operator of a deformable convolution, whose offsets come from a layer of their own."""
+    sides = windows(kernel, stride, padding, dilation)
+    refusal = (
+        "takes its offsets in cells of a map that would become finer"
+        if max(pair(stride)) > 1
+        else None
+    )
+    return Operator(name, "conv", sides, refusal=refusal)
+
+
 def scales(factor: Any) -> tuple[Fraction, Fraction] | None:
     """Return an interpolation's factor as exact (rows, columns); None stays None."""
     if factor is None:
