@@ -1,6 +1,5 @@
 """Facts about the nodes of a recorded graph."""
 
-from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
 
@@ -105,7 +104,7 @@ def returned(graph: fx.Graph) -> list[fx.Node]:
     """Return the output, and the containers that it is made of: the nodes whose arguments leave the network."""
     found = [next(n for n in reversed(graph.nodes) if n.op == "output")]
     for node in found:
-        found.extend(n for n in node.all_input_nodes if n.target is OrderedDict)
+        found.extend(n for n in node.all_input_nodes if isinstance(n.target, type))
     return found
 
 

@@ -52,6 +52,13 @@ class Analysis:
         """The steps of the chain of reductions; a transition's number is its position."""
         return find_transitions(self.spatial_ops)
 
+    def is_in_head(self, name: str) -> bool:
+        """Tell whether a parameter or module, by name, takes part behind the last layer only."""
+        nodes = list(self.recording.graph.nodes)
+        users = [i for i, n in enumerate(nodes) if f"{name}.".startswith(f"{n.target}.")]
+        last = max((nodes.index(site.node) for site in self.layers), default=0)
+        return bool(users) and min(users) > last
+
     def transitions_of(self, layer: int) -> tuple[int, ...]:
         """Return the numbers of the transitions of a layer, none if it has no stride."""
         site = self.spatial_ops.index(self.layers[layer])

@@ -193,7 +193,12 @@ def _outputs(
                 found.append(
                     _Output(path, tap, key, "sliced" if tap.node in sliced else "original")
                 )
-    return found
+    small = {out.tap.place.reassembled.reduction: out for out in found if out.path == "small"}
+    return [
+        out
+        for out in found
+        if out.path == "large" or asked["small"] is not None or out in small.values()
+    ]
 
 
 def _phases(

@@ -74,7 +74,8 @@ def check_reads(original: Analysis, operated: Recording) -> None:
         if site.operator.kind == "global" and _changed(site.node, now):
             raise GridError(
                 f"{site.name} pools its whole map with a kernel of {site.operator.kernel[0]}x{site.operator.kernel[1]} "
-                "cells, which the larger map exceeds. Use adaptive pooling there"
+                "cells, which the larger map exceeds. Use adaptive pooling there, or operate on `features(model)`, "
+                "which leaves the head out"
             )
     for node in original.recording.graph.nodes:
         name = called(node)
@@ -89,7 +90,8 @@ def check_reads(original: Analysis, operated: Recording) -> None:
         if before[:1] == (BATCH,) != after[:1]:
             raise GridError(
                 f"the output {result.name} would hold {after[0] / BATCH:g} results an image: the model folds "
-                "the larger maps into its batch. Choose a transition after the place where it does"
+                "the larger maps into its batch. Choose a transition after the place where it does, or operate on "
+                "`features(model)`, if only its head does so"
             )
 
 
@@ -149,7 +151,8 @@ def _check_windows(original: Recording, now: dict[Key, Shape]) -> None:
         shape = shape_of(node) or ()
         while shape and shape[0] == 1:
             shape = shape[1:]
-        if node.op == "get_attr" and len(shape) > 2 and shape[0] in windows[info(node).path]:
+        is_table = node.op == "get_attr" and sum(n > 1 for n in shape[1:]) > 1
+        if is_table and shape[0] in windows[info(node).path]:
             raise GridError(
                 f"{node.target} fixes the size of the maps: it holds one entry for each of {shape[0]} windows, of "
                 "which there would be more. Build the model for any size (timm: strict_img_size=False) and try again"

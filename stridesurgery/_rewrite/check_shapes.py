@@ -236,7 +236,7 @@ def _check_value(
                 }  # windows cannot be told from cells that are swallowed into the batch
         known = axis < len(base) and (base[axis], length) in joined
         if length not in choices and not known:
-            raise GridError(_off(key, shape, allowed, complete))
+            raise GridError(_off(key, shape, allowed or [base], complete))
 
 
 def _grown(length: int, factors: list[HW[int]]) -> set[int]:

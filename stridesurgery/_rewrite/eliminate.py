@@ -168,7 +168,9 @@ def _checked_draft(model: nn.Module, analysis: Analysis, planned: Plan, inplace:
             break
         except (TraceError, GridError) as problem:
             refusal = refusal or (
-                _impossible(planned, problem) if isinstance(problem, TraceError) else problem
+                _impossible(planned, problem, analysis)
+                if isinstance(problem, TraceError)
+                else problem
             )
         except SurgeryError:
             if refusal is None:
@@ -229,15 +231,20 @@ def check_operated(analysis: Analysis, planned: Plan, meta_model: nn.Module) -> 
     try:
         recording = record(meta_model, analysis.recording.size)
     except TraceError as problem:
-        raise _impossible(planned, problem) from problem
+        raise _impossible(planned, problem, analysis) from problem
     return check_values(analysis, planned, Draft(meta_model, {False: recording}))
 
 
-def _impossible(planned: Plan, problem: TraceError) -> GridError:
+def _impossible(planned: Plan, problem: TraceError, analysis: Analysis) -> GridError:
     if problem.fixed:
         why = f"a size is fixed by {', '.join(problem.fixed)}"
     else:
         why = f"the model does not run on the {'phases as its batch' if planned.phases else 'larger maps'}"
-    refusal = GridError(f"{planned.surgery.name} is not possible: {why}. {problem}")
+    way_out = ""
+    if problem.fixed and all(analysis.is_in_head(name) for name in problem.fixed):
+        way_out = (
+            ". Only the head fixes it: operate on `features(model)`, which leaves the head out"
+        )
+    refusal = GridError(f"{planned.surgery.name} is not possible: {why}. {problem}{way_out}")
     refusal.__cause__ = problem
     return refusal

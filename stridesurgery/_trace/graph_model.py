@@ -62,18 +62,21 @@ class RewrittenModel(fx.GraphModule):
         if self.graphs.get(self.training) is not self._graph:
             self.graph = self.graphs[self.training]
 
-    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the current graph.
 
         Raises:
             GridError: the graph holds sizes as constants, and the input has another size.
         """
-        if self.only_at is not None and tuple(x.shape[-2:]) != self.only_at:
+        given = next(
+            (tuple(x.shape[-2:]) for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None
+        )
+        if self.only_at is not None and given not in (None, self.only_at):
             raise GridError(
-                f"this graph computes with sizes fixed at {self.only_at}, got an input of {tuple(x.shape[-2:])}; "
+                f"this graph computes with sizes fixed at {self.only_at}, got an input of {given}; "
                 "operate the model again with input_size set to the size you need"
             )
-        return super().__call__(x, *args, **kwargs)
+        return super().__call__(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         """Find what the original's class says of itself: attributes and properties, no methods."""

@@ -39,6 +39,11 @@ def check_plain(model: nn.Module) -> None:
             raise ModelError(
                 f"{place} is a ScriptModule, whose code cannot be read; pass the original module"
             )
+        if ".quantiz" in type(module).__module__:
+            raise ModelError(
+                f"submodule {path!r} ({type(module).__name__}) is quantised, or observed for that: operate on the "
+                "model in floating point first, and quantise the result"
+            )
 
 
 def copy_to_meta(model: nn.Module) -> nn.Module:

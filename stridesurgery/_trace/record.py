@@ -185,6 +185,11 @@ def _explain(problem: Exception, recorder: Recorder, size: tuple[int, int]) -> T
         return TraceError(
             f"{type(model).__name__} cannot be traced at {size[0]}x{size[1]} pixels{line}: {text}"
         )
+    if kind.endswith("3d"):
+        return TraceError(
+            f"{type(model).__name__} takes no images: {place}{line} works on volumes (N, C, D, H, W). Models of images "
+            "(N, C, H, W) can be operated"
+        )
     fixed = f"; the size is fixed by {', '.join(recorder.fixed)}" if recorder.fixed else ""
     return TraceError(
         f"{type(model).__name__} cannot be traced at {size[0]}x{size[1]} pixels: {place}{line} "

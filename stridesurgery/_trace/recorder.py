@@ -1,5 +1,6 @@
 """Run a weightless model and record what it computes, for `trace`."""
 
+import inspect
 import operator
 import random
 import weakref
@@ -106,7 +107,7 @@ class Recorder(Values, TorchFunctionMode):
         return self.graph
 
     def _run(self, image: Tensor) -> None:
-        node = self.graph.placeholder("x")
+        node = self.graph.placeholder(_name_of_input(self.model))
         info(node).set(shape=tuple(image.shape), path="")
         self._tag(image, node)
         self._image, self._images = node, image.shape[0]
@@ -346,6 +347,13 @@ class Recorder(Values, TorchFunctionMode):
         if isinstance(value, Tensor) and name not in ("grad", "_base"):
             return self._tag(value, self.emit("call_function", getattr, (tensor, name), {}))
         return value
+
+
+def _name_of_input(model: nn.Module) -> str:
+    """Return the name of the first argument of a model's forward, by which callers may give the image."""
+    parameters = list(inspect.signature(type(model).forward).parameters.values())[1:2]
+    named = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    return named[0] if named else "x"
 
 
 def _shortly(value: Any) -> str:

@@ -1,7 +1,6 @@
 """The values of a run, and the nodes that stand for them in the graph that is written."""
 
 import operator
-from collections import OrderedDict
 from functools import partial
 from typing import Any
 
@@ -144,17 +143,14 @@ class Values:
         return value.item() if isinstance(value, np.generic) else value
 
     def _contained(self, result: Any) -> Any:
-        """Return a model's output with its ordered dicts as nodes that build them.
+        """Return a model's output with dicts of a class of their own as nodes that build them.
 
         The containers of a graph itself are plain.
         """
         if isinstance(result, dict):
             items = {key: self._contained(value) for key, value in result.items()}
-            return (
-                self.emit("call_function", OrderedDict, (items,), {})
-                if type(result) is OrderedDict
-                else items
-            )
+            kind = type(result)
+            return self.emit("call_function", kind, (items,), {}) if _is_built(result) else items
         if type(result) in (tuple, list):
             return type(result)(map(self._contained, result))
         return result
@@ -207,6 +203,18 @@ class Values:
                 self._device = self.graph.call_function(getattr, (self._image, "device"))
             info(self._device).set(shape=None, path="")
         return self._device
+
+
+def _is_built(result: dict[str, Any]) -> bool:
+    """Tell whether a dict has a class of its own, such as transformers' outputs, that items alone make."""
+    kind = type(result)
+    if kind is dict or "<locals>" in kind.__qualname__:
+        return False
+    try:
+        made = kind(dict(result))
+        return list(made) == list(result) and vars(made).keys() == vars(result).keys()
+    except Exception:
+        return False
 
 
 def _autocasts() -> tuple[bool, ...]:

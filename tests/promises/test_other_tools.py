@@ -1,10 +1,13 @@
 """Operated models in the hands of other people's code: tracers, scripts, decoders, hooks; and forms that it writes."""
 
+import copy
 import pickle
+from collections import OrderedDict
 from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
@@ -211,3 +214,85 @@ def test_weights_that_do_not_learn_go_into_no_graph(options: dict[str, Any]) -> 
     assert (
         ss.eliminate(awake(Frozen("image")).eval(), L="b", input_size=SIZE, **options) is not None
     )
+
+
+class Answer(OrderedDict[str, Tensor]):
+    """What a model returns, as transformers has it: a dict whose items are attributes as well."""
+
+    def __init__(self, items: Any) -> None:
+        super().__init__(items)
+        vars(self).update(items)
+
+
+class Answering(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1)
+
+    def forward(self, pixel_values: Tensor, scale: float = 1.0) -> Answer:
+        first = self.a(pixel_values) * scale
+        return Answer({"first": first, "last": self.b(first)})
+
+
+@pytest.mark.parametrize("options", [{"form": "graph"}, {"dilate": True}])
+def test_a_graph_keeps_the_name_of_the_input_and_the_class_of_the_output(
+    options: dict[str, Any],
+) -> None:
+    net = awake(Answering()).eval()
+    fine = ss.eliminate(net, L="b", input_size=SIZE, **options)
+    for model in (fine, pickle.loads(pickle.dumps(fine)), copy.deepcopy(fine)):
+        found = model(pixel_values=image(SIZE))
+        assert type(found) is Answer and torch.equal(found.first, net(image(SIZE)).first)
+        assert torch.equal(found["last"], found.last) and found.last.shape[-1] == 32
+    ss.verify(net, fine)
+    maps = ss.features(net, input_size=SIZE)(pixel_values=image(SIZE))
+    assert type(maps) is dict and torch.equal(maps["b"], net(image(SIZE)).last)
+
+
+def test_two_paths_give_one_map_a_reduction_where_none_are_named() -> None:
+    maps = ss.dual_path(create("dla46_c"), S=1, input_size=SIZE).feature_info
+    for path in ("small", "large"):
+        reductions = [f.reduction for f in maps.features if f.name.startswith(path)]
+        assert len(reductions) > 3 and len(set(reductions)) == len(reductions)
+    named = ss.dual_path(create("dla46_c"), S=1, taps=("level0", "level1"), input_size=SIZE)
+    assert [f.name for f in named.feature_info.features][:2] == ["small.level0", "small.level1"]
+
+
+@pytest.mark.parametrize("observed", [False, True])
+def test_quantised_models_are_refused_saying_when_to_quantise(observed: bool) -> None:
+    quantise = torch.ao.quantization
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Flatten(), nn.Linear(8 * 32 * 32, 4))
+    if observed:
+        net.qconfig = quantise.get_default_qconfig("fbgemm")
+        net = quantise.prepare(net.eval())
+    else:
+        net = quantise.quantize_dynamic(net.eval(), {nn.Linear})
+    with pytest.raises(ss.ModelError, match="quantise the result"):
+        ss.eliminate(net, S=1, input_size=SIZE)
+
+
+class FixedHead(nn.Module):
+    def __init__(self, pools: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.pools = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 4, 1), pools
+        self.head = nn.Linear(8 * (1 if pools else 64), 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.b(self.a(x))
+        return self.head((F.avg_pool2d(y, 8) if self.pools else y).flatten(1))
+
+
+@pytest.mark.parametrize("pools", [False, True])
+def test_a_head_of_fixed_size_is_refused_with_the_way_out(pools: bool) -> None:
+    net = awake(FixedHead(pools)).eval()
+    with pytest.raises(ss.GridError, match=r"operate on `features\(model\)`"):
+        ss.eliminate(net, S=1, input_size=SIZE)
+    maps = ss.features(net, input_size=SIZE)
+    fine = ss.eliminate(maps, S=2, input_size=SIZE)
+    assert [tuple(m.shape[2:]) for m in fine(image(SIZE)).values()][-1] == (64, 64)
+    ss.verify(maps, fine)
+
+
+def test_models_of_volumes_are_refused_as_such() -> None:
+    with pytest.raises(ss.TraceError, match=r"stem\.0'.*works on volumes"):
+        ss.inspect(torchvision.models.video.r3d_18(), SIZE)
