@@ -73,11 +73,6 @@ def part_of(
         return Part(model, "", input_size)  # analyse says what it is instead
     modules = dict(model.named_modules())
     path = at or ""
-    if path not in modules:
-        first = ", ".join(name for name, _ in model.named_children())
-        raise RequestError(
-            f"at={at!r} names no submodule of {type(model).__name__}; it holds {first}"
-        )
     around = [p for p in modules if p in ("", path) or path.startswith(f"{p}.")]
     kinds = {p: kind for p in around if (kind := kind_of(modules[p])) is not None}
     detector = next(reversed(kinds), None)  # the innermost
@@ -88,6 +83,11 @@ def part_of(
     elif detector is not None and not kinds[detector].at:
         raise RequestError(
             f"the strides of a {type(modules[detector]).__name__} are told from all of it; leave at out"
+        )
+    if path not in modules:
+        first = ", ".join(name for name, _ in model.named_children())
+        raise RequestError(
+            f"at={path!r} names no submodule of {type(model).__name__}; it holds {first}"
         )
     if path == "":
         return Part(model, "", input_size, detector=detector)

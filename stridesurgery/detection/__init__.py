@@ -6,7 +6,7 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.ops import MultiScaleRoIAlign
 
 from stridesurgery._analysis import TOLD
-from stridesurgery.detection import ultralytics_models
+from stridesurgery.detection import transformers_models, ultralytics_models
 from stridesurgery.detection.anchors import (
     GeometryAnchors,
     GeometryBoxes,
@@ -35,4 +35,6 @@ __all__ = [
 for _kind in (FasterRCNN, FCOS, RetinaNet, SSD):
     register_detector(_kind, at="backbone", follow=follow_torchvision)
 register_detector(ultralytics_models.KIND, at="", follow=ultralytics_models.follow)
+for _name, _at in transformers_models.PLACES.items():
+    register_detector(_name, at=_at, follow=transformers_models.follow)
 TOLD.update((AnchorGenerator, DefaultBoxGenerator, MultiScaleRoIAlign))
