@@ -201,7 +201,7 @@ class Frozen(nn.Module):
         return self.b(self.a(x) if self.what != "weights" else x)
 
 
-@pytest.mark.parametrize("options", [{"form": "graph"}, {"dilate": True}])
+@pytest.mark.parametrize("options", [{"form": "graph"}, {"form": "graph", "dilate": True}])
 def test_weights_that_do_not_learn_go_into_no_graph(options: dict[str, Any]) -> None:
     net = awake(Frozen("weights")).eval()
     with pytest.raises(
