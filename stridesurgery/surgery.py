@@ -3,13 +3,14 @@
 import json
 import re
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from stridesurgery.errors import RequestError
 
 Axis = Literal["hw", "h", "w"]
 Pool = Literal["remove", "keep"]
 Form = Literal["module", "graph"]
+Positions = Literal["refuse", "resample", "resample-timm"]
 AXES: dict[Axis, tuple[bool, bool]] = {"hw": (True, True), "h": (True, False), "w": (False, True)}
 _NAME = re.compile(r"S(\d+)L(\d+(?:-\d+)*)")
 
@@ -30,6 +31,9 @@ class Options:
     at: str | None = None  #: the submodule that is operated; None: all, or a detector's backbone
     sizes: str = "follow"  #: a detector's boxes are as large in cells ("follow") or pixels ("stay")
     centres: str = "looks"  #: and stand where cells "look", or are "carried" from where they stood
+    positions: Positions = (
+        "refuse"  #: tables of positions: "resample" (or "resample-timm") or "refuse" them
+    )
 
     def __post_init__(self) -> None:
         if not isinstance(self.axis, str) or self.axis not in AXES:
@@ -50,6 +54,8 @@ class Options:
             raise RequestError(f"at is the path of a submodule, got {self.at!r}")
         if self.form not in ("module", "graph"):
             raise RequestError(f"form is 'module' or 'graph', got {self.form!r}")
+        if self.positions not in get_args(Positions):
+            raise RequestError(f"positions is one of {get_args(Positions)}, got {self.positions!r}")
         if isinstance(self.stride, bool) or not isinstance(self.stride, int) or self.stride < 1:
             raise RequestError(
                 f"stride, what remains of the original one, is a positive int, got {self.stride!r}"

@@ -38,9 +38,11 @@ EDITORS = {
     "_trace.values",  # writes the recording
     "_trace.graph_model",  # reads a saved graph
     "ops.modules",  # each operator's `refine`
+    "ops.positions",  # the class that reads a table resampled
     "_rewrite.edit",
     "_rewrite.dilate",
     "_features.extract",
+    "_features.tokens",
     "_features.dual_path",
     "_features.join",
     "_features.freeze_norms",

@@ -106,6 +106,7 @@ class Source:
     key: Key  #: key of the value in a recording of that network
     channels: int
     channel_axis: int
+    tokens: Any = None  #: the layout of the tokens that the map is made of
 
 
 @dataclass(frozen=True)

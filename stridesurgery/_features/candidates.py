@@ -11,6 +11,7 @@ from typing import Any
 from torch import fx
 
 from stridesurgery._analysis import REARRANGING, Analysis, channel_axis
+from stridesurgery._features.tokens import find_tokens
 from stridesurgery._node import info, shape_of, tensors_in
 from stridesurgery.ops import module_traits
 
@@ -33,6 +34,7 @@ class Values:
             for site in analysis.spatial_ops
             if site.operator.kind in ("pad", "unknown_pad")
         }
+        self.tokens = find_tokens(analysis)
         self.maps = [n for n in self.order if self._is_map(n)]
 
     def _find_closed(self) -> set[fx.Node]:

@@ -18,13 +18,14 @@ from stridesurgery._features.extract import (
 )
 from stridesurgery._features.join import Joined, after, join, split_modules
 from stridesurgery._features.taps import Tap, TapName, find_taps
+from stridesurgery._features.tokens import as_map
 from stridesurgery._hw import HW
-from stridesurgery._node import Key, info
+from stridesurgery._node import Key, info, shape_of
 from stridesurgery._rewrite import Plan, check_alike, operate, plan, rearranged, requested
 from stridesurgery._trace import RewrittenModel, copied
 from stridesurgery.errors import GridError, RequestError
 from stridesurgery.ops import first_phase, sample
-from stridesurgery.surgery import Axis, Options, Pool, Surgery
+from stridesurgery.surgery import Axis, Options, Pool, Positions, Surgery
 
 Taps = Sequence[TapName] | TapName | None
 PATHS = ("small", "large")
@@ -43,6 +44,7 @@ def dual_path(
     axis: Axis = Options.axis,
     pool: Pool = Options.pool,
     dilate: bool = Options.dilate,
+    positions: Positions = Options.positions,
     input_size: int | HW[int] | None = None,
 ) -> RewrittenModel:
     """Eliminate strides, and run the later layers a second time on the maps sampled back to the old grid.
@@ -68,6 +70,7 @@ def dual_path(
         pool: whether a pool whose stride goes is removed ("remove", as in the paper) or runs at stride 1 ("keep").
         dilate: keep the features of the small path, as `eliminate` does; the large path is then a part of it (the
             first phase) and costs nothing. Both paths share one run of every norm.
+        positions: what becomes of tables of positions in the small path; as for `eliminate`.
         input_size: pixels at which the maps are checked, one number or (h, w); by default the model's own.
 
     Returns:
@@ -92,7 +95,7 @@ def dual_path(
     _check(sampler, "sampler", ("slice", "original"))
     _check(large_norm, "large_norm", ("shared", "frozen"))
     asked = _by_path(taps)
-    options = Options(stride=stride, axis=axis, pool=pool, dilate=dilate)
+    options = Options(stride=stride, axis=axis, pool=pool, dilate=dilate, positions=positions)
     surgery, analysis = requested(model, S, L, input_size, options)
     surgery = replace(surgery, form="graph")
     if surgery.restore_at is not None:
@@ -214,8 +217,10 @@ def _phases(
         if node is None:
             continue
         if out.path == "small":
-            joined.small[out.key] = reassembled(node, out.tap)
+            joined.small[out.key] = reassembled(node, out.tap, nodes)
         else:
+            if out.tap.tokens is not None:
+                node = as_map(node, out.tap.tokens, nodes[out.tap.tokens.made])
             joined.large[out.key] = _first_phase(node, place, out.tap)
     return joined
 
@@ -271,7 +276,7 @@ def _with_outputs(
 ) -> fx.Graph:
     by_name = {out.name: out for group in groups for out in group}
     nodes = {
-        name: (joined.small if out.path == "small" else joined.large).get(out.key)
+        name: _map_of(out, joined.small if out.path == "small" else joined.large)
         for name, out in by_name.items()
     }
     for name, node in nodes.items():
@@ -291,6 +296,14 @@ def _with_outputs(
         },
     )
     return graph
+
+
+def _map_of(out: _Output, path: dict[Key, fx.Node]) -> fx.Node | None:
+    """Return a path's value as a map; tokens are laid out, where that has not been done."""
+    node, tokens = path.get(out.key), out.tap.tokens
+    if node is None or tokens is None or len(shape_of(node) or ()) == 4:
+        return node
+    return as_map(node, tokens, path[tokens.made])
 
 
 def _name(group: Sequence[_Output]) -> str:

@@ -15,8 +15,9 @@ from stridesurgery._analysis import (
     reduction_of,
 )
 from stridesurgery._features.taps import Tap, TapName, find_taps
+from stridesurgery._features.tokens import as_map
 from stridesurgery._hw import HW
-from stridesurgery._node import info
+from stridesurgery._node import Key, info
 from stridesurgery._rewrite import check_alike, check_one_path, reassembled_map
 from stridesurgery._trace import (
     RewrittenModel,
@@ -41,7 +42,9 @@ def features(
         model: a torchvision or timm model, any module whose forward takes an image batch, or one that was operated.
         taps: which maps: layer numbers (the last map before the next layer, so with the pointwise operators that
             follow), module paths (what the module returns), or both; None: one map per reduction, which is what the
-            last stage or block before each transition returns, and the last map of all. Tokens (N, L, C) are no maps.
+            last stage or block before each transition returns, the last map of all, and of a transformer also what
+            its last block returns. Tokens (N, L, C) whose cells lie row by row become a map (N, C, H, W) without the
+            tokens before them (class, registers).
         input_size: pixels at which the model is recorded, one number or (h, w); by default the model's own.
 
     Returns:
@@ -86,7 +89,8 @@ def feature_of(tap: Tap) -> Feature:
 
 def source_of(tap: Tap, network: str) -> Source:
     """Return the `Source` of a map that is taken out."""
-    return Source(tap.name, network, info(tap.node).key, tap.channels, tap.channel_axis)
+    key = info(tap.node).key
+    return Source(tap.name, network, key, tap.channels, tap.channel_axis, tap.tokens)
 
 
 def tapped(analysis: Analysis, taps: Sequence[Tap]) -> fx.Graph:
@@ -104,12 +108,17 @@ def tapped(analysis: Analysis, taps: Sequence[Tap]) -> fx.Graph:
             f"tap {missing[0]!r} is not found in train mode: the forward code differs between the modes there; tap "
             "a module by its path"
         )
-    values = {tap.name: reassembled(by_key[info(tap.node).key], tap) for tap in taps}
+    values = {tap.name: reassembled(by_key[info(tap.node).key], tap, by_key) for tap in taps}
     return with_output(graph, values)
 
 
-def reassembled(node: fx.Node, tap: Tap) -> fx.Node:
-    """Return a tapped value as one map, reassembled where a dilated network has its phases in the batch."""
+def reassembled(node: fx.Node, tap: Tap, by_key: Mapping[Key, fx.Node]) -> fx.Node:
+    """Return a tapped value as one map.
+
+    Tokens are laid out, and the phases of a dilated network, which are in the batch, put together.
+    """
+    if tap.tokens is not None:
+        node = as_map(node, tap.tokens, by_key[tap.tokens.made])
     if not tap.place.phases:
         return node
     return reassembled_map(node, tap.place.reduction, tap.place.phases, tap.channel_axis)

@@ -8,6 +8,7 @@ from torch import fx, nn
 from stridesurgery._features.candidates import Values, ends_of, outermost, straight_back
 from stridesurgery._hw import HW
 from stridesurgery._node import info, returned
+from stridesurgery.ops import function_traits
 
 
 def stage_ends(values: Values) -> list[fx.Node]:
@@ -26,6 +27,18 @@ def stage_ends(values: Values) -> list[fx.Node]:
         if _goes_on(values, maps)
     )
     return [node for node in found if node is not None]
+
+
+def last_tokens(values: Values) -> list[fx.Node]:
+    """Return the tokens that the last block returns, of every reduction after whose tokens there is no map."""
+    last: dict[HW[Fraction], fx.Node] = {}
+    for node in values.order:
+        summed = function_traits(node).arithmetic and len(values.sources[node]) > 1
+        if summed and node in values.tokens and node in values.closed:
+            last[values.reduction[node]] = node
+        elif node in values.maps:
+            last.pop(values.reduction[node], None)
+    return [node for _, node in sorted(last.items())]
 
 
 def _goes_on(values: Values, maps: Sequence[fx.Node]) -> bool:

@@ -10,7 +10,8 @@ from torch import fx
 
 from stridesurgery._analysis import Analysis, GridInfo, channel_axis
 from stridesurgery._features.candidates import Values, module_of, outermost, straight_back
-from stridesurgery._features.stages import stage_ends
+from stridesurgery._features.stages import last_tokens, stage_ends
+from stridesurgery._features.tokens import Tokens
 from stridesurgery._node import BATCH, info, shape_of
 from stridesurgery.errors import RequestError
 
@@ -27,6 +28,7 @@ class Tap:
     place: GridInfo
     channels: int
     channel_axis: int  # 1: (N, C, H, W); 3: (N, H, W, C)
+    tokens: Tokens | None = None  # where the map is taken out of a sequence of tokens
 
 
 def find_taps(analysis: Analysis, names: Sequence[TapName] | TapName | None) -> tuple[Tap, ...]:
@@ -52,6 +54,8 @@ def find_taps(analysis: Analysis, names: Sequence[TapName] | TapName | None) -> 
 
 def _tap(values: Values, name: str, node: fx.Node) -> Tap:
     place, shape = values.analysis.grid_of[node], shape_of(node) or ()
+    if node in values.tokens:
+        return Tap(name, module_of(node), node, place, shape[2], 1, values.tokens[node])
     axis = channel_axis(node, place)
     assert axis is not None
     return Tap(name, module_of(node), node, place, shape[axis], axis)
@@ -113,7 +117,7 @@ def _by_path(values: Values, path: str) -> fx.Node:
     if module in ends and number.isdecimal() and int(number) < len(ends[module]):
         found = [ends[module][int(number)]]
     if len(found) == 1:
-        if found[0] in values.maps or _passes_map(values, found[0]):
+        if found[0] in values.tokens or found[0] in values.maps or _passes_map(values, found[0]):
             return found[0]
         shape = tuple("N" if n == BATCH else n for n in shape_of(found[0]) or ())
         raise RequestError(
@@ -147,10 +151,12 @@ def _passes_map(values: Values, node: fx.Node) -> bool:
 
 def _one_of_each_reduction(values: Values) -> tuple[Tap, ...]:
     """Return the map that ends a stage, of every reduction, finest first."""
-    taps = [_tap(values, module_of(node), node) for node in stage_ends(values)]
+    ends = [*stage_ends(values), *last_tokens(values)]
+    taps = [_tap(values, module_of(node), node) for node in ends]
     if not taps:
         raise RequestError(
-            "no stage of the model returns a map: it has no layers, or works on tokens or on several maps at once. "
+            "no stage of the model returns a map: it has no layers, or works on tokens in an order of their own, or on "
+            "several maps at once. "
             "Name modules as taps"
         )
     names = [tap.name for tap in taps]

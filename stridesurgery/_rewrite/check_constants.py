@@ -28,18 +28,19 @@ from stridesurgery.errors import GridError
 from stridesurgery.ops import function_traits, module_traits
 
 
-def check_constants(original: Recording, now: dict[Key, Shape], compared: bool) -> None:
+def check_constants(original: Recording, operated: Recording, compared: bool) -> None:
     """Refuse constants that were made for the number of cells the maps had.
 
     Args:
         original: the recording of the untouched model.
-        now: the shapes of the operated model's values.
+        operated: that of the operated model; what follows its maps there is right.
         compared: whether those were compared with the untouched model on a larger input.
 
     Raises:
         GridError: naming the parameter or buffer.
     """
-    _check_windows(original, now)
+    now, followed = operated.shapes, _followed(original, operated)
+    _check_windows(original, now, followed)
     for node in original.graph.nodes:
         traits = (
             module_traits(original.module(node))
@@ -47,9 +48,21 @@ def check_constants(original: Recording, now: dict[Key, Shape], compared: bool) 
             else function_traits(node)
         )
         if traits.looks_up:
-            _check_lookup(original, node, now)
+            _check_lookup(original, node, now, followed)
         elif traits.arithmetic and not compared:
-            _check_broadcast(node, now)
+            _check_broadcast(node, now, followed)
+
+
+def _followed(original: Recording, operated: Recording) -> set[str]:
+    """Return the tables that follow the maps, and the buffers that have another size now."""
+    shapes = {n.target: shape_of(n) for n in original.graph.nodes if n.op == "get_attr"}
+    tables = {
+        f"{path}.{name}".removeprefix(".")
+        for path, module in operated.model.named_modules()
+        for name in vars(module).get("position_tables", ())
+    }
+    read = [n for n in operated.graph.nodes if n.op == "get_attr"]
+    return tables | {n.target for n in read if shape_of(n) != shapes.get(n.target, shape_of(n))}
 
 
 def check_reads(original: Analysis, operated: Recording) -> None:
@@ -138,7 +151,7 @@ def _changed(node: fx.Node, now: dict[Key, Shape]) -> bool:
     return shape is not None and now.get(info(node).key, shape) != shape
 
 
-def _check_windows(original: Recording, now: dict[Key, Shape]) -> None:
+def _check_windows(original: Recording, now: dict[Key, Shape], followed: set[str]) -> None:
     """One entry per window (Swin's attention mask): it would be tiled over the larger batch of windows."""
     windows: dict[str, set[int]] = defaultdict(
         set
@@ -152,14 +165,16 @@ def _check_windows(original: Recording, now: dict[Key, Shape]) -> None:
         while shape and shape[0] == 1:
             shape = shape[1:]
         is_table = node.op == "get_attr" and sum(n > 1 for n in shape[1:]) > 1
-        if is_table and shape[0] in windows[info(node).path]:
+        if is_table and node.target not in followed and shape[0] in windows[info(node).path]:
             raise GridError(
                 f"{node.target} fixes the size of the maps: it holds one entry for each of {shape[0]} windows, of "
                 "which there would be more. Build the model for any size (timm: strict_img_size=False) and try again"
             )
 
 
-def _check_lookup(original: Recording, node: fx.Node, now: dict[Key, Shape]) -> None:
+def _check_lookup(
+    original: Recording, node: fx.Node, now: dict[Key, Shape], followed: set[str]
+) -> None:
     """Refuse a table that is looked up at positions computed from the size: it may be too short."""
     table, *index = (*node.args, *node.kwargs.values())
     names: list[str] = []
@@ -167,14 +182,14 @@ def _check_lookup(original: Recording, node: fx.Node, now: dict[Key, Shape]) -> 
         names, index = [f"{node.target}.weight"], [table]
     elif isinstance(table, fx.Node):
         names = origins(table)
-    if names and any(_changed(i, now) for i in tensors_in(index)):
+    if not followed.issuperset(names) and any(_changed(i, now) for i in tensors_in(index)):
         raise GridError(
             f"the size of the maps is fixed by {', '.join(names)}: {info(node).path or node.name} looks it up at "
             "positions of the maps, of which there would be more. Choose a transition after this place"
         )
 
 
-def _check_broadcast(node: fx.Node, now: dict[Key, Shape]) -> None:
+def _check_broadcast(node: fx.Node, now: dict[Key, Shape], followed: set[str]) -> None:
     """Refuse a position table of one window (NesT) that would be repeated for several."""
     operands: list[Any] = [
         a for a in node.args if isinstance(a, fx.Node) and shape_of(a) is not None
@@ -194,7 +209,7 @@ def _check_broadcast(node: fx.Node, now: dict[Key, Shape]) -> None:
                 lengths, before[-len(lengths) :], after[-len(lengths) :], strict=True
             )
         )
-        if any(grown) and (names := origins(table)):
+        if any(grown) and not followed.issuperset(names := origins(table)):
             raise GridError(
                 f"the size of the maps is fixed by {', '.join(names)}: {info(node).path or node.name} would repeat "
                 "it over the cells that are new. Choose a transition after this place"

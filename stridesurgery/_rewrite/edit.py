@@ -10,6 +10,7 @@ from stridesurgery._node import info
 from stridesurgery._rewrite.check_modes import check_alike, check_output_kind
 from stridesurgery._rewrite.dilate import dilated_graph, with_samples
 from stridesurgery._rewrite.plan import Change, Draft, Plan, changes_of
+from stridesurgery._rewrite.positions import follow_positions
 from stridesurgery._rewrite.recipe import attach
 from stridesurgery._rewrite.records import refreshed, update_records
 from stridesurgery._trace import RewrittenModel, is_fixed_size, record, rewritten
@@ -19,26 +20,34 @@ from stridesurgery.ops import FUNCTIONS, MODULES, Operator, arguments, read_modu
 
 def is_graph(planned: Plan) -> bool:
     """Return True if a plan needs, or asks for, a rewritten graph."""
-    in_code = any(c.site.node.op != "call_module" for c in planned.changes)
-    return planned.surgery.form == "graph" or planned.phases or planned.samples or in_code
+    asked = planned.surgery.form == "graph"
+    return asked or planned.phases or planned.samples or is_in_code(planned)
 
 
-def make_draft(
-    meta_model: nn.Module, analysis: Analysis, planned: Plan, *, as_recorded: bool = False
-) -> Draft:
+def is_in_code(planned: Plan) -> bool:
+    """Return True if a stride that changes is written in the forward code."""
+    return any(c.site.node.op != "call_module" for c in planned.changes)
+
+
+def make_draft(meta_model: nn.Module, analysis: Analysis, planned: Plan, how: str) -> Draft:
     """Edit a copy without weights and record it.
 
-    With `as_recorded` the result runs the original's graph: paddings that the forward code computes from a stride stay.
+    Args:
+        meta_model: the copy.
+        analysis: of the original.
+        planned: the changes.
+        how: as a "module", a "graph", or the graph "as recorded" of the original, in which paddings stay that the
+            forward code computes from a stride.
 
     Raises:
         OperatorError: an operator cannot be changed as planned.
         TraceError: the edited model does not run.
     """
-    graph = as_recorded or is_graph(planned)
+    graph = how != "module"
     meta_model = _edited(meta_model, planned, [analysis, *([analysis.training] if graph else [])])
     if not graph:
         return Draft(meta_model, {False: record(meta_model, analysis.recording.size)})
-    return _as_graph(meta_model, planned, analysis, as_recorded)
+    return _as_graph(meta_model, planned, analysis, how == "as recorded")
 
 
 def finish(model: nn.Module, analysis: Analysis, planned: Plan, draft: Draft) -> nn.Module:
@@ -79,7 +88,8 @@ def _as_graph(meta_model: nn.Module, planned: Plan, analysis: Analysis, as_recor
     elif (
         as_recorded
         or planned.samples
-        or any(c.site.node.op == "call_function" for part in changes.values() for c in part)
+        or planned.surgery.positions == "refuse"
+        and any(c.site.node.op == "call_function" for part in changes.values() for c in part)
     ):
         fixed = analysis.fixed_size
         graphs = {
@@ -118,6 +128,8 @@ def _edited(model: nn.Module, planned: Plan, modes: Sequence[Analysis]) -> nn.Mo
                 f"`refine` of {operator.name} puts a {type(module).__name__} in place, which has no "
                 "entry: register_operator it as well"
             )
+    if planned.surgery.positions != "refuse" and not planned.surgery.dilate:
+        follow_positions(model, modes[0], planned)
     update_records(model, planned)
     return model
 

@@ -12,12 +12,13 @@ from stridesurgery._rewrite.check_modes import check_same_maps
 from stridesurgery._rewrite.check_shapes import GridCheck, check_grid, check_phases
 from stridesurgery._rewrite.edit import Draft, finish, is_graph, make_draft
 from stridesurgery._rewrite.plan import Plan, plan
+from stridesurgery._rewrite.positions import knows_positions
 from stridesurgery._rewrite.recipe import attach
 from stridesurgery._rewrite.records import check_intermediates
 from stridesurgery._rewrite.request import requested
 from stridesurgery._trace import Numbers, copied_model, copy_to_meta, record
 from stridesurgery.errors import GridError, RequestError, SurgeryError, TraceError
-from stridesurgery.surgery import Axis, Form, Options, Pool, Surgery
+from stridesurgery.surgery import Axis, Form, Options, Pool, Positions, Surgery
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -36,6 +37,8 @@ def eliminate(
     at: str | None = Options.at,
     sizes: str = Options.sizes,
     centres: str = Options.centres,
+    positions: Positions = Options.positions,
+    output_stride: int | None = None,
     input_size: int | HW[int] | None = None,
     inplace: bool = False,
 ) -> M:
@@ -61,6 +64,10 @@ def eliminate(
         form: "module" returns a copy of the model with its modules edited (a rewritten graph where the stride is
             written in the forward code, or the code computes its padding from it); "graph" returns the rewritten
             `torch.fx.GraphModule` for any model.
+        positions: what becomes of what fixes the size of a grid, such as a vision transformer's table of positions:
+            "refuse", or "resample" it where the finer cells look, each time that it is read. It keeps its key and its
+            values. "resample-timm" takes the centres that timm's resampling has.
+        output_stride: in place of S and L: the last strides go that have to, for the last map to have this reduction.
         at: the path of the submodule to operate, such as "backbone.body"; layers are numbered in it. The result is a
             copy of the whole model. None: all of the model, or what is operated of a detector.
         sizes: whether a detector's boxes stay as many cells large ("follow"; for trained predictors) or as many
@@ -100,6 +107,7 @@ def eliminate(
         at=at,
         sizes=sizes,
         centres=centres,
+        positions=positions,
     )
     if isinstance(S, Surgery) and S.after is not None:
         if (
@@ -111,7 +119,7 @@ def eliminate(
     if isinstance(S, Surgery):
         at, input_size = S.at if at is None else at, input_size or S.input_size
     part = part_of(model, at, input_size)
-    surgery, analysis = requested(part.module, S, L, part.size, options)
+    surgery, analysis = requested(part.module, S, L, part.size, options, output_stride)
     return operate(  # type: ignore[return-value]  # a graph has the attributes of its class
         model, surgery, analysis=analysis, inplace=inplace, part=part
     )
@@ -155,16 +163,27 @@ def followed(model: nn.Module, whole: nn.Module, part: Part, planned: Plan) -> N
 
 
 def _checked_draft(model: nn.Module, analysis: Analysis, planned: Plan, inplace: bool) -> Draft:
-    """Make a draft that passes all checks; if edited modules do not, try the original's graph, edited.
+    """Make the first draft that passes all checks.
 
-    Forward code that computes its padding from a stride (TensorFlow's) needs that.
+    If edited modules do not, the original's graph is tried, edited: forward code that computes its
+    padding from a stride (TensorFlow's) needs that. A stride in the forward code may follow an
+    attribute that is set along with the positions.
     """
     refusal: GridError | None = None
-    for as_recorded in (False, True) if not (inplace or is_graph(planned)) else (False,):
+    ways = ["graph"] if is_graph(planned) else ["module", "as recorded"]
+    if (
+        planned.surgery.positions != "refuse"
+        and ways == ["graph"]
+        and planned.surgery.form != "graph"
+    ):
+        ways = ["module", "graph"]
+    for how in ways[:1] if inplace else ways:
         try:
-            draft = make_draft(copy_to_meta(model), analysis, planned, as_recorded=as_recorded)
+            draft = make_draft(copy_to_meta(model), analysis, planned, how)
             for check in CHECKS:
                 check(analysis, planned, draft)
+            if "graph" in ways:  # the next way gives a network without the method
+                check_intermediates(analysis, planned, draft)
             break
         except (TraceError, GridError) as problem:
             refusal = refusal or (
@@ -177,6 +196,10 @@ def _checked_draft(model: nn.Module, analysis: Analysis, planned: Plan, inplace:
                 raise
     else:
         assert refusal is not None
+        if planned.surgery.positions == "refuse" and knows_positions(model):
+            hint = " positions='resample' lets tables of positions, windows and configured sizes follow"
+            refusal, cause = GridError(f"{refusal}.{hint}".replace("..", ".")), refusal.__cause__
+            raise refusal from cause
         raise refusal from refusal.__cause__
     check_intermediates(analysis, planned, draft)
     return draft

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from operator import index
 from typing import Any, SupportsIndex
 
@@ -20,6 +21,7 @@ def requested(
     L: int | str | Sequence[int | str] | None,
     input_size: int | HW[int] | None,
     options: Options = DEFAULTS,
+    output_stride: int | None = None,
 ) -> tuple[Surgery, Analysis]:
     """Read the arguments of `eliminate` into a surgery, and analyse the model.
 
@@ -50,6 +52,10 @@ def requested(
         )
     check_one_path(analysis, "operate on the original")
     settings = options.options
+    if output_stride is not None:
+        if (S, L, options.restore_at) != (None, None, None):
+            raise RequestError("output_stride chooses the layers; leave S, L and restore_at out")
+        L, settings["stride"] = _layers_for(analysis, output_stride, options)
     if options.restore_at is not None:
         settings["restore_at"] = layer_number(analysis, options.restore_at)
         _check_names_one(analysis, settings["restore_at"])
@@ -120,6 +126,48 @@ def _check_names_one(analysis: Analysis, layer: int) -> None:
             f"layer {layer} ({analysis.layers[layer].name}) spans transitions {listed(transitions)}, so it does not "
             f"name one. Name a layer of each that is to go: {each}"
         )
+
+
+def _layers_for(
+    analysis: Analysis, output_stride: int, options: Options
+) -> tuple[tuple[int, ...], int]:
+    """Return the last layers that have to go for the last map to have a reduction, and the stride that remains.
+
+    Raises:
+        RequestError: no such layers; with the reductions that can be had.
+    """
+    if isinstance(output_stride, bool) or not isinstance(output_stride, int) or output_stride < 1:
+        raise RequestError(f"output_stride is a positive int, got {output_stride!r}")
+    axis = 1 if options.axis == "w" else 0
+    reduction, remains = Fraction(1), options.stride
+    for transition in analysis.transitions:
+        reduction *= transition.factor[axis]
+    possible: dict[Fraction, tuple[tuple[int, ...], int]] = {reduction: ((), remains)}
+    chosen: list[int] = []
+    for number in reversed(range(len(analysis.transitions))):
+        factor = analysis.transitions[number].factor[axis]
+        if factor == 1:
+            continue
+        own = [i for i in range(len(analysis.layers)) if analysis.transitions_of(i) == (number,)]
+        if not own or factor.denominator != 1:
+            break
+        if not chosen:  # a part of the stride may remain of one transition alone
+            for part in (d for d in range(2, int(factor)) if factor % d == 0):
+                possible.setdefault(reduction * part / factor, ((own[0],), part))
+        if factor % remains:
+            break
+        chosen.append(own[0])
+        reduction = reduction * remains / factor
+        possible[reduction] = (tuple(reversed(chosen)), remains)
+    if output_stride not in possible:
+        found = listed(sorted(int(r) for r in possible if r.denominator == 1))  # type: ignore[arg-type]
+        raise RequestError(
+            f"the last map cannot have the reduction {output_stride}; it can have {found}"
+        )
+    layers, part = possible[Fraction(output_stride)]
+    if not layers:
+        raise RequestError(f"the last map has the reduction {output_stride} already")
+    return layers, part
 
 
 def _first_layers(analysis: Analysis, S: int) -> tuple[int, ...]:

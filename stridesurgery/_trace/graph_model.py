@@ -14,6 +14,7 @@ from torch.fx.node import _get_qualified_name, map_aggregate
 from stridesurgery._node import info
 from stridesurgery._trace.meta_copy import duplicate
 from stridesurgery.errors import GridError
+from stridesurgery.ops import own_class
 
 _OWN = {
     "_graph",
@@ -49,7 +50,7 @@ class RewrittenModel(fx.GraphModule):
         # keep all attributes: fx would copy only what the graph names, in the graph's order
         self.__dict__.update({k: v for k, v in vars(model).items() if k not in _OWN})
         self.__dict__.update(graphs=graphs, only_at=only_at)
-        self.__dict__.setdefault("original_class", type(model))
+        self.__dict__.setdefault("original_class", own_class(type(model)))
         self._choose_graph()  # modules keep their modes, because a norm may be frozen
 
     def train(self, mode: bool = True) -> "RewrittenModel":
@@ -123,6 +124,9 @@ def rewritten(
 ) -> RewrittenModel:
     """Return a model that runs these graphs over the modules of `model`, which it takes over."""
     vars(model).pop("forward", None)  # a forward set from outside would replace the graph
+    for module in model.modules():  # the graph itself resamples the tables that it reads
+        if module.__class__ is not own_class(type(module)):
+            module.__class__ = own_class(type(module))
     return RewrittenModel(model, _once({True: train_graph, False: eval_graph}), only_at)
 
 

@@ -108,7 +108,13 @@ def _maps(network: nn.Module, sources: Sequence[Source], image: Tensor) -> dict[
     nodes = {info(node).key: node for node in analysis.grid_of}
     taps = {
         s.key: Tap(
-            str(s.key), "", nodes[s.key], analysis.grid_of[nodes[s.key]], s.channels, s.channel_axis
+            str(s.key),
+            "",
+            nodes[s.key],
+            analysis.grid_of[nodes[s.key]],
+            s.channels,
+            s.channel_axis,
+            s.tokens,
         )
         for s in sources
         if s.key in nodes

@@ -1,5 +1,6 @@
 """Check an operated model: weights, grid, exactness at every eliminated layer, maps."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,6 +16,7 @@ from stridesurgery._verify.operators import SiteCheck, check_site
 from stridesurgery._verify.outputs import OutputCheck, check_outputs
 from stridesurgery._verify.records import check_followed, check_modes, check_records
 from stridesurgery.errors import GridError, ModelError, RequestError, SurgeryError, TraceError
+from stridesurgery.ops import own_class
 from stridesurgery.surgery import Surgery
 
 
@@ -136,7 +138,8 @@ def verify(
             raise ModelError(
                 "verify compares numbers, and a model's weights are on the meta device"
             )
-    tensors = _check_weights(original, operated)
+    follows = surgery.positions != "refuse" and not surgery.dilate
+    tensors = _check_weights(original, operated, original.state_dict().keys() if follows else None)
     part = part_of(original, surgery.at, surgery.input_size)
     if part.at:
         inside = operated.get_submodule(part.at)
@@ -151,6 +154,7 @@ def verify(
     modes = check_modes(original, operated)
     _check_untouched(original, operated, {str(c.site.node.target) for c in planned.changes})
     fine = operate(original, replace(surgery, after=None), analysis=analysis)
+    _check_weights(fine, operated, None)  # buffers that follow the maps, too
     returns_maps = isinstance(getattr(operated, "feature_info", None), FeatureInfo)
     try:
         grid = check_operated(
@@ -202,7 +206,8 @@ def _kind(module: nn.Module) -> type:
 
     For a graph module, which has a derived class of its own, return the class it derives from.
     """
-    return type(module).__mro__[1] if isinstance(module, fx.GraphModule) else type(module)
+    kind = type(module).__mro__[1] if isinstance(module, fx.GraphModule) else type(module)
+    return own_class(kind)
 
 
 def _check_train_mode(operated: nn.Module, size: HW[int]) -> None:
@@ -212,7 +217,8 @@ def _check_train_mode(operated: nn.Module, size: HW[int]) -> None:
         raise GridError(f"the operated model does not run in train mode: {problem}") from problem
 
 
-def _check_weights(original: nn.Module, operated: nn.Module) -> int:
+def _check_weights(original: nn.Module, operated: nn.Module, chosen: Collection[str] | None) -> int:
+    """Check that parameters and buffers, or the chosen ones of them, are equal; return how many."""
     before, after = ({**dict(m.named_buffers()), **m.state_dict()} for m in (original, operated))
     buffers = dict(original.named_buffers())
     odd = sorted(
@@ -229,7 +235,7 @@ def _check_weights(original: nn.Module, operated: nn.Module) -> int:
             f"{' and '.join(sorted(tied.pop()))} are one weight in the original and no longer one"
         )
     for key, value in before.items():
-        if not isinstance(value, Tensor):
+        if not isinstance(value, Tensor) or (chosen is not None and key not in chosen):
             continue
         if value.dtype != after[key].dtype or not torch.equal(value.cpu(), after[key].cpu()):
             raise SurgeryError(

@@ -1,6 +1,6 @@
 """The library's knowledge of operators."""
 
-from stridesurgery.ops import functions, modules  # noqa: F401  (they fill the operator table
+from stridesurgery.ops import absolute_positions, functions, modules, relative_positions  # noqa: F401  (they fill tables)  # noqa: F401  (as well)
 from stridesurgery.ops.across_batch import LONG_BATCH, Watch, across_batch, beyond_numbers
 from stridesurgery.ops.fine_functional import conv2d, sample
 from stridesurgery.ops.fine_modules import FineConv2d, FineConv2dSame
@@ -12,6 +12,14 @@ from stridesurgery.ops.phases import (
     original_cells,
     repeat_phases,
     space_to_batch,
+)
+from stridesurgery.ops.positions import (
+    Cells,
+    Growth,
+    follow_of,
+    own_class,
+    register_positions,
+    resample,
 )
 from stridesurgery.ops.registry import (
     FUNCTIONS,
@@ -49,11 +57,13 @@ from stridesurgery.ops.traits import (
 from stridesurgery.ops.window import Window, Windows
 
 __all__ = [
+    "Cells",
     "DILATABLE",
     "FUNCTIONS",
     "FineConv2d",
     "FineConv2dSame",
     "FunctionRule",
+    "Growth",
     "LONG_BATCH",
     "MODULES",
     "Operator",
@@ -91,7 +101,11 @@ __all__ = [
     "read_conv",
     "read_module",
     "refined",
+    "follow_of",
+    "own_class",
     "register_operator",
+    "register_positions",
+    "resample",
     "sample",
     "set_stride",
     "space_to_batch",

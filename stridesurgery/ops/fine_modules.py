@@ -12,6 +12,7 @@ from timm.layers.space_to_depth import SpaceToDepth
 from timm.layers.std_conv import StdConv2dSame
 from timm.models.swin_transformer import PatchMerging as SwinMerging
 from timm.models.swin_transformer_v2 import PatchMerging as SwinV2Merging
+from timm.models.swin_transformer_v2_cr import PatchMerging as SwinV2CrMerging
 from torch import Tensor, nn
 from torchvision.models.swin_transformer import PatchMerging as VisionSwinMerging
 from torchvision.models.swin_transformer import PatchMergingV2 as VisionSwinV2Merging
@@ -109,6 +110,16 @@ class FinePixelUnshuffle(Windowed, nn.PixelUnshuffle):
 
 class FineSwinMerging(Windowed, SwinMerging):
     """timm Swin's patch merging at a fraction of its stride: overlapping 2 x 2 neighbourhoods."""
+
+    norm: nn.Module
+    reduction: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.reduction(self.norm(fine_functional.merge_patches(x, self.windows)))
+
+
+class FineSwinV2CrMerging(Windowed, SwinV2CrMerging):
+    """timm Swin v2-CR's patch merging at a fraction of its stride."""
 
     norm: nn.Module
     reduction: nn.Module

@@ -12,6 +12,7 @@ from timm.layers.space_to_depth import SpaceToDepth
 from timm.layers.std_conv import StdConv2dSame
 from timm.models.swin_transformer import PatchMerging as SwinMerging
 from timm.models.swin_transformer_v2 import PatchMerging as SwinV2Merging
+from timm.models.swin_transformer_v2_cr import PatchMerging as SwinV2CrMerging
 from torch import nn
 from torchvision.models.swin_transformer import PatchMerging as VisionSwinMerging
 from torchvision.models.swin_transformer import PatchMergingV2 as VisionSwinV2Merging
@@ -205,6 +206,7 @@ def _refine_merge(fine: type[nn.Module]) -> Callable[[Any, Operator], None]:
 
 for _merge, _fine_merge, _block, _last, _padding in (
     (SwinMerging, fine_modules.FineSwinMerging, lambda m: 2, -2, "same"),
+    (SwinV2CrMerging, fine_modules.FineSwinV2CrMerging, lambda m: 2, -2, "same"),
     (SwinV2Merging, fine_modules.FineSwinV2Merging, lambda m: 2, -2, "same"),
     (VisionSwinMerging, fine_modules.FineVisionSwinMerging, lambda m: 2, -2, "same"),
     (VisionSwinV2Merging, fine_modules.FineVisionSwinV2Merging, lambda m: 2, -2, "same"),

@@ -26,6 +26,8 @@ with {key}.{stale}{missing}
 | every transition operated, some maps k times larger up to a border | {rounded} |
 | some transitions operated | {some} |
 | none operated | {none} |
+| every transition operated with `positions="resample"` | {positions} |
+| the last transition operated with `dilate=True` | {dilated} |
 | witness agrees, operator for layer | {agrees} |
 | witness differs for a reason that is known | {accounted} |
 | witness disagrees | {open} |
@@ -33,7 +35,9 @@ with {key}.{stale}{missing}
 | ... of which every operated transition equals the original's tail | {holds} |
 
 **Operated** means: `stridesurgery.eliminate` accepts the transition, and every value of the operated network has a
-shape that is on the grid (meta tensors, no weights). **Witness**: a `TorchDispatchMode` that knows nothing of the
+shape that is on the grid (meta tensors, no weights). **With positions** says what
+`positions="resample"` adds where a transition is refused: "all", or which are refused still. **Dilated**: the last
+transition with `dilate=True`. **Witness**: a `TorchDispatchMode` that knows nothing of the
 library counts the operators that shrink a map, and they are compared with `stridesurgery.inspect` module by module.
 **Numbers**: models of up to {limit:g} million parameters are really built, their norms randomised, every operated
 transition verified and run; the result must be what the original's remaining layers give for the finer map
@@ -58,6 +62,8 @@ def page(rows: Sequence[Row], key: str, limit: float, missing: Sequence[str] = (
         rounded=kinds["rounded"],
         some=kinds["some"],
         none=kinds["none"],
+        positions=sum(bool(row["outcomes"]) and not _refused_still(row) for row in rows),
+        dilated=sum(bool(row["outcomes"]) and _dilated(row) == "yes" for row in rows),
         agrees=sum(says(row) == "agrees" for row in rows),
         accounted=sum(
             bool(row["witness"].get("accounted")) and not row["witness"]["open"] for row in rows
@@ -78,6 +84,31 @@ def standing(row: Row) -> str:
     if "refused" in results:
         return "none" if set(results) == {"refused"} else "some"
     return "rounded" if "rounded" in results else "exact"
+
+
+def _refused_still(row: Row) -> list[Any]:
+    """The transitions that are refused with positions="resample" as well."""
+    done = ("exact", "rounded")
+    return [o for o in row["outcomes"] if not {o["result"], o.get("positions")} & set(done)]
+
+
+def _dilated(row: Row) -> str:
+    if not row["outcomes"]:
+        return "-"
+    text = row["outcomes"][-1].get("dilated", "")
+    return "yes" if text == "exact" else reason(text) or "-"
+
+
+def _with_positions(row: Row) -> str:
+    """What `positions="resample"` adds."""
+    if all(outcome["result"] != "refused" for outcome in row["outcomes"]):
+        return "-"
+    still = _refused_still(row)
+    by_reason: dict[str, list[Any]] = defaultdict(list)
+    for outcome in still:
+        by_reason[reason(outcome.get("positions", ""))].append(outcome)
+    parts = [f"{_listed(outcomes)}: {text}" for text, outcomes in by_reason.items()]
+    return "<br>".join(parts) or "all"
 
 
 def says(row: Row) -> str:
@@ -151,6 +182,8 @@ def _table(rows: Iterable[Row]) -> list[str]:
         "transitions",
         "operated at",
         "refused",
+        "with positions",
+        "dilated",
         "witness",
         "numbers",
     )
@@ -169,6 +202,8 @@ def _table(rows: Iterable[Row]) -> list[str]:
             row["transitions"],
             _operated(row),
             _refused(row),
+            _with_positions(row),
+            _dilated(row),
             says(row),
             _numbers(row),
         )

@@ -28,6 +28,8 @@ class Outcome:
     why: str = ""  # of a refusal: the error
     reference: bool = True  # shapes compared with the original's on an enlarged input
     graph: bool = False  # the result is a rewritten graph
+    positions: str = ""  # of a refusal: the result with positions="resample", or the error
+    dilated: str = ""  # of the last transition: the result with dilate=True, or the error
 
 
 @dataclass
@@ -66,6 +68,12 @@ def examine(name: str, key: str, limit: float) -> Row:
             found = compare(model, report, seen)
             row.witness = {**asdict(found), "says": str(found)}
             row.outcomes = [operate(model, analysis, t.layers[0]) for t in report.transitions]
+            for outcome in row.outcomes:
+                if outcome.result == "refused":
+                    again = operate(model, analysis, outcome.L, positions="resample")
+                    outcome.positions = again.why or again.result
+            for outcome in row.outcomes[-1:]:
+                outcome.dilated = _dilated(model, outcome.L)
         if row.outcomes and row.parameters <= limit:
             row.numbers = _numbers(name)
     row.seconds = time.perf_counter() - start
@@ -92,10 +100,20 @@ def _numbers(name: str) -> dict[str, Any]:
     return {"size": size, "checks": [asdict(check) for check in checks]}
 
 
-def operate(model: nn.Module, analysis: Analysis, layer: int) -> Outcome:
+def _dilated(model: nn.Module, layer: int) -> str:
+    try:
+        ss.eliminate(model, L=layer, dilate=True)
+    except ss.SurgeryError as problem:
+        return f"{type(problem).__name__}: {problem}"
+    except Exception as problem:
+        return f"CRASH {type(problem).__name__}: {problem}"
+    return "exact"
+
+
+def operate(model: nn.Module, analysis: Analysis, layer: int, **options: Any) -> Outcome:
     """Eliminate the transition of a layer and see how the maps come out."""
     try:
-        operated = ss.eliminate(model, L=layer)
+        operated = ss.eliminate(model, L=layer, **options)
     except ss.SurgeryError as problem:
         return Outcome(layer, "refused", f"{type(problem).__name__}: {problem}")
     except Exception as problem:  # anything but a refusal is a fault of the library

@@ -1,0 +1,301 @@
+"""positions="resample": what fixes the size of a grid follows a finer one, and keeps its keys and values."""
+
+import copy
+import io
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+
+import stridesurgery as ss
+from tests.models import awake, create
+
+VIT = "vit_tiny_patch16_224"
+# the layer, the stride that remains (None: 1), and how the model is made small
+SMALL: dict[str, tuple[int | str, int | None, dict[str, Any]]] = {
+    VIT: (0, 8, {"depth": 2}),
+    "vit_small_patch14_dinov2": (0, 7, {"depth": 1, "img_size": 70}),
+    "vit_wee_patch16_reg1_gap_256": (0, 8, {"depth": 2, "img_size": 64}),
+    "deit_tiny_distilled_patch16_224": (0, 8, {"depth": 1, "img_size": 64}),
+    "vit_tiny_r_s16_p8_224": (0, None, {"depth": 1, "img_size": 64}),
+    "eva02_tiny_patch14_224": (0, 7, {"depth": 2, "img_size": 56}),
+    "beit_base_patch16_224": (0, 8, {"depth": 1, "img_size": 64, "embed_dim": 96, "num_heads": 3}),
+    "cait_xxs24_224": (0, 8, {"depth": 1, "img_size": 64}),
+    "convit_tiny": (0, 8, {"depth": 1, "img_size": 64}),
+    "test_vit_relpos": (0, 8, {}),
+    "vit_srelpos_small_patch16_224": (0, 8, {"depth": 1, "img_size": 64}),
+    "test_coatnet": (0, None, {}),
+    "swin_tiny_patch4_window7_224": (0, 2, {"depths": (2, 2), "img_size": 56}),
+    "swinv2_tiny_window8_256": (0, 2, {"depths": (2, 2), "img_size": 64}),
+    "swinv2_cr_tiny_224": ("stages.1.downsample", None, {"depths": (2, 2), "img_size": 56}),
+    "hiera_tiny_224": (0, 2, {}),
+    "nest_tiny": ("levels.1.pool.pool", None, {}),
+    "levit_128s": (3, None, {"depth": (1, 1, 1)}),
+    "efficientformerv2_s0": (12, None, {}),
+    "botnet26t_256": (9, None, {}),
+    "resnet50_clip": (22, None, {}),
+    "mvitv2_tiny": (27, None, {}),
+    "samvit_base_patch16_224": (0, 8, {"depth": 1, "global_attn_indexes": (0,), "img_size": 64}),
+    "visformer_tiny": (0, None, {"depth": (1, 1, 1), "img_size": 64}),
+    "pit_ti_224": (0, 4, {"img_size": 64, "depth": (1, 1, 1)}),
+}
+
+
+def built(name: str, **options: Any) -> nn.Module:
+    """The model with tables of positions that are not zero."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, **(SMALL[name][2] | options)).eval()
+    for parameter in model.parameters():
+        if parameter.abs().max() < 0.2:
+            nn.init.normal_(parameter, std=0.2)
+    return awake(model).eval()
+
+
+def side(model: nn.Module) -> int:
+    return ss.inspect(model).input_size[0]
+
+
+def operated(name: str, model: nn.Module, **options: Any) -> nn.Module:
+    layer, stride, _ = SMALL[name]
+    return ss.eliminate(model, L=layer, stride=stride or 1, positions="resample", **options)
+
+
+def tables_of(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules that read a table resampled, by the table's name."""
+    return {
+        f"{path}.{name}".removeprefix("."): module
+        for path, module in model.named_modules()
+        for name, table in vars(module).get("position_tables", {}).items()
+        if not isinstance(table, str) and max(table.by) > 1
+    }
+
+
+# the others with `-m zoo`
+USUAL = (
+    VIT,
+    "vit_small_patch14_dinov2",
+    "eva02_tiny_patch14_224",
+    "beit_base_patch16_224",
+    "convit_tiny",
+    "test_vit_relpos",
+    "test_coatnet",
+    "swin_tiny_patch4_window7_224",
+    "pit_ti_224",
+)
+
+
+def some(names: Iterable[str]) -> list[Any]:
+    return [n if n in USUAL else pytest.param(n, marks=pytest.mark.zoo) for n in names]
+
+
+@pytest.fixture(scope="module", params=some(SMALL))
+def pair(request: pytest.FixtureRequest) -> tuple[str, nn.Module, nn.Module, Tensor]:
+    model = built(request.param)
+    image = torch.randn(2, 3, side(model), side(model))
+    return request.param, model, operated(request.param, model), image
+
+
+def test_it_is_verified_and_keeps_keys_and_values(pair: Any) -> None:
+    _, model, fine, _ = pair
+    assert str(ss.verify(model, fine)).count("equal") >= 2
+    before, after = model.state_dict(), fine.state_dict()
+    assert list(before) == list(after)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    model.load_state_dict(after)
+    fine.load_state_dict(before)
+    assert isinstance(fine, type(model)) and fine.surgery.positions == "resample"
+
+
+def test_a_table_on_the_old_cells_is_the_table(pair: Any) -> None:
+    _, model, fine, _ = pair
+    for name, module in tables_of(fine).items():
+        table = module.position_tables[name.rpartition(".")[2]]
+        old, new = _cells(module, name, table)
+        if table.offsets:
+            middle = [n // 2 for n in new.shape[: len(table.grid)]]
+            reach = [(n - 1) * k for n, k in zip(table.grid, table.by, strict=True)]
+            window = [
+                slice(m - r, m + r + 1, k) for m, r, k in zip(middle, reach, table.by, strict=True)
+            ]
+        else:
+            window = [slice(None, None, k) for k in table.by]
+        assert torch.allclose(new[tuple(window)], old, rtol=0, atol=1e-6), name
+
+
+def _cells(module: nn.Module, name: str, table: Any) -> tuple[Tensor, Tensor]:
+    """A table before and after, with its cells along the first axes."""
+    attribute = name.rpartition(".")[2]
+    raw, now = module._parameters[attribute], getattr(module, attribute)
+    cells = []
+    for value, grid in ((raw, table.grid), (now, table.finer)):
+        lengths = [2 * n - 1 if table.offsets else n for n in grid]
+        if table.flat:
+            end = value.shape[table.axis] - table.suffix
+            value = value.movedim(table.axis, 0)[table.prefix : end].unflatten(0, lengths)
+        else:
+            value = value.movedim(
+                list(range(table.axis, table.axis + len(grid))), list(range(len(grid)))
+            )
+        cells.append(value.detach())
+    return cells[0], cells[1]
+
+
+def test_gradients_reach_the_table(pair: Any) -> None:
+    _, _, fine, image = pair
+    training = copy.deepcopy(fine).train()
+    result = training(image)
+    (result if isinstance(result, Tensor) else result[0]).square().sum().backward()
+    for name, module in tables_of(training).items():
+        gradient = module._parameters[name.rpartition(".")[2]].grad
+        assert gradient is not None and gradient.abs().sum() > 0, name
+
+
+def test_it_survives_copies_and_files(pair: Any) -> None:
+    _, _, fine, image = pair
+    file = io.BytesIO()
+    torch.save(fine, file)
+    file.seek(0)
+    with torch.no_grad():
+        wanted = fine(image)
+        for other in (copy.deepcopy(fine), torch.load(file, weights_only=False)):
+            torch.testing.assert_close(other(image), wanted)
+
+
+# The twin: the model that its own constructor builds for the finer grid. Its sizes, masks and
+# indices are the library's witness; its tables and strides are given to it.
+TWINS: dict[str, dict[str, Any]] = {
+    VIT: {"img_size": 448},
+    "vit_small_patch14_dinov2": {"img_size": 140},
+    "vit_wee_patch16_reg1_gap_256": {"img_size": 128},
+    "deit_tiny_distilled_patch16_224": {"img_size": 128},
+    "beit_base_patch16_224": {"img_size": 128},
+    "cait_xxs24_224": {"img_size": 128},
+    "swin_tiny_patch4_window7_224": {"img_size": 112, "window_size": 7},
+    "swinv2_tiny_window8_256": {"img_size": 128},
+    "hiera_tiny_224": {"img_size": 448},
+    "visformer_tiny": {"img_size": 128},
+    "samvit_base_patch16_224": {"img_size": 128},
+}
+
+
+@pytest.mark.parametrize("name", some(TWINS))
+def test_it_equals_the_model_that_is_built_for_the_finer_grid(name: str) -> None:
+    model = built(name)
+    fine = operated(name, model)
+    twin = built(name, **TWINS[name])
+    tables = tables_of(fine)
+    with torch.no_grad():
+        for key, value in twin.state_dict().items():
+            wanted = getattr(tables[key], key.rpartition(".")[2]) if key in tables else None
+            value.copy_(fine.state_dict()[key] if wanted is None else wanted)
+    for path, module in list(fine.named_modules()):
+        if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)) and path:
+            parent, _, attribute = path.rpartition(".")
+            setattr(twin.get_submodule(parent), attribute, copy.deepcopy(module))
+        if hasattr(module, "img_size") and hasattr(module, "patch_size"):
+            own = twin.get_submodule(path)
+            own.img_size, own.patch_size = module.img_size, module.patch_size
+    image = torch.randn(2, 3, side(model), side(model))
+    with torch.no_grad():
+        torch.testing.assert_close(fine(image), twin(image), rtol=1e-4, atol=1e-4)
+
+
+def test_without_it_the_refusal_names_it() -> None:
+    with pytest.raises(ss.GridError, match="positions='resample'"):
+        ss.eliminate(built(VIT), "S1L0")
+
+
+def test_timms_own_resampling_can_be_had() -> None:
+    model = built(VIT)
+    fine = ss.eliminate(model, "S1L0", stride=8, positions="resample-timm")
+    wanted = resample_abs_pos_embed(model.pos_embed, (28, 28), num_prefix_tokens=1)
+    torch.testing.assert_close(fine.pos_embed, wanted)
+
+
+def test_an_axis_alone() -> None:
+    fine = ss.eliminate(built(VIT), "S1L0", stride=8, axis="w", positions="resample")
+    assert fine.pos_embed.shape[1] == 1 + 14 * 28
+
+
+@pytest.mark.parametrize("name", some([VIT, "convit_tiny", "samvit_base_patch16_224"]))
+def test_two_surgeries_are_as_one(name: str) -> None:
+    model = built(name)
+    image = torch.randn(1, 3, side(model), side(model))
+    once = ss.eliminate(model, L=0, stride=4, positions="resample")
+    twice = ss.eliminate(operated(name, model), L=0, stride=4, positions="resample")
+    with torch.no_grad():
+        torch.testing.assert_close(twice(image), once(image), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [VIT, "swin_tiny_patch4_window7_224"])
+def test_graphs_compile_export_and_trace(name: str) -> None:
+    model = built(name)
+    fine, image = operated(name, model), torch.randn(2, 3, side(model), side(model))
+    with torch.no_grad():
+        wanted = fine(image)
+        results = {
+            "graph": operated(name, model, form="graph")(image),
+            "export": torch.export.export(fine, (image,)).module()(image),
+            "trace": torch.jit.trace(fine, image, check_trace=False)(image),
+        }
+    for how, result in results.items():
+        torch.testing.assert_close(result, wanted, rtol=1e-4, atol=1e-5, msg=how)
+
+
+def test_a_module_of_ones_own_is_taught() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches = nn.Conv2d(3, 8, 16, 16)
+            self.table = nn.Parameter(torch.randn(1, 8, 4, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.patches(x) + self.table
+
+    def follow(module: Any, growth: Callable[[str], ss.ops.Growth]) -> None:
+        ss.ops.resample(module, "table", growth("patches").after, axis=2)
+
+    model, image = Tokens(), torch.randn(1, 3, 64, 64)
+    with pytest.raises(ss.GridError, match="table"):
+        ss.eliminate(model, "S1L0", stride=8, input_size=64, positions="resample")
+    ss.ops.register_positions(Tokens, follow)
+    fine = ss.eliminate(model, "S1L0", stride=8, input_size=64, positions="resample")
+    torch.testing.assert_close(fine(image)[:, :, ::2, ::2], model(image))
+
+
+def test_bad_input() -> None:
+    with pytest.raises(ss.RequestError, match="positions"):
+        ss.eliminate(built(VIT), "S1L0", positions="interpolate")
+    with pytest.raises(TypeError, match="module class"):
+        ss.ops.register_positions(3, lambda module, growth: None)  # type: ignore[arg-type]
+
+
+def test_a_mixer_stays_refused() -> None:
+    model = timm.create_model("mixer_s32_224").eval()
+    with pytest.raises(ss.GridError, match="mlp_tokens"):
+        ss.eliminate(model, "S1L0", stride=16, positions="resample")
+
+
+@pytest.mark.parametrize(
+    ("name", "stride", "layers"),
+    [("resnet18", 8, (11, 16)), ("pvt_v2_b0", 16, (11,)), (VIT, 8, (0,))],
+)
+def test_output_stride_takes_the_last_strides(name: str, stride: int, layers: tuple[int]) -> None:
+    model = built(name) if name in SMALL else create(name)
+    fine = ss.eliminate(model, output_stride=stride, dilate=True)
+    assert fine.surgery.L == layers
+    assert ss.features(fine).feature_info.reduction(-1) == stride
+
+
+def test_output_stride_that_cannot_be_had() -> None:
+    model = create("resnet18")
+    with pytest.raises(ss.RequestError, match="it can have 1, 2, 4, 8, 16, 32"):
+        ss.eliminate(model, output_stride=12)
+    with pytest.raises(ss.RequestError, match="leave S, L"):
+        ss.eliminate(model, "S1L0", output_stride=16)
+    with pytest.raises(ss.RequestError, match="already"):
+        ss.eliminate(model, output_stride=32)
