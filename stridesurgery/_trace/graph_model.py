@@ -124,9 +124,6 @@ def rewritten(
 ) -> RewrittenModel:
     """Return a model that runs these graphs over the modules of `model`, which it takes over."""
     vars(model).pop("forward", None)  # a forward set from outside would replace the graph
-    for module in model.modules():  # the graph itself resamples the tables that it reads
-        if module.__class__ is not own_class(type(module)):
-            module.__class__ = own_class(type(module))
     return RewrittenModel(model, _once({True: train_graph, False: eval_graph}), only_at)
 
 

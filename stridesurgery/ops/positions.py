@@ -4,6 +4,7 @@ A table keeps its key and its values. It is resampled each time it is read, so t
 the table itself, and checkpoints of the original and of the operated model fit each other.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -248,10 +249,15 @@ def resample_table(
     offsets: bool,
     half_pixel: bool,
 ) -> Tensor:
-    """Resample a table for finer cells; the arguments are the fields of `Table`."""
+    """Resample a table for finer cells; the arguments are the fields of `Table`.
+
+    A table that a graph reads through its module has been resampled and stays as it is.
+    """
+    cells, wanted = table.shape[axis] - prefix - suffix, _lengths(finer, offsets)
+    if wanted == tuple(table.shape[axis : axis + len(grid)]) or (flat and cells == math.prod(wanted)):
+        return table
     if not flat:
         return _resampled(table, grid, finer, by, axis, offsets, half_pixel)
-    cells = table.shape[axis] - prefix - suffix
     first, middle, last = table.split([prefix, cells, suffix], axis)
     middle = middle.unflatten(axis, _lengths(grid, offsets))
     middle = _resampled(middle, grid, finer, by, axis, offsets, half_pixel)
