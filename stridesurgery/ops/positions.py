@@ -254,7 +254,9 @@ def resample_table(
     A table that a graph reads through its module has been resampled and stays as it is.
     """
     cells, wanted = table.shape[axis] - prefix - suffix, _lengths(finer, offsets)
-    if wanted == tuple(table.shape[axis : axis + len(grid)]) or (flat and cells == math.prod(wanted)):
+    if wanted == tuple(table.shape[axis : axis + len(grid)]) or (
+        flat and cells == math.prod(wanted)
+    ):
         return table
     if not flat:
         return _resampled(table, grid, finer, by, axis, offsets, half_pixel)
