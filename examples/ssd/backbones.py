@@ -1,7 +1,14 @@
-"""Backbones without their classifiers, operated, as modules that give the maps an SSD reads."""
+"""Backbones without their classifiers, operated, as modules that give the maps an SSD reads.
 
+`configuration_for` makes a detector's configuration for any backbone: taps, steps and boxes follow
+the geometry.
+"""
+
+import argparse
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import replace
+from math import log2
 from typing import Any
 
 import timm
@@ -9,96 +16,150 @@ import torchvision
 from torch import nn
 
 import stridesurgery as ss
-from examples.ssd.configurations import PELEENET, SHUFFLENET, VGG, Configuration
-from examples.ssd.errors import RequestError
+from examples.ssd.configurations import PELEENET, VGG, Configuration, find
 from examples.ssd.pelee import peleenet
-from examples.ssd.shufflenet import ShuffleNetV2
+from examples.ssd.programs import DetectionError, positive
 
-# Of torchvision's models: GoogLeNet brings two more classifiers.
-OPTIONS: Mapping[str, Mapping[str, Any]] = {
-    "googlenet": {"aux_logits": False, "init_weights": False}
-}
+# What the paper's rows have in common, by the number of halvings of a 300 pixel image: a map with a
+# step of 4 pixels gets boxes of 5, one of 8 pixels 10, one of 16 pixels 45, and so on.
+SIZES = {2: 5, 3: 10, 4: 45, 5: 90, 6: 135, 7: 180, 8: 225, 9: 270, 10: 315}
+EXTRA_STEPS = (2, 4, 8, 16)  # what the four extras do to the step of the map they start from
 
 
 def create(name: str) -> nn.Module:
-    """The backbone of that name, with random weights and without its classifier.
-
-    Raises:
-        RequestError: neither timm nor torchvision knows it.
-    """
-    if name == VGG:
-        return vgg16_reduced()
-    if name == PELEENET:
-        return peleenet()
-    if name == SHUFFLENET:
-        return ShuffleNetV2()
+    """Return the backbone of that name, with random weights and without its classifier."""
+    if name in (VGG, PELEENET):
+        return vgg16_reduced() if name == VGG else peleenet()
     if timm.is_model(name):
-        return timm_backbone(name)
-    if name in torchvision.models.list_models(module=torchvision.models):
-        return without_classifier(
-            torchvision.models.get_model(name, weights=None, **OPTIONS.get(name, {}))
+        try:
+            # Swin takes one size of image only unless it is told otherwise; others lack the word.
+            net = timm.create_model(name, num_classes=0, strict_img_size=False)
+        except TypeError:
+            net = timm.create_model(name, num_classes=0)
+        if isinstance(net, timm.models.vgg.VGG):
+            net.pre_logits = nn.Identity()  # the fully connected layers, most of its parameters
+        return net
+    if name not in torchvision.models.list_models(module=torchvision.models):
+        raise DetectionError(
+            f"neither timm nor torchvision knows a backbone {name!r}; "
+            "timm.list_models('*resnet*') searches names."
         )
-    raise RequestError(
-        f"neither timm nor torchvision knows a backbone {name!r}; `timm.list_models('*resnet*')` searches names."
-    )
-
-
-def timm_backbone(name: str) -> nn.Module:
-    try:
-        # Swin takes one size of image only unless it is told otherwise; other models do not know the word.
-        return timm.create_model(name, num_classes=0, strict_img_size=False)
-    except TypeError:
-        net = timm.create_model(name, num_classes=0)
-    if isinstance(net, timm.models.vgg.VGG):
-        net.pre_logits = nn.Identity()  # the fully connected layers, most of its parameters
+    # GoogLeNet brings two more classifiers.
+    more = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
+    net = torchvision.models.get_model(name, weights=None, **more)
+    for last in ("fc", "classifier", "heads", "head"):
+        if hasattr(net, last):  # its parameters must not count
+            setattr(net, last, nn.Identity())
     return net
 
 
-def vgg16_reduced() -> nn.Module:
-    """VGG-16 as SSD uses it: fc6 a dilated 3x3 convolution, fc7 pointwise; `features` keeps torchvision's keys."""
+def vgg16_reduced() -> nn.Sequential:
+    """Return VGG-16 as SSD uses it: the fully connected layers as a dilated convolution and a 1x1."""
     features = torchvision.models.vgg16(weights=None).features
-    pool3, last = 16, 30
-    features[pool3].ceil_mode = True  # 75 cells become 38
-    features[last] = nn.MaxPool2d(3, stride=1, padding=1)
-    parts = OrderedDict(
-        fc6=nn.Conv2d(512, 1024, 3, padding=6, dilation=6),
-        relu6=nn.ReLU(inplace=True),
-        fc7=nn.Conv2d(1024, 1024, 1),
-        relu7=nn.ReLU(inplace=True),
-    )
-    return nn.Sequential(OrderedDict(features=features, **parts))
-
-
-def without_classifier(net: nn.Module) -> nn.Module:
-    """torchvision's classifiers end in a module of one of three names; its parameters must not count."""
-    for name in ("fc", "classifier", "heads", "head"):
-        if hasattr(net, name):
-            setattr(net, name, nn.Identity())
-            return net
-    raise RequestError(
-        f"{type(net).__name__} ends in no fc, classifier or head that could be left out."
-    )
+    pools = [i for i, layer in enumerate(features) if isinstance(layer, nn.MaxPool2d)]
+    features[pools[2]].ceil_mode = True  # 75 cells become 38
+    features[pools[4]] = nn.MaxPool2d(3, stride=1, padding=1)
+    fc6, fc7 = nn.Conv2d(512, 1024, 3, padding=6, dilation=6), nn.Conv2d(1024, 1024, 1)
+    parts = OrderedDict(features=features, fc6=fc6, relu6=nn.ReLU(True), fc7=fc7)
+    return nn.Sequential(OrderedDict(**parts, relu7=nn.ReLU(True)))
 
 
 def maps_of(backbone: nn.Module, row: Configuration) -> nn.Module:
-    """The operated backbone: images (N, 3, H, W) to an ordered dict of maps, as `ss.features` names them."""
-    size = (row.size, row.size)
+    """Return the operated backbone: images (N, 3, H, W) to a dict of maps, as `ss.features` does."""
+    size: dict[str, Any] = {"input_size": (row.size, row.size)}
     if row.large:
-        return ss.dual_path(
-            backbone,
-            row.surgery,
-            taps={"small": row.small, "large": row.large},
-            combine=row.combine,
-            input_size=size,
-        )
+        taps = {"small": row.small, "large": row.large}
+        return ss.dual_path(backbone, row.surgery, taps=taps, combine=row.combine, **size)
+    original = ss.features(backbone, row.small, **size)
     if row.surgery is None:
-        return ss.features(backbone, row.small, input_size=size)
-    # A removed pool is a layer less: taps are numbered in the original, and found again by their modules.
-    modules = info(ss.features(backbone, row.small, input_size=size)).module_name()
-    operated = ss.eliminate(backbone, row.surgery, restore_at=row.restore_at, input_size=size)
-    return ss.features(operated, modules, input_size=size)
+        return original
+    operated = ss.eliminate(backbone, row.surgery, restore_at=row.restore_at, **size)
+    # A removed pool is a layer less: taps are numbered in the original, and found by their modules.
+    return ss.features(operated, info(original).module_name(), **size)
 
 
 def info(features: nn.Module) -> Any:
-    """What the library knows of the maps that a module of `maps_of` gives: channels, module names, geometry."""
+    """Return what the library knows of the maps that a module of `maps_of` gives."""
     return features.feature_info
+
+
+# ---- any backbone
+
+
+def configuration_for(
+    backbone: str,
+    surgery: str | None,
+    size: int,
+    taps: Sequence[int | str] | None = None,
+    *,
+    dual: bool = False,
+) -> Configuration:
+    """Return the configuration of a backbone by name under a surgery.
+
+    taps: maps for the first predictors; by default the last two reductions of the untouched backbone.
+    dual: the split network: predictors on the surgery's maps, extras on the untouched path.
+    """
+    if dual and surgery is None:
+        raise DetectionError("two paths need a stride to remove: give --surgery, such as S1L0.")
+    net = create(backbone)
+    if taps is None:
+        taps = info(ss.features(net, input_size=size)).module_name()[-2:]
+        if len(taps) < 2:
+            raise DetectionError(f"{backbone} gives one map only; name two or more with --taps.")
+    original = ss.features(net, taps, input_size=size)
+    modules = info(original).module_name()
+    operated = ss.eliminate(net, surgery, input_size=size) if surgery else net
+    before, after = steps(original), steps(ss.features(operated, modules, input_size=size))
+    root = before[-1] if dual else after[-1]
+    return Configuration(
+        "-".join(["SSD", backbone, *filter(None, (surgery, "DualPath-S" * dual))]),
+        backbone=backbone,
+        size=size,
+        surgery=surgery,
+        small=tuple(taps),
+        large=(taps[-1],) if dual else (),
+        boxes=(6,) * (len(taps) + 3) + (4,),
+        sizes=sizes_for([*after, *(root * k for k in EXTRA_STEPS)], size),
+        steps=None,
+    )
+
+
+def steps(features: nn.Module) -> list[float]:
+    """Return the input pixels between neighbouring cells of each map."""
+    return [max(look.step) for look in info(features).geometry()]
+
+
+def sizes_for(steps: Sequence[float], side: int) -> tuple[float, ...]:
+    """Return the box sizes for maps with those steps (pixels), the paper's rule: one more than maps."""
+    halvings = [min(max(round(log2(step)), min(SIZES)), max(SIZES) - 1) for step in steps]
+    return tuple(SIZES[h] * side / 300 for h in (*halvings, halvings[-1] + 1))
+
+
+# ---- as the programs ask for it
+
+
+def add_detector(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name a detector."""
+    add = parser.add_argument_group(
+        "the detector: a row of the paper, or any backbone"
+    ).add_argument
+    add("--config", metavar="ROW", help="a row that python -m examples.ssd.tables prints")
+    add("--backbone", help="instead: a name that timm or torchvision knows")
+    add("--surgery", help="of --backbone, by the paper's name: S1L0")
+    add("--taps", nargs="+", help="of --backbone: layers or modules, largest map first")
+    add("--dual", action="store_true", help="of --backbone: split paths")
+    add("--size", type=positive, help="of --backbone: side of the input in pixels (300)")
+    add("--true-anchors", action="store_true", help="boxes stand where cells really look")
+
+
+def detector(arguments: argparse.Namespace) -> Configuration:
+    """Return the configuration that the arguments of `add_detector` name."""
+    own = [f"--{k}" for k in ("surgery", "taps", "size", "dual") if getattr(arguments, k)]
+    if (arguments.backbone is None and own) or (arguments.backbone and arguments.config):
+        raise DetectionError(f"{', '.join(own) or '--backbone'} and a --config name two detectors.")
+    if arguments.backbone is None:
+        row = find(arguments.config or "SSDMnetv1")
+        return replace(row, steps=None) if arguments.true_anchors else row
+    taps = arguments.taps and [int(t) if t.isdigit() else t for t in arguments.taps]
+    size, dual = arguments.size or 300, arguments.dual
+    return configuration_for(arguments.backbone, arguments.surgery, size, taps, dual=dual)

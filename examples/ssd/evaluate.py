@@ -1,285 +1,167 @@
-"""Average precision and recall of a trained detector on a set in COCO's format.
+"""Average precision and recall of trained detectors on a set in COCO's format, by pycocotools.
 
     python -m examples.ssd.evaluate run/last.pt --data COCO_FOLDER
-    python -m examples.ssd.evaluate run/last.pt --json boxes.json --images photographs/ --per-class
+    python -m examples.ssd.evaluate base/last.pt S1L0/last.pt --json boxes.json --images photographs/
 
-Prints the columns of the paper's Table 2 and AP at IoU 0.5 and 0.75. With --out it writes the detections in COCO's
-results format, and summary.json, which `report` draws.
+Prints the columns of the paper's Table 2 for each. With --out it writes the detections in COCO's
+results format, and summary.json with the figures of every class beside compute and parameters.
 """
 
 import argparse
+import io
 import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
-from importlib.metadata import version
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from pycocotools.coco import COCO  # type: ignore[import-untyped]
-from tqdm import tqdm
+from pycocotools.cocoeval import COCOeval  # type: ignore[import-untyped]
+from torchvision.models.detection.ssd import SSD
 
-from examples.ssd import augment, counting, fast_evaluation
-from examples.ssd.annotations import Annotations, Categories, Split, find_split, read_annotations
-from examples.ssd.checkpoint import Detector, detector
-from examples.ssd.data import Batch, Images, every_image
-from examples.ssd.errors import CheckpointError, EvaluationError, RequestError
-from examples.ssd.evaluation import Summary, evaluate, load_truth, write_results
-from examples.ssd.files import write_atomically
-from examples.ssd.formatting import as_table
-from examples.ssd.model import SSD
-from examples.ssd.postprocess import PAPER, Limits, detections
+from examples.ssd import counting, data, programs
+from examples.ssd.data import CocoImages, indexed
+from examples.ssd.model import Network
 from examples.ssd.processes import Processes, processes
-from examples.ssd.programs import (
-    existing_file,
-    existing_folder,
-    natural,
-    new_folder,
-    positive,
-    run,
-    wanted_device,
-)
+from examples.ssd.programs import DetectionError, existing, write_atomically
+from examples.ssd.training import detector
 
-COLUMNS = (
-    "ap",
-    "ap_small",
-    "ap_medium",
-    "ap_large",
-    "ar_small",
-    "ar_medium",
-    "ar_large",
-    "ap50",
-    "ap75",
-)
-TITLES = (
-    "AP",
-    "AP small",
-    "AP medium",
-    "AP large",
-    "AR small",
-    "AR medium",
-    "AR large",
-    "AP50",
-    "AP75",
-)
-EQUAL = 1e-6  # percent: two evaluators that differ by more do not agree
+Detection = Mapping[str, Any]  # image_id, category_id, bbox (x, y, width, height) and score
+STATS = """ap ap50 ap75 ap_small ap_medium ap_large
+           ar1 ar10 ar ar_small ar_medium ar_large""".split()
+COLUMNS = "ap ap_small ap_medium ap_large ar_small ar_medium ar_large ap50 ap75".split()
 
 
 @torch.inference_mode()
-def predict(
-    ssd: SSD,
-    batches: Iterable[Batch],
-    annotations: Annotations,
-    device: torch.device,
-    limits: Limits = PAPER,
-) -> list[dict[str, Any]]:
-    """Detections in COCO's results format, in pixels of the annotated images."""
-    ssd.eval()
-    found = []
-    for batch in batches:
-        offsets, logits = ssd(ssd.prepare(batch.images.to(device, non_blocking=True)))
-        of_images = detections(offsets, ssd.scores(logits), ssd.priors, limits)
-        for position, of_image in zip(batch.positions, of_images, strict=True):
-            record = annotations.records[position]
-            scale = torch.tensor([record.width, record.height, record.width, record.height])
-            corners = (of_image.boxes.cpu() * scale).tolist()
-            found += [
-                {
-                    "image_id": record.id,
-                    "category_id": annotations.categories.ids[label - 1],
-                    "bbox": [x0, y0, x1 - x0, y1 - y0],
-                    "score": score,
-                }
-                for (x0, y0, x1, y1), score, label in zip(
-                    corners, of_image.scores.tolist(), of_image.labels.tolist(), strict=True
-                )
-            ]
-    return found
-
-
 def detect_all(
-    ssd: SSD,
-    annotations: Annotations,
-    everyone: Processes,
-    *,
-    batch: int = 16,
-    workers: int = 0,
-    limits: Limits = PAPER,
-    progress: bool = False,
+    ssd: SSD, images: CocoImages, everyone: Processes, *, batch: int = 16, workers: int = 0
 ) -> list[dict[str, Any]]:
-    """The detections on all images, in every process; each process looks at its share."""
-    images = Images(annotations, augment.for_testing(ssd.size))
-    loader = every_image(images, batch, workers, everyone.device.type == "cuda", everyone.share)
-    shown = tqdm(loader, desc="detecting", leave=False, disable=not progress)
-    own = predict(ssd, shown, annotations, everyone.device, limits)
-    everything = [d for part in everyone.gathered(own) for d in part]
+    """Return the detections on all images, in every process; each process looks at its share."""
+    ssd.eval()
+    size, ids, found = ssd.transform.fixed_size[0], list(images.categories), []
+    own = [(position, 0) for position in range(everyone.rank, len(images), everyone.world)]
+    batches = [own[i : i + batch] for i in range(0, len(own), batch)]
+    for pixels, _, positions in data.loader(images, data.for_testing(size), batches, workers):
+        outputs = ssd(list(pixels.to(everyone.device, non_blocking=True).float() / 255))
+        for position, output in zip(positions, outputs, strict=True):
+            entry = images.coco.imgs[images.ids[position]]
+            sides = torch.tensor([entry["width"], entry["height"]] * 2)
+            boxes = output["boxes"].cpu() * sides / size
+            boxes[:, 2:] -= boxes[:, :2]
+            values = (boxes.tolist(), output["scores"].tolist(), output["labels"].tolist())
+            for box, score, label in zip(*values, strict=True):
+                where = {"image_id": entry["id"], "category_id": ids[label - 1]}
+                found.append({**where, "bbox": box, "score": score})
+    everything = [d for part in everyone.gather(found) for d in part]
     # By image, as one process would give them: the evaluator breaks ties by order.
     return sorted(everything, key=lambda d: d["image_id"])
 
 
-def check_categories(known: Categories, asked: Categories) -> None:
-    if known != asked:
-        raise CheckpointError(
-            f"the detector knows {len(known.ids)} categories ({_some(known.names)}), the annotations have "
-            f"{len(asked.ids)} ({_some(asked.names)}); their ids and names must agree."
-        )
+class Summary(NamedTuple):
+    """COCO's figures in percent, over IoU 0.5 to 0.95; nan where there are no objects.
 
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
-def evaluated(split: Split, found: Sequence[dict[str, Any]]) -> Summary:
-    return evaluate(load_truth(split.annotations), found)
-
-
-def evaluated_by(
-    evaluator: str, truth: COCO, found: Sequence[dict[str, Any]]
-) -> tuple[Summary, str]:
-    """The figures, and for the record who gave them. evaluator: pycocotools, faster, or both, which must agree.
-
-    Raises:
-        RequestError: the faster one is not installed.
-        EvaluationError: they do not agree.
+    Small, medium and large objects cover less than 32^2, less than 96^2, and more pixels.
     """
-    reference = f"pycocotools {version('pycocotools')}"
-    if evaluator == "pycocotools":
-        return evaluate(truth, found), reference
-    fast, fast_name = (
-        fast_evaluation.evaluate(truth, found),
-        f"faster-coco-eval {version('faster-coco-eval')}",
-    )
-    if evaluator == "faster":
-        return fast, fast_name
-    summary = evaluate(truth, found)
-    gap = fast_evaluation.largest_difference(summary, fast)
-    if not gap <= EQUAL:
-        raise EvaluationError(
-            f"{reference} and {fast_name} differ by {gap:g} percent; take --evaluator pycocotools."
-        )
-    return summary, f"{reference}; {fast_name} agrees, largest difference {gap:.0e} percent"
+
+    figures: Mapping[str, float]  # by the names of STATS
+    images: int
+    per_class: Mapping[str, float]  # AP by name, of the classes that have objects
 
 
-# ---- as text
+def load_truth(path: Path) -> COCO:
+    """Return the annotations of a file, crowds included; an area left out is the box's."""
+    content = data.read_coco(path)
+    return indexed({**content, "annotations": numbered(content["annotations"])})
 
 
-def as_row(name: str, summary: Summary) -> tuple[str, ...]:
-    return (name, *(f"{getattr(summary, column):.1f}" for column in COLUMNS))
+def numbered(marks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return annotations with all that pycocotools wants; it takes an object of id 0 for none."""
+    if any(min(mark["bbox"][2:]) < 0 for mark in marks):
+        raise DetectionError("a box has a negative width or height; it cannot be evaluated.")
+    more = [{"iscrowd": 0, "area": m["bbox"][2] * m["bbox"][3], **m} for m in marks]
+    return [{**mark, "id": number} for number, mark in enumerate(more, start=1)]
 
 
-def as_text(rows: Sequence[tuple[str, Summary]]) -> str:
-    return as_table(("network", *TITLES), [as_row(name, summary) for name, summary in rows])
+def match(
+    truth: COCO, detections: Sequence[Detection], image_ids: Iterable[int] | None = None
+) -> COCOeval:
+    """Return pycocotools' evaluator: which detection matches which object; nothing is averaged yet."""
+    for place, d in enumerate(detections):
+        if d["image_id"] not in truth.imgs or d["category_id"] not in truth.cats:
+            raise DetectionError(f"detection {place}: its image or category is not annotated.")
+    found = indexed({**truth.dataset, "annotations": numbered(detections)})
+    with redirect_stdout(io.StringIO()):
+        done = COCOeval(truth, found, "bbox")
+        done.params.imgIds = sorted(truth.imgs if image_ids is None else set(image_ids))
+        done.evaluate()
+    return done
 
 
-def per_class_text(summary: Summary) -> str:
-    best_first = sorted(summary.per_class.items(), key=lambda pair: -pair[1])
-    return as_table(("class", "AP"), [(name, f"{ap:.1f}") for name, ap in best_first])
+def evaluate(
+    truth: COCO, detections: Sequence[Detection], image_ids: Iterable[int] | None = None
+) -> Summary:
+    """Compare detections with the truth, on all its images or on some."""
+    done = match(truth, detections, image_ids)
+    with redirect_stdout(io.StringIO()):
+        done.accumulate()
+        done.summarize()
+    # (IoU, recall, class, area, most detections); the first area is all, the last limit 100
+    precision, per_class = done.eval["precision"][:, :, :, 0, -1], {}
+    for place, category in enumerate(done.params.catIds):
+        values, name = precision[:, :, place], truth.cats[category]["name"]
+        if values.size and values.min() > -1:
+            per_class[f"{name} ({category})" if name in per_class else name] = 100 * values.mean()
+    figures = [math.nan if v < 0 else 100 * float(v) for v in done.stats]  # -1: no objects
+    return Summary(dict(zip(STATS, figures, strict=True)), len(done.params.imgIds), per_class)
 
 
-def record(found: Detector, summary: Summary, evaluator: str) -> dict[str, Any]:
-    """What `report` draws; null where there are no objects to find."""
-    figures = {
-        k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(summary).items()
-    }
-    return {
-        "row": found.row.name,
-        "gmacs": counting.compute(found.ssd, found.row.size) / 1e9,
-        "params": counting.parameters(found.ssd),
-        "evaluator": evaluator,
-        **figures,
-    }
-
-
-# ---- the program
-
-
-def asked_split(arguments: argparse.Namespace, name: str) -> Split:
-    """The set that --data, or --json and --images, name."""
-    if (arguments.json is None) != (arguments.images is None):
-        raise RequestError("--json and --images go together.")
-    if arguments.json is not None and arguments.data is not None:
-        raise RequestError("--data and --json name two sets; give one.")
-    if arguments.json is not None:
-        return Split(arguments.json, arguments.images)
-    if arguments.data is None:
-        raise RequestError("name the images: --data FOLDER, or --json FILE and --images FOLDER.")
-    return find_split(arguments.data, name)
-
-
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("checkpoint", type=existing_file)
-    parser.add_argument(
-        "--data",
-        type=existing_folder,
-        help="COCO's layout, or val/ with instances.json and images/, or these two in the folder itself",
-    )
-    parser.add_argument("--json", type=existing_file, help="instead: an annotation file")
-    parser.add_argument("--images", type=existing_folder, help="and its images")
-    parser.add_argument("--split", choices=("train", "val"), default="val")
-    parser.add_argument(
-        "--batch", type=positive, default=16, help="images at once (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--workers",
-        type=natural,
-        default=2,
-        help="processes that read images (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--per-image",
-        type=natural,
-        default=PAPER.per_image,
-        help="most boxes an image (default: %(default)s); 0: 100 of each class",
-    )
-    parser.add_argument("--per-class", action="store_true", help="print the AP of every class")
-    parser.add_argument(
-        "--evaluator",
-        choices=("pycocotools", "faster", "both"),
-        default="pycocotools",
-        help="faster: faster-coco-eval; both: stop unless they agree (default: %(default)s)",
-    )
-    parser.add_argument("--device", help="cpu, cuda, ... (default: the GPU if there is one)")
-    parser.add_argument(
-        "--out", type=new_folder, help="folder for detections.json and summary.json"
-    )
-    return parser.parse_args(argv)
+def write_results(path: Path, detections: Sequence[Detection]) -> None:
+    """Save detections in COCO's results format, whole or not at all."""
+    plain = [{**d, "bbox": [round(float(v), 3) for v in d["bbox"]]} for d in detections]
+    with write_atomically(path) as part:
+        part.write_text(json.dumps(plain))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    arguments = parse_arguments(argv)
-    split = asked_split(arguments, arguments.split)
-    annotations, truth = read_annotations(split), load_truth(split.annotations)
-    if arguments.evaluator != "pycocotools":
-        fast_evaluation.installed()
-    known = detector(arguments.checkpoint)
-    check_categories(known.categories, annotations.categories)
-    limits = replace(PAPER, per_image=arguments.per_image or None)
-    with processes(wanted_device(arguments.device)) as everyone:
-        found = detect_all(
-            known.ssd.to(everyone.device),
-            annotations,
-            everyone,
-            batch=arguments.batch,
-            workers=arguments.workers,
-            limits=limits,
-            progress=everyone.first,
-        )
-        if not everyone.first:
-            return
-    summary, evaluator = evaluated_by(arguments.evaluator, truth, found)
-    print(as_text([(known.row.name, summary)]))
-    if arguments.per_class:
-        print("\n" + per_class_text(summary))
-    print(f"\n{summary.images} images, {len(found)} detections; evaluator: {evaluator}")
+    """Evaluate."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("checkpoints", type=existing, nargs="+")
+    add("--data", type=existing, help="COCO's layout, or val/ with instances.json and images/")
+    add("--json", type=existing, help="instead: an annotation file")
+    add("--images", type=existing, help="and its images")
+    add("--batch", type=programs.positive, default=16, help="images at once (16)")
+    add("--workers", type=programs.natural, default=2, help="processes that read images (2)")
+    add("--device", help="cpu, cuda, ... (default: the GPU if there is one)")
+    add("--out", type=Path, help="folder for the detections and summary.json")
+    arguments = parser.parse_args(argv)
+    split = data.split_from(arguments, "val")
+    images, truth, records = CocoImages(split), load_truth(split.annotations), {}
+    with processes(programs.wanted_device(arguments.device)) as everyone:
+        for path in arguments.checkpoints:
+            ssd, row, known = detector(path)
+            if known != images.categories:
+                raise DetectionError(f"{path} knows other categories than {split.annotations} has.")
+            how: dict[str, Any] = {"batch": arguments.batch, "workers": arguments.workers}
+            found = detect_all(ssd.to(everyone.device), images, everyone, **how)
+            figures, _, classes = evaluate(truth, found)
+            name = row.name if row.name not in records else str(path)
+            gmacs = counting.compute(Network(ssd), row.size) / 1e9
+            counts = {"gmacs": gmacs, "params": counting.parameters(ssd)}
+            records[name] = {**counts, **figures, "per_class": classes}
+            if everyone.first and arguments.out is not None:
+                write_results(arguments.out / f"{name.replace('/', '-')}.json", found)
+    if not everyone.first:
+        return
+    lines = [(name, *(f"{r[c]:.1f}" for c in COLUMNS)) for name, r in records.items()]
+    titles = [f"{c[:2].upper()}{c[2:].replace('_', ' ')}" for c in COLUMNS]
+    print(programs.as_table(("network", *titles), lines))
     if arguments.out is not None:
-        write_results(arguments.out / "detections.json", found)
         with write_atomically(arguments.out / "summary.json") as part:
-            part.write_text(
-                json.dumps(record(known, summary, evaluator), indent=2, allow_nan=False)
-            )
-        print(f"Wrote {arguments.out}/detections.json and summary.json")
+            part.write_text(json.dumps(records, indent=2))
 
 
 if __name__ == "__main__":
-    run(main)
+    programs.run(main)

@@ -1,11 +1,10 @@
-"""What the paper prints (Mudassar and Mukhopadhyay, BMVC 2019, Tables 1 to 4): to compare with, never to compute."""
+"""What the paper prints (Mudassar and Mukhopadhyay, BMVC 2019): to compare with, never to compute."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Printed:
+class Printed(NamedTuple):
     """One row of Table 1, 2 or 3; None where the table has no such column."""
 
     params: float  # millions
@@ -58,26 +57,16 @@ TABLE_4: Mapping[str, float] = {  # milliseconds for one image on a GTX 1080 Ti
     "SSD-VGG16-S1L2": 31.5,
 }
 
-
-@dataclass(frozen=True)
-class Delta:
-    """A difference the text states between two rows."""
-
-    row: str
-    base: str
-    compute: float | None = None  # "GFLOPS"
-    params: float | None = None  # millions
-
-
-DELTAS = (
-    Delta("SSDMnetv1-S1L0-DualPath19-C", "SSDMnetv1-S1L0-Fmap1", compute=2.0, params=2.6),
-    Delta("SSDMnetv1-S1L0-DualPath19-10-C", "SSDMnetv1-S1L0-Fmap1", compute=2.48, params=7.3),
-    Delta("SSDMnetv1-S2L4-6", "SSDMnetv1", compute=30.9),
-    Delta("SSDMnetv1-S1L0", "SSDMnetv1-S1L6", compute=1.14),
-    Delta("SSDMnetv1-Size512", "SSDMnetv1", compute=4.45),
+# Differences that the text states: a row, its base, compute ("GFLOPS") and parameters (millions).
+DELTAS: tuple[tuple[str, str, float | None, float | None], ...] = (
+    ("SSDMnetv1-S1L0-DualPath19-C", "SSDMnetv1-S1L0-Fmap1", 2.0, 2.6),
+    ("SSDMnetv1-S1L0-DualPath19-10-C", "SSDMnetv1-S1L0-Fmap1", 2.48, 7.3),
+    ("SSDMnetv1-S2L4-6", "SSDMnetv1", 30.9, None),
+    ("SSDMnetv1-S1L0", "SSDMnetv1-S1L6", 1.14, None),
+    ("SSDMnetv1-Size512", "SSDMnetv1", 4.45, None),
 )
 
 
 def printed(row: str) -> Printed | None:
-    """The row where the paper prints its compute, else where it prints its parameters."""
+    """Return the row where the paper prints its compute, else where it prints its parameters."""
     return TABLE_2.get(row) or TABLE_3.get(row) or TABLE_1.get(row)

@@ -1,96 +1,83 @@
-"""One process or many: `torchrun` starts them, and here they agree on sums and share results."""
+"""One process or several, as `torchrun` starts them: what they agree on, and how they stop."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+import signal
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from examples.ssd.data import Share
-from examples.ssd.errors import DetectionError, RequestError
+from examples.ssd.programs import DetectionError
 
-Value = TypeVar("Value")
+ECHO = 2.0  # seconds in which a second signal is the first again: a launcher passes on what it gets
 
 
-@dataclass(frozen=True)
 class Processes:
-    """All processes of a run, and which of them this is."""
+    """All processes of a run, and which of them this is; the first one writes files and speaks."""
 
-    share: Share
-    device: torch.device
+    def __init__(self, device: torch.device, rank: int = 0, world: int = 1) -> None:
+        self.device, self.rank, self.world, self.first = device, rank, world, rank == 0
 
-    @property
-    def first(self) -> bool:
-        """The one that writes files and speaks."""
-        return self.share.rank == 0
-
-    @property
-    def several(self) -> bool:
-        return self.share.world > 1
-
-    def summed(self, values: Tensor) -> Tensor:
-        """The sum over all processes."""
-        if self.several:
-            values = values.clone()
+    def sum(self, values: Tensor) -> list[float]:
+        """Return the sum over all processes of a tensor on the CPU."""
+        if self.world > 1:
             dist.all_reduce(values)
+        return values.tolist()
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return the value of every process, in every process."""
+        values = [value] * self.world
+        if self.world > 1:
+            dist.all_gather_object(values, value)
         return values
 
-    def gathered(self, value: Value) -> list[Value]:
-        """The value of every process, in every process."""
-        if not self.several:
-            return [value]
-        values: list[Value | None] = [None] * self.share.world
-        dist.all_gather_object(values, value)
-        return values  # type: ignore[return-value]
-
-    def any(self, told: bool) -> bool:
-        """Whether it is true in any process."""
-        return self.summed(torch.tensor(float(told))).item() > 0
-
-    def from_first(self, make: Callable[[], Value]) -> Value:
-        """What the first process makes, in every process; what it cannot do stops all of them."""
-        if not self.several:
-            return make()
-        made: list[Any] = [None]
-        if self.first:
-            try:
-                made = [make()]
-            except DetectionError as problem:
-                made = [problem]
-        dist.broadcast_object_list(made, 0)
-        if isinstance(made[0], DetectionError):
-            raise made[0]
-        return made[0]
-
-    def agree(self, values: Iterable[Tensor]) -> None:
-        """Give every process the first one's values."""
-        if self.several:
-            for value in values:
-                dist.broadcast(value, 0)
+    def from_first(self, make: Callable[[], Any]) -> Any:
+        """Return what the first process makes, everywhere; what it cannot do stops all of them."""
+        try:
+            made = self.gather(make() if self.first else None)[0]
+        except DetectionError as problem:
+            made = self.gather(problem)[0]
+        if isinstance(made, DetectionError):
+            raise made
+        return made
 
 
 @contextmanager
 def processes(device: torch.device) -> Iterator[Processes]:
     """Join the run that `torchrun` started, if it did."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
-        yield Processes(Share(), device)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Processes(device)
         return
     if device.type == "cuda":
-        place, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if place >= there:
-            raise RequestError(
-                f"torchrun starts more processes here than there are GPUs ({there}): --nproc-per-node."
-            )
-        device = torch.device("cuda", place)
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    # What is on the CPU is exchanged there: to agree on a stop, no process waits for its GPU.
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Processes(Share(dist.get_rank(), dist.get_world_size()), device)
+        yield Processes(device, dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
+
+
+class Stop:
+    """Set by SIGTERM or Ctrl-C while entered; a second signal ends the program at once."""
+
+    code, told_at = 0, 0.0  # the exit code of who was told
+
+    def __enter__(self) -> "Stop":
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        self.before = {number: signal.signal(number, self._note) for number in numbers}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: Any) -> None:
+        again = self.code and time.monotonic() - self.told_at >= ECHO
+        self.code, self.told_at = self.code or 128 + number, time.monotonic()
+        if again:
+            raise SystemExit(self.code)

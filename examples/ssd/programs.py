@@ -1,169 +1,130 @@
-"""What the programs have in common: errors told in a sentence, a detector by name, a device."""
+"""What the programs have in common: errors told in a sentence, checked arguments, files, tables."""
 
 import argparse
 import math
+import os
 import sys
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from PIL import Image
 
 import stridesurgery as ss
-from examples.ssd.configurations import Configuration, find
-from examples.ssd.custom import configuration_for
-from examples.ssd.errors import DetectionError, RequestError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+
+
+class DetectionError(ValueError):
+    """What the programs stop at, told in one sentence: the place, the fact and the way out."""
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a program; what it cannot do it says in one sentence, with exit code 1.
-
-    Errors of the operating system name the file and the fact: a full disk, a folder that may not be written.
-    """
+    """Run a program; what it cannot do it says in one line, with exit code 1."""
     try:
         main()
     except (DetectionError, ss.SurgeryError, OSError) as problem:
         sys.exit(f"{type(problem).__name__}: {sentence(problem)}")
 
 
-def sentence(problem: Exception) -> str:
-    """The message; of one that a worker process raised the last line, without the traceback that torch puts before."""
-    text = str(problem)
-    return text.strip().splitlines()[-1].partition(": ")[2] if text.startswith("Caught ") else text
-
-
-def add_detector(parser: argparse.ArgumentParser) -> None:
-    """The arguments that name a detector."""
-    group = parser.add_argument_group("the detector: a row of the paper, or any backbone")
-    group.add_argument(
-        "--config", default=None, metavar="ROW", help="see python -m examples.ssd.configurations"
-    )
-    group.add_argument("--backbone", help="instead: a name that timm or torchvision knows")
-    group.add_argument("--surgery", help="of --backbone, by the paper's name: S1L0")
-    group.add_argument(
-        "--taps", nargs="+", help="of --backbone: layer numbers or module paths, largest map first"
-    )
-    group.add_argument(
-        "--dual", action="store_true", help="of --backbone: split paths for small and large objects"
-    )
-    group.add_argument(
-        "--size", type=positive, help="of --backbone: side of the input in pixels (300)"
-    )
-    group.add_argument(
-        "--anchors",
-        choices=("paper", "true"),
-        help="steps as printed, or where the cells really look (--backbone)",
-    )
-
-
-def detector(arguments: argparse.Namespace, default: str = "SSDMnetv1") -> Configuration:
-    """The configuration that the arguments of `add_detector` name."""
-    own = ("surgery", "taps", "size", "dual")
-    if arguments.backbone is None:
-        stray = [f"--{name}" for name in own if getattr(arguments, name)]
-        if stray:
-            raise RequestError(f"{', '.join(stray)} goes with --backbone; a --config has its own.")
-        row = find(arguments.config or default)
-        return row.with_true_anchors if arguments.anchors == "true" else row
-    if arguments.config is not None:
-        raise RequestError("--config and --backbone name two detectors; give one.")
-    if arguments.anchors == "paper":
-        raise RequestError("the paper prints no steps for other backbones; leave --anchors out.")
-    taps = (
-        None
-        if arguments.taps is None
-        else tuple(int(t) if t.isdigit() else t for t in arguments.taps)
-    )
-    return configuration_for(
-        arguments.backbone, arguments.surgery, arguments.size or 300, taps, dual=arguments.dual
-    )
+def sentence(problem: BaseException) -> str:
+    """Return the line of a message that says most; of a worker's, torch puts a traceback before."""
+    lines = str(problem).strip().splitlines() or [type(problem).__name__]
+    return lines[-1].partition(": ")[2] if lines[0].startswith("Caught ") else lines[0]
 
 
 def wanted_device(name: str | None) -> torch.device:
-    """The device of that name, or the best there is.
-
-    Raises:
-        RequestError: there is no such device.
-    """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Return the device of that name, or the best there is."""
+    device = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name)
-    except RuntimeError as problem:
-        raise RequestError(f"{name!r} is no device: {problem}") from None
-    there = {
-        "cpu": 1,
-        "cuda": torch.cuda.device_count(),
-        "mps": int(torch.backends.mps.is_available()),
-        "xpu": torch.xpu.device_count(),
-    }
-    if device.type not in there:
-        raise RequestError(f"--device {name} does not compute here; there are {', '.join(there)}.")
-    if (device.index or 0) >= there[device.type]:
-        raise RequestError(
-            f"--device {name}: torch finds {there[device.type] or 'no'} {device.type} device here."
-        )
-    return device
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as problem:
+        raise DetectionError(f"--device {name} does not compute: {sentence(problem)}") from None
+    return torch.device(device)
 
 
-def existing_file(text: str) -> Path:
-    """For argparse."""
-    path = Path(text)
-    if not path.is_file():
-        raise argparse.ArgumentTypeError(f"there is no file {text!r}")
-    return path
+def number(kind: type, least: float, below: float = math.inf) -> Callable[[str], Any]:
+    """Return a type for argparse: a number from `least` up that stays under `below`."""
+
+    def parse(text: str) -> Any:
+        if not least <= kind(text) < below:
+            raise argparse.ArgumentTypeError(f"{text} is not from {least} up, under {below}")
+        return kind(text)
+
+    return parse
 
 
-def existing_folder(text: str) -> Path:
-    """For argparse."""
-    path = Path(text)
-    if not path.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {text!r}")
-    return path
+positive, natural, share = number(int, 1), number(int, 0, 2**63), number(float, 0, 1)
 
 
-def new_folder(text: str) -> Path:
-    """For argparse: a folder to write to, there or not yet."""
-    path = Path(text)
-    if path.exists() and not path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} is a file, not a folder")
-    return path
+def existing(text: str) -> Path:
+    """Return a path for argparse that is there."""
+    if not Path(text).exists():
+        raise argparse.ArgumentTypeError(f"there is no {text!r}")
+    return Path(text)
 
 
-def new_file(text: str) -> Path:
-    """For argparse: a file to write, there or not yet."""
-    path = Path(text)
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} is a folder, not a file")
-    return path
+# ---- files
 
 
-def positive(text: str) -> int:
-    """For argparse: a whole number above zero."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above zero")
-    return number
+def images_in(folder: Path) -> list[Path]:
+    """Return the image files of a folder by name."""
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise DetectionError(f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
+    return found
 
 
-def natural(text: str) -> int:
-    """For argparse: a whole number from zero up, that fits into 63 bits."""
-    number = int(text)
-    if not 0 <= number < 2**63:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from zero up")
-    return number
+def read_image(path: Path) -> Image.Image:
+    """Return an image as RGB, not turned by its EXIF tag: COCO's boxes are drawn without it."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
+        raise DetectionError(f"{path} does not decode: {problem}") from problem
 
 
-def amount(text: str) -> float:
-    """For argparse: zero or a number above it."""
-    number = float(text)
-    if not 0 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from zero up")
-    return number
+def read_tensors(path: Path) -> Any:
+    """Return what torch saved, on the CPU; nothing in it is executed."""
+    try:
+        if zipfile.is_zipfile(path):  # torch writes checksums and does not compare them
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as problem:  # damaged bytes fail wherever they lead: a dozen types of error
+        raise DetectionError(f"{path} cannot be read: {sentence(problem)[:120]}.") from problem
 
 
-def share(text: str) -> float:
-    """For argparse: a number between zero and one, neither of them."""
-    number = float(text)
-    if not 0 < number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between zero and one")
-    return number
+@contextmanager
+def write_atomically(path: Path) -> Iterator[Path]:
+    """Give a path to write to; it replaces `path` in one step, if nothing was raised."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        yield part
+        with part.open("rb+") as written:
+            os.fsync(written.fileno())
+        os.replace(part, path)
+        if os.name == "posix":  # the new name survives a power cut once its folder is on the disk
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def as_table(header: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int] = ()) -> str:
+    """Return columns as wide as their widest cell; the first and `left` ones are flush left."""
+    lines = [tuple(header), *map(tuple, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = []
+    for line in lines:
+        cells = enumerate(zip(line, widths, strict=True))
+        aligned = [c.ljust(w) if i in (0, *left) else c.rjust(w) for i, (c, w) in cells]
+        text.append("  ".join(aligned).rstrip())
+    return "\n".join(text)

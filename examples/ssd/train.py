@@ -2,173 +2,141 @@
 
     python -m examples.ssd.train --config SSDMnetv1-S1L0 --data COCO_FOLDER --out run
     python -m examples.ssd.train --backbone resnet18 --surgery S1L0 --data COCO_FOLDER --out run
-    python -m examples.ssd.train --config SSDMnetv1 --data COCO_FOLDER --out run --resume
     torchrun --nproc-per-node 4 -m examples.ssd.train --config SSDMnetv1 --data COCO_FOLDER --out run
 
-The paper's recipe belongs to the row: SGD, a cosine per epoch, SSD's augmentation. A run that is stopped by a signal,
-or killed, goes on with --resume as if it had not been; a second signal stops it at once. On several machines the first
-one has the checkpoints and the logs; the others need only the images.
+The recipe belongs to the row: SGD, a cosine per epoch, SSD's augmentation. With --resume a run that
+was stopped by a signal, or killed, goes on as if it had not been, and one without a checkpoint
+starts: give it to a cluster that restarts its jobs. The first machine has checkpoints and logs.
 
-Several processes learn what one would from the same batch, up to rounding, but for batch norms: each process
-normalises by its own images, as is usual, unless --sync-norms or --freeze-norms is given.
+Several processes learn what one would from the same batch, up to rounding, but for batch norms: each
+process normalises by its own images, unless --freeze-norms is given.
 """
 
 import argparse
-import os
+import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from examples.ssd.annotations import Annotations, Split, read_annotations
-from examples.ssd.arguments import (
-    options_from,
-    parse_arguments,
-    recipe_from,
-    training_split,
-    validation_split,
-)
-from examples.ssd.errors import RequestError
-from examples.ssd.evaluate import COLUMNS, as_text, check_categories, detect_all, evaluated
-from examples.ssd.evaluation import load_truth
-from examples.ssd.journal import Journal
-from examples.ssd.loop import run_epoch
-from examples.ssd.processes import Processes, processes
-from examples.ssd.programs import detector, run, wanted_device
-from examples.ssd.starting import new_detector
-from examples.ssd.stop import Stop
-from examples.ssd.training import Training
+from examples.ssd import backbones, data, programs
+from examples.ssd.configurations import Configuration, Recipe
+from examples.ssd.data import CocoImages
+from examples.ssd.model import Detector, build
+from examples.ssd.processes import Processes, Stop, processes
+from examples.ssd.programs import DetectionError, existing, number, positive
+from examples.ssd.training import AMP, Options, Training
+from examples.ssd.weights import load_backbone, wake_norms
+
+WAKING_IMAGES = 32
+CHECKS = {"epochs": positive, "batch": positive, "ema": programs.share}
 
 
-@dataclass(frozen=True)
-class Validation:
-    """What to evaluate on, and when."""
-
-    split: Split
-    annotations: Annotations
-    every: int  # epochs; 0: only at the end
-
-    def due(self, training: Training) -> bool:
-        """Whether an evaluation belongs to where the run stands."""
-        between = training.progress.step > 0 or training.progress.epoch == 0
-        on_the_way = self.every > 0 and training.progress.epoch % self.every == 0
-        return not between and (training.finished or on_the_way)
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return what was asked for; the paper's recipe for the row is filled in later."""
+    how: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser(description=__doc__, epilog=Options.__doc__, **how)
+    backbones.add_detector(parser)
+    add = parser.add_argument_group("the run").add_argument
+    add("--data", type=existing, help="COCO's layout, or train/ with instances.json and images/")
+    add("--json", type=existing, help="instead: an annotation file")
+    add("--images", type=existing, help="and its images")
+    add("--first", type=positive, help="use only so many images")
+    add("--weights", default="pretrained", help="of the backbone: pretrained, none, or a file")
+    add("--out", type=Path, required=True, help="folder for last.pt and log.jsonl")
+    add("--resume", action="store_true", help="go on with the run in --out, or start it")
+    add("--device", help="cpu, cuda, ... (default: the GPU if there is one)")
+    add = parser.add_argument_group("the options, see below").add_argument
+    for field in fields(Options):
+        name, kind = f"--{field.name.replace('_', '-')}", type(field.default)
+        own = field.name in Recipe.__dataclass_fields__  # the default is the row's
+        how = {"default": None if own else field.default, "help": f"({field.default})"}
+        if kind is bool:
+            add(name, action=argparse.BooleanOptionalAction, **how)
+        elif kind is str:
+            add(name, choices=tuple(AMP), **how)
+        else:
+            add(name, type=CHECKS.get(field.name) or number(kind, 0), **how)
+    return parser.parse_args(argv)
 
 
 def train(arguments: argparse.Namespace, everyone: Processes, stop: Stop) -> None:
-    row = detector(arguments)
-    annotations = training_annotations(arguments)
-    if everyone.first:
-        print(f"{row.name} on {annotations.said(row.size)}")
-    validation = checked_validation(arguments, annotations)
-    ssd = new_detector(arguments, row, annotations, say=everyone.first)
-    recipe, options = recipe_from(arguments, row), options_from(arguments)
-    training = Training(ssd, row, recipe, annotations, everyone, options, arguments.out, stop)
-    begin(training, arguments.resume)
-    with opened_journal(training, arguments) as journal:
-        every_epoch(training, validation, journal)
+    """Train to the end of the recipe, or to a signal."""
+    row, path = backbones.detector(arguments), arguments.out / "last.pt"
+    split = data.split_from(arguments, "train")
+    images = CocoImages(split, with_objects=True, first=arguments.first)
+    exists = everyone.from_first(path.is_file)
+    if exists and not arguments.resume:
+        raise DetectionError(f"{path} holds another run: --resume goes on with it.")
+    asked = {f.name: getattr(arguments, f.name) for f in fields(Options)}
+    options = Options(**{k: getattr(row.recipe, k) if v is None else v for k, v in asked.items()})
+    torch.manual_seed(options.seed)
+    ssd, told = on_backbone(row, images, "none" if exists else arguments.weights)
+    training = Training(ssd, row, images, everyone, options, arguments.out, stop)
+    if exists:
+        changed = training.resume()
+        told = f"Going on after step {training.steps}"
+        told += f"; the losses will not be quite those of a run with {changed}" * bool(changed)
+    elif arguments.resume:
+        told += f"\nThere is no {path} yet: the run starts."
+    log = Log(arguments.out, training.steps) if everyone.first else None
+    if log is not None:
+        print(f"{row.name} on {images.said}\n{told}")
+    while not training.finished and training.run_epoch(log):
+        pass
+    if log is not None and not training.finished:
+        print(f"Stopped; {path} holds the run, --resume goes on with it.")
 
 
-def training_annotations(arguments: argparse.Namespace) -> Annotations:
-    annotations = read_annotations(training_split(arguments)).with_objects()
-    return replace(annotations, records=annotations.records[: arguments.first])  # None: all
+def on_backbone(row: Configuration, images: CocoImages, weights: str) -> tuple[Detector, str]:
+    """Return a detector that expects the pixels of its backbone's weights, and what was loaded."""
+    backbone, woken = load_backbone(row.backbone, weights), 0
+    if weights != "none":
+        images.transform = data.for_testing(row.size)
+        few = [images[i, 0][0].float() / 255 for i in range(min(WAKING_IMAGES, len(images)))]
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (backbone.mean, backbone.std))
+        woken = wake_norms(backbone.net, (torch.stack(few) - mean) / std)
+    pixels = {"image_mean": backbone.mean, "image_std": backbone.std}
+    told = f"Backbone: {row.backbone}, weights {weights}; {woken} folded batch norms woken"
+    return build(row, 1 + len(images.categories), backbone.net, **pixels), told
 
 
-def checked_validation(arguments: argparse.Namespace, trained_on: Annotations) -> Validation | None:
-    """What there is to evaluate on; its faults are told now, not after the first epochs."""
-    split = validation_split(arguments)
-    if split is None:
-        return None
-    annotations = read_annotations(split)
-    check_categories(trained_on.categories, annotations.categories)
-    load_truth(split.annotations)
-    return Validation(split, annotations, arguments.eval_every)
+class Log:
+    """log.jsonl: a line of JSON for each step, and what TensorBoard reads if it is installed."""
 
+    def __init__(self, folder: Path, steps: int) -> None:
+        """steps: that are done; what was written of later ones, before a stop, is taken back."""
+        self.path, kept = folder / "log.jsonl", []
+        for line in self.path.read_text().splitlines() if self.path.exists() else ():
+            if line.endswith("}") and json.loads(line)["step"] <= steps:  # else it was cut off
+                kept.append(line + "\n")
+        with programs.write_atomically(self.path) as part:
+            part.write_text("".join(kept))
+        try:
+            from torch.utils.tensorboard import SummaryWriter
 
-def begin(training: Training, resume: bool) -> None:
-    """Go on with the run in the folder, or see that there is none."""
-    first, path = training.everyone.first, training.checkpoint
-    if not resume:
-        if training.everyone.from_first(path.exists):
-            raise RequestError(
-                f"{path} holds another run: go on with it by --resume, or give another --out."
-            )
-        return
-    different, progress = training.resume(), training.progress
-    if first and training.finished:
-        print("The run is finished.")
-    elif first:
-        print(f"Going on at epoch {progress.epoch + 1}, step {progress.step}")
-        if different is not None:
-            print(
-                f"The losses will not be quite those of an uninterrupted run, which was with {different}."
-            )
+            self.board: Any = SummaryWriter(str(folder), purge_step=steps + 1)
+        except ImportError:
+            self.board = None
 
-
-@contextmanager
-def opened_journal(training: Training, arguments: argparse.Namespace) -> Iterator[Journal | None]:
-    """The first process writes it."""
-    if not training.everyone.first:
-        yield None
-        return
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    with closing(Journal(arguments.out, training.steps_done, arguments.tensorboard)) as journal:
-        yield journal
-
-
-def every_epoch(training: Training, validation: Validation | None, journal: Journal | None) -> None:
-    """Train to the end of the recipe, evaluating in between, also what a stop has left out."""
-    while True:
-        if (
-            validation is not None
-            and validation.due(training)
-            and not evaluated_before(training, journal)
-        ):
-            with training.stop.at_once():
-                report(training, validation, journal)
-        if training.finished:
-            return
-        if not run_epoch(training, journal, shown=training.everyone.first):
-            if training.everyone.first:
-                print(f"Stopped; {training.checkpoint} holds the run, --resume goes on with it.")
-            return
-
-
-def evaluated_before(training: Training, journal: Journal | None) -> bool:
-    return training.everyone.from_first(
-        lambda: journal is not None and journal.has("evaluation", training.steps_done - 1)
-    )
-
-
-def report(training: Training, validation: Validation, journal: Journal | None) -> None:
-    """Evaluate on all processes together, with the averaged weights if there are any; the first one tells."""
-    with training.averaged() as ssd:
-        found = detect_all(
-            ssd, validation.annotations, training.everyone, workers=training.options.workers
-        )
-    if journal is None:
-        return
-    summary, epoch = evaluated(validation.split, found), training.progress.epoch
-    print(as_text([(f"after epoch {epoch}", summary)]))
-    figures = {name: getattr(summary, name) for name in COLUMNS}
-    journal.write("evaluation", training.steps_done - 1, {"epoch": epoch, **figures})
+    def __call__(self, step: int, values: Mapping[str, float]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items() if self.board is not None else ():
+            self.board.add_scalar(name, value, step)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Train."""
     arguments = parse_arguments(argv)
-    if arguments.deterministic:
-        os.environ.setdefault(
-            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-        )  # cuBLAS has to be told before it starts
-        torch.use_deterministic_algorithms(True)
-    stop = Stop()
-    with processes(wanted_device(arguments.device)) as everyone, stop.on_signals():
+    with processes(programs.wanted_device(arguments.device)) as everyone, Stop() as stop:
         train(arguments, everyone, stop)
-    if stop.signal is not None:
+    if stop.code:
         sys.exit(stop.code)
 
 
 if __name__ == "__main__":
-    run(main)
+    programs.run(main)

@@ -1,73 +1,94 @@
-"""The networks: what predictors read, and any backbone."""
+"""The networks: what predictors read, where boxes stand, and any backbone."""
 
 from dataclasses import replace
+from math import sqrt
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-import stridesurgery as ss
-from examples.ssd import backbones, custom, model
+from examples.ssd import backbones, model
 from examples.ssd.configurations import ROWS, Configuration
-from examples.ssd.errors import RequestError
 from examples.ssd.neck import L2Norm
-from examples.ssd.tokens import share_on_tokens
+from examples.ssd.programs import DetectionError
 from tests.ssd.conftest import built
 
 
-def awake(ssd: model.SSD) -> model.SSD:
-    """With norms that do something: zero means and unit variances would hide a path taken wrongly."""
-    for module in ssd.modules():
+def awake(net: nn.Module) -> nn.Module:
+    """With norms that do something: zero means and unit variances would hide a wrong path."""
+    for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.8, 1.2)
-            torch.nn.init.uniform_(module.bias, -0.1, 0.1)
             torch.nn.init.uniform_(module.running_var, 0.5, 2)
             torch.nn.init.normal_(module.running_mean, std=0.1)
-    return ssd
+    return net
 
 
 def test_the_split_networks_predictors_3_to_6_see_what_the_base_networks_see() -> None:
     base = awake(model.build(ROWS["SSDMnetv1"]).eval())
     split = model.build(ROWS["SSDMnetv1-S1L0-DualPath19-10-S"]).eval()
     split.load_state_dict(base.state_dict())
-    image = base.prepare(torch.randint(0, 256, (1, 3, 300, 300)))
+    image = torch.randn(1, 3, 300, 300)
     with torch.inference_mode():
-        ours, theirs = split.maps(image), base.maps(image)
+        ours, theirs = ([*net.backbone(image).values()] for net in (split, base))
     assert float(theirs[2].std()) > 0
-    for mine, other in zip(ours[2:], theirs[2:], strict=True):
-        assert torch.equal(mine, other)
+    assert all(map(torch.equal, ours[2:], theirs[2:]))
     assert [m.shape[-1] for m in ours[:2]] == [38, 19]
 
 
 def test_concatenation_widens_what_the_paper_widens() -> None:
-    widths = {
-        name: built(f"SSDMnetv1-S1L0-DualPath19-{name}").neck.out_channels for name in ("C", "10-C")
-    }
-    assert widths["C"] == (512, 1536, 512, 256, 256, 128)
-    assert widths["10-C"] == (512, 1536, 1536, 256, 256, 128)
-
-
-def test_outputs_and_priors_agree() -> None:
-    ssd = built("SSDMnetv1-S1L0")
-    with torch.inference_mode():
-        offsets, logits = ssd(ssd.prepare(torch.zeros(1, 3, 300, 300, dtype=torch.uint8)))
-    assert (
-        offsets.shape == (1, 11650, 4)
-        and logits.shape == (1, 11650, 81)
-        and len(ssd.priors) == 11650
-    )
+    rows = [f"SSDMnetv1-S1L0-DualPath19-{name}" for name in ("C", "10-C")]
+    widths = [built(row).backbone.neck.out_channels for row in rows]
+    assert widths[0] == (512, 1536, 512, 256, 256, 128)
+    assert widths[1] == (512, 1536, 1536, 256, 256, 128)
 
 
 def test_l2_norm_gives_every_cell_its_learned_length() -> None:
-    norm = L2Norm(8)
-    lengths = norm(torch.randn(2, 8, 3, 3)).norm(dim=1)
+    lengths = L2Norm(8)(torch.randn(2, 8, 3, 3)).norm(dim=1)
     assert torch.allclose(lengths, torch.full_like(lengths, 20))
 
 
-def test_pixels_are_prepared_as_imagenet_backbones_expect() -> None:
-    ssd = built("SSDMnetv1")
-    grey = torch.tensor([124, 116, 104]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
-    assert ssd.prepare(grey).abs().max() < 0.02
+# ---- boxes
+
+
+def test_the_first_boxes_of_the_base_network_by_hand() -> None:
+    boxes = built("SSDMnetv1").anchor_generator.unclipped(model.grids(built("SSDMnetv1"))) * 300
+    between, wide, tall = sqrt(45 * 90), 45 * sqrt(2), 45 / sqrt(2)
+    sides = [(45, 45), (between, between), (wide, tall), (tall, wide)]
+    torch.testing.assert_close(boxes[:4], torch.tensor([(8.0, 8.0, *s) for s in sides]))
+    assert boxes[6, :2].tolist() == pytest.approx([24, 8])  # the cell to the right is next
+
+
+def test_the_papers_steps_leave_the_image_and_true_ones_do_not() -> None:
+    for name in ("SSDMnetv1", "SSD-VGG16", "SSDMnetv1-S1L0-DualPath19-10-S", "PeleeNet"):
+        ssd, row = built(name), ROWS[name]
+        cells = model.true_cells(ssd.backbone)
+        centres = model.DefaultBoxes(row, cells).unclipped(model.grids(ssd))[:, :2]
+        assert centres.min() > 0 and centres.max() <= 1
+    printed = built("SSDMnetv1").anchor_generator
+    assert printed.unclipped(model.grids(built("SSDMnetv1")))[:, :2].max() > 1
+    assert printed._grid_default_boxes(model.grids(built("SSDMnetv1")), [300, 300]).max() == 1
+
+
+def test_true_cells_follow_the_extras_and_other_necks() -> None:
+    """RFB-Net's blocks keep the places of the extras that they stand for; Pelee's by hand."""
+    for name, alike in (("RFB-Net-300", "SSD-VGG16"), ("RFB-MobileNet-300", "SSDMnetv1")):
+        both = [model.true_cells(built(n).backbone) for n in (name, alike)]
+        assert both[0] == both[1]
+    first, again, second, *extras = model.true_cells(built("PeleeNet").backbone)
+    assert first == again and first[0] == [16, 16] and second[0] == [32, 32]
+    assert [step for step, _ in extras] == [[64, 64]] * 3
+    # padded with stride 2, then twice not padded
+    assert [centre[0] - second[1][0] for _, centre in extras] == [0, 64, 128]
+
+
+@pytest.mark.parametrize("name", ["SSDMnetv1", "SSDMnetv1-S1L0", "SSDMnetv1-S2L4-6"])
+def test_the_rule_for_other_backbones_gives_the_papers_sizes(name: str) -> None:
+    steps = [ROWS[name].steps[0] * 2**k for k in range(6)]
+    assert backbones.sizes_for(steps, 300) == ROWS[name].sizes
+
+
+# ---- any backbone
 
 
 @pytest.mark.parametrize(
@@ -79,17 +100,28 @@ def test_pixels_are_prepared_as_imagenet_backbones_expect() -> None:
         ("shufflenet_v2_x0_5", "S1L0", False),
     ],
 )
-def test_any_backbone(backbone: str, surgery: str | None, dual: bool) -> None:
-    row = custom.configuration_for(backbone, surgery, 96, dual=dual)
-    ssd = model.build(row, 4).eval()
+def test_any_backbone_trains_and_detects(backbone: str, surgery: str | None, dual: bool) -> None:
+    torch.manual_seed(0)
+    ssd = model.build(backbones.configuration_for(backbone, surgery, 96, dual=dual), 4)
+    images = [torch.rand(3, 96, 96), torch.rand(3, 70, 120)]
+    target = {"boxes": torch.tensor([[10.0, 10, 60, 50]]), "labels": torch.tensor([2])}
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long()}
+    losses = ssd(images, [target, nothing])
+    assert losses["positives"] > 0 and all(v.isfinite() for v in losses.values())
     with torch.inference_mode():
-        offsets, logits = ssd(torch.zeros(1, 3, 96, 96))
-    assert offsets.shape[1] == logits.shape[1] == len(ssd.priors) and logits.shape[2] == 4
-    assert ssd.priors.min() >= 0 and ssd.priors.max() <= 1
+        found = ssd.eval()(images)
+    assert all(f["boxes"].shape == (len(f["labels"]), 4) for f in found)
+
+
+def test_a_surgery_makes_boxes_smaller_and_cells_denser() -> None:
+    rows = [backbones.configuration_for("test_resnet", s, 96) for s in (None, "S1L0")]
+    assert rows[1].sizes[0] < rows[0].sizes[0]
+    steps = [model.true_cells(model.build(row).backbone)[0][0] for row in rows]
+    assert steps[0] == [2 * v for v in steps[1]]
 
 
 class PatchesLast(nn.Module):
-    """A small backbone that works on (N, H, W, C), as Swin does; `turned` gives the same maps as (N, C, H, W)."""
+    """A backbone on (N, H, W, C), as Swin is; `turned` gives the same maps as (N, C, H, W)."""
 
     def __init__(self, turned: bool) -> None:
         super().__init__()
@@ -99,86 +131,29 @@ class PatchesLast(nn.Module):
         self.first, self.second = nn.Identity(), nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.mix(self.stem(x).permute(0, 2, 3, 1))
-        x = self._out(self.first, x)
-        x = self.mix_again(self.down(x).permute(0, 2, 3, 1))
-        return self._out(self.second, x)
+        x = self._out(self.first, self.mix(self.stem(x).permute(0, 2, 3, 1)))
+        return self._out(self.second, self.mix_again(self.down(x).permute(0, 2, 3, 1)))
 
     def _out(self, place: nn.Module, x: Tensor) -> Tensor:
-        """Through a module that can be tapped, and on as (N, C, H, W)."""
         return place(x.permute(0, 3, 1, 2)) if self.turned else place(x).permute(0, 3, 1, 2)
 
 
 def test_backbones_with_their_channels_last_are_read_all_the_same() -> None:
     row = Configuration("patches", size=64, small=("first", "second"), steps=None)
     torch.manual_seed(1)
-    first = model.build(row, 4, PatchesLast(turned=True)).eval()
-    last = model.build(row, 4, PatchesLast(turned=False)).eval()
+    first, last = (model.build(row, 4, PatchesLast(turned)).eval() for turned in (True, False))
     last.load_state_dict(first.state_dict())
     image = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
-        torch.testing.assert_close(last(image), first(image))
-    assert torch.equal(first.priors, last.priors) and len(last.turned) == 2 and not first.turned
-    with pytest.raises(RequestError, match="map first has as many channels as rows"):
+        torch.testing.assert_close(model.Network(last)(image), model.Network(first)(image))
+    with pytest.raises(DetectionError, match="map first has as many channels as rows"):
         model.build(replace(row, size=32), 4, PatchesLast(turned=False))
 
 
-def test_swin_takes_any_size_and_vgg_ends_before_its_fully_connected_layers() -> None:
+def test_classifiers_are_left_out_and_unknown_backbones_told() -> None:
     assert backbones.create("swin_s3_tiny_224")(torch.zeros(1, 3, 72, 72)).shape == (1, 768)
     assert sum(p.numel() for p in backbones.create("vgg11").parameters()) < 10e6
-
-
-class Tokens(nn.Module):
-    """Half a vision transformer: patches, then layers on (N, L, C)."""
-
-    def __init__(self, layers: int) -> None:
-        super().__init__()
-        self.patches = nn.Conv2d(3, 32, 8, stride=8)
-        self.layers = nn.Sequential(*(nn.Linear(32, 32) for _ in range(layers)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(self.patches(x).flatten(2).transpose(1, 2)).mean(dim=1)
-
-
-def test_what_works_on_tokens_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    net = Tokens(layers=12)  # 6176 parameters in the patches, 1056 in each layer
-    assert share_on_tokens(net, ss.features(net, input_size=64), 64) == 12 * 1056 / (
-        6176 + 12 * 1056
-    )
-    monkeypatch.setattr(custom, "create", lambda name: Tokens(layers=12))
-    with pytest.raises(
-        RequestError, match=r"67% of it works on tokens, behind the last map .* \(patches\)"
-    ):
-        custom.configuration_for("it", None, 64)
-    assert custom.configuration_for("it", None, 64, taps=("patches",)).small == ("patches",)
-
-
-def test_a_size_that_does_not_fit_is_told_with_one_that_may(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with pytest.raises(
-        RequestError, match="does not run on 100 x 100 pixels. .* such as --size 128"
-    ):
-        custom.configuration_for("hrnet_w18_small", None, 100)
-
-
-def test_a_surgery_makes_boxes_smaller_and_cells_denser() -> None:
-    before, after = (custom.configuration_for("test_resnet", s, 96) for s in (None, "S1L0"))
-    assert after.sizes[0] < before.sizes[0]
-    steps = [
-        model.true_cells(s, model.map_sizes(s))[0].step
-        for s in (model.build(before), model.build(after))
-    ]
-    assert steps[0] == (2 * steps[1][0], 2 * steps[1][1])
-
-
-def test_an_unknown_backbone_is_told() -> None:
-    with pytest.raises(
-        RequestError, match="neither timm nor torchvision knows a backbone 'resnet19'"
-    ):
-        custom.configuration_for("resnet19", None, 300)
-
-
-def test_a_configuration_that_contradicts_itself_is_refused() -> None:
-    with pytest.raises(RequestError, match="7 predictors, and boxes for 6"):
-        Configuration("wrong", small=(5, 11, 13))
+    with pytest.raises(DetectionError, match="neither timm nor torchvision knows .* 'resnet19'"):
+        backbones.configuration_for("resnet19", None, 300)
+    with pytest.raises(DetectionError, match="two paths need a stride to remove"):
+        backbones.configuration_for("resnet18", None, 96, dual=True)

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import stridesurgery as ss
-from examples.ssd.stock import HIGH_TAP, INPUT_SIZE, LOW_TAP, Predictions, StockSSD, prepare
+from examples.study.stock import HIGH_TAP, INPUT_SIZE, LOW_TAP, Predictions, StockSSD, prepare
 
 
 def with_stride_patched(net: StockSSD, layers: Sequence[int] = (0,)) -> StockSSD:
