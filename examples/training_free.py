@@ -26,9 +26,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from examples.ssd.evaluation import Summary, evaluate, load_truth
-from examples.ssd.stock import INPUT_SIZE, StockSSD, load_stock
-from examples.ssd.stock_boxes import (
+from examples.ssd.evaluate import Summary, evaluate, load_truth
+from examples.study.stock import INPUT_SIZE, StockSSD, load_stock
+from examples.study.stock_boxes import (
     Candidates,
     anchors,
     as_results,
@@ -41,7 +41,7 @@ from examples.ssd.stock_boxes import (
     suppress,
     usual_centres,
 )
-from examples.ssd.stock_networks import (
+from examples.study.stock_networks import (
     TwoPaths,
     as_input,
     enlarged,
@@ -49,7 +49,7 @@ from examples.ssd.stock_networks import (
     with_stride_eliminated,
     with_stride_patched,
 )
-from examples.ssd.stock_picture import choose, draw
+from examples.study.stock_picture import choose, draw
 
 SURGERY = "S1L0"
 DOUBLED = 2 * INPUT_SIZE
@@ -275,13 +275,16 @@ def held_out(ids: Sequence[int]) -> Sequence[int]:
     return ids[1::2] or ids
 
 
+KEYS = ("ap", "ap_small", "ap_medium", "ap_large", "ar_small")
+
+
 def as_table(lines: Sequence[Line]) -> str:
     width = max(len(line.title) for line in lines)
     heads = ("AP", "small", "medium", "large", "AR small", "held out", "GMAC")
     text = [" " * width + "".join(f"{head:>10}" for head in heads)]
     for line in lines:
         s = line.all
-        values = (s.ap, s.ap_small, s.ap_medium, s.ap_large, s.ar_small, line.held_out.ap)
+        values = (*(s.figures[k] for k in KEYS), line.held_out.figures["ap"])
         text.append(
             line.title.ljust(width)
             + "".join(f"{value:10.1f}" for value in values)
@@ -311,11 +314,15 @@ def print_choice(detectors: Detectors, truth: COCO, folder: Path, ids: Sequence[
     summaries = {key: evaluate(truth, found, ids) for key, found in results.items()}
     print(f"AP (small / medium / large) on {len(ids)} photographs by bound:")
     for key, s in summaries.items():
-        print(f"{key:<36}{s.ap:6.2f} ({s.ap_small:.1f} / {s.ap_medium:.1f} / {s.ap_large:.1f})")
+        small, medium, large = (s.figures[f"ap_{size}"] for size in ("small", "medium", "large"))
+        print(f"{key:<36}{s.figures['ap']:6.2f} ({small:.1f} / {medium:.1f} / {large:.1f})")
     for name in JOINED:
         print(
             "best:",
-            max((key for key in tried if tried[key][0] == name), key=lambda key: summaries[key].ap),
+            max(
+                (key for key in tried if tried[key][0] == name),
+                key=lambda key: summaries[key].figures["ap"],
+            ),
         )
 
 
@@ -367,7 +374,11 @@ def data_folder() -> Path:
 
 
 def save(output: Path, lines: Sequence[Line], bounds: Mapping[str, float], note: str) -> None:
-    content = {"note": note, "bounds": dict(bounds), "rows": [asdict(line) for line in lines]}
+    rows = [
+        {**asdict(line), "all": dict(line.all.figures), "held_out": dict(line.held_out.figures)}
+        for line in lines
+    ]
+    content = {"note": note, "bounds": dict(bounds), "rows": rows}
     (output / "table.json").write_text(
         json.dumps(_without_nan(content), indent=2, allow_nan=False) + "\n"
     )

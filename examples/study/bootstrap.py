@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools.coco import COCO  # type: ignore[import-untyped]
 
-from examples.ssd.evaluation import Detection, match
+from examples.ssd.evaluate import Detection, match
 
 SIZES = ("", "_small", "_medium", "_large")  # COCO's area ranges, in its order
 RECALLS = np.linspace(0, 1, 101)  # where pycocotools reads the precision off

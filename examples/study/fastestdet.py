@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from examples.ssd.shufflenet import ShuffleNetV2, conv
-from examples.ssd.stock_boxes import Candidates
+from examples.study.shufflenet import ShuffleNetV2, conv
+from examples.study.stock_boxes import Candidates
 
 INPUT_SIZE = 352  # pixels
 CLASSES = 80

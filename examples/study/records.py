@@ -1,0 +1,55 @@
+"""Results as JSON files in docs/results, one for each thing measured: skipped when they are there."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from examples.ssd.programs import DetectionError, write_atomically
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+Record = Mapping[str, Any]
+
+
+def write(path: Path, record: Record) -> None:
+    """Save a record; what is no number (a precision where there are no objects) becomes null."""
+    with write_atomically(path) as part:
+        part.write_text(json.dumps(_plain(record), indent=1, allow_nan=False) + "\n")
+
+
+def read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text()))
+
+
+def is_done(path: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether the record is there; one that was measured with other settings is told."""
+    if not path.is_file():
+        return False
+    before, now = read(path)["settings"], _plain(dict(settings))
+    changed = [k for k in {**before, **now} if before.get(k) != now.get(k)]
+    if changed:
+        told = ", ".join(f"{k} {before.get(k)} (now {now.get(k)})" for k in changed)
+        raise DetectionError(f"{path} is of {told}; name other folders with --results and --work.")
+    return True
+
+
+def hardware(device: torch.device | None = None) -> str:
+    """Return the class of the machine, without its name."""
+    if device is not None and device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    instructions = torch.backends.cpu.get_cpu_capability()
+    return f"{os.cpu_count()} CPU cores ({instructions}), {torch.get_num_threads()} used"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float):
+        return None if math.isnan(value) else float(f"{value:.6g}")
+    return value
