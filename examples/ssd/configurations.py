@@ -5,6 +5,7 @@ What each is made of is what the paper's Tables 1 and 2 were computed with; `tab
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from examples.ssd.programs import DetectionError
 
@@ -42,7 +43,7 @@ class Configuration:
     restore_at: int | None = None  # a later layer that takes the removed stride on
     small: tuple[int | str, ...] = (11, 13)
     large: tuple[int | str, ...] = ()
-    combine: str = "split"
+    combine: Literal["split", "concat"] = "split"
     widen_third: bool = False
     extras: str = "SSSS"
     depths: tuple[int, ...] = (512, 256, 256, 128)  # channels of each extra map
