@@ -13,6 +13,7 @@ from stridesurgery.detection.anchors import (
     Stand,
     check_looks,
 )
+from stridesurgery.detection.dual import DualPath, choose_bound, dual_path
 from stridesurgery.detection.levels import Level, levels
 from stridesurgery.detection.placement import Placement, placement
 from stridesurgery.detection.pooling import set_scales
@@ -20,12 +21,15 @@ from stridesurgery.detection.register import register_detector
 from stridesurgery.detection.torchvision_models import follow as follow_torchvision
 
 __all__ = [
+    "DualPath",
     "GeometryAnchors",
     "GeometryBoxes",
     "Level",
     "Placement",
     "Stand",
     "check_looks",
+    "choose_bound",
+    "dual_path",
     "levels",
     "placement",
     "register_detector",
