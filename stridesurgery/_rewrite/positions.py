@@ -11,7 +11,7 @@ from stridesurgery._hw import HW
 from stridesurgery._node import info, tensors_in
 from stridesurgery._rewrite.plan import Plan
 from stridesurgery.errors import OperatorError
-from stridesurgery.ops import Cells, Growth, Operator, follow_of
+from stridesurgery.ops import Cells, Growth, Operator, follow_grid, follow_of
 
 
 def follow_positions(model: nn.Module, analysis: Analysis, planned: Plan) -> None:
@@ -56,7 +56,7 @@ def _follow(model: nn.Module, growths: dict[str, Growth], positions: str) -> Non
             return growths[place]
 
         try:
-            follow(module, growth)
+            follow_grid(module, follow, growth)
         except NotImplementedError as problem:
             raise OperatorError(f"{path or 'the model'} cannot follow: it {problem}") from problem
     if positions == "resample-timm":

@@ -124,6 +124,9 @@ def rewritten(
 ) -> RewrittenModel:
     """Return a model that runs these graphs over the modules of `model`, which it takes over."""
     vars(model).pop("forward", None)  # a forward set from outside would replace the graph
+    for module in model.modules():  # the graph itself resamples the tables that it reads
+        if own_class(type(module)) is not type(module):
+            module.__class__ = own_class(type(module))
     return RewrittenModel(model, _once({True: train_graph, False: eval_graph}), only_at)
 
 

@@ -1,6 +1,5 @@
 """Check an operated model: weights, grid, exactness at every eliminated layer, maps."""
 
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import torch
@@ -138,8 +137,7 @@ def verify(
             raise ModelError(
                 "verify compares numbers, and a model's weights are on the meta device"
             )
-    follows = surgery.positions != "refuse" and not surgery.dilate
-    tensors = _check_weights(original, operated, original.state_dict().keys() if follows else None)
+    tensors = _check_weights(original, operated)
     part = part_of(original, surgery.at, surgery.input_size)
     if part.at:
         inside = operated.get_submodule(part.at)
@@ -154,7 +152,7 @@ def verify(
     modes = check_modes(original, operated)
     _check_untouched(original, operated, {str(c.site.node.target) for c in planned.changes})
     fine = operate(original, replace(surgery, after=None), analysis=analysis)
-    _check_weights(fine, operated, None)  # buffers that follow the maps, too
+    _check_weights(fine, operated)  # buffers that follow the maps, too
     returns_maps = isinstance(getattr(operated, "feature_info", None), FeatureInfo)
     try:
         grid = check_operated(
@@ -217,8 +215,8 @@ def _check_train_mode(operated: nn.Module, size: HW[int]) -> None:
         raise GridError(f"the operated model does not run in train mode: {problem}") from problem
 
 
-def _check_weights(original: nn.Module, operated: nn.Module, chosen: Collection[str] | None) -> int:
-    """Check that parameters and buffers, or the chosen ones of them, are equal; return how many."""
+def _check_weights(original: nn.Module, operated: nn.Module) -> int:
+    """Check that parameters and buffers are equal; return how many a state_dict holds."""
     before, after = ({**dict(m.named_buffers()), **m.state_dict()} for m in (original, operated))
     buffers = dict(original.named_buffers())
     odd = sorted(
@@ -235,7 +233,7 @@ def _check_weights(original: nn.Module, operated: nn.Module, chosen: Collection[
             f"{' and '.join(sorted(tied.pop()))} are one weight in the original and no longer one"
         )
     for key, value in before.items():
-        if not isinstance(value, Tensor) or (chosen is not None and key not in chosen):
+        if not isinstance(value, Tensor):
             continue
         if value.dtype != after[key].dtype or not torch.equal(value.cpu(), after[key].cpu()):
             raise SurgeryError(

@@ -16,6 +16,7 @@ from stridesurgery.ops.phases import (
 from stridesurgery.ops.positions import (
     Cells,
     Growth,
+    follow_grid,
     follow_of,
     own_class,
     register_positions,
@@ -101,6 +102,7 @@ __all__ = [
     "read_conv",
     "read_module",
     "refined",
+    "follow_grid",
     "follow_of",
     "own_class",
     "register_operator",

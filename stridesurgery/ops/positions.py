@@ -169,9 +169,7 @@ def resample(
 
 
 def set_buffer(module: Any, name: str, value: Callable[[], Tensor]) -> None:
-    """Let a module read another buffer in the place of one that its grid fixes.
-
-    A buffer that the state_dict holds keeps its values there.
+    """Put another buffer in the place of one that is made for the old grid.
 
     Args:
         module: holds the buffer.
@@ -181,11 +179,24 @@ def set_buffer(module: Any, name: str, value: Callable[[], Tensor]) -> None:
     old = getattr(module, name)
     with torch.device(old.device):
         new = value().to(old.device, old.dtype)
-    if name in module._non_persistent_buffers_set:
-        module.register_buffer(name, new, persistent=False)
-    else:
-        module.register_buffer(f"{name}_finer", new, persistent=False)
-        _read_instead(module, name, f"{name}_finer")
+    module.register_buffer(name, new, persistent=name not in module._non_persistent_buffers_set)
+
+
+def follow_grid(module: nn.Module, follow: Follow, growth: Growths) -> None:
+    """Let a module follow its grid, and keep the buffers of the old grid under their names.
+
+    A new buffer is called "<name>_finer" and read in the place of the old one: the state_dict is
+    as it was, and the old grid still has its own (`dual_path`).
+    """
+    before = [(part, dict(part._buffers)) for part in module.modules()]
+    follow(module, growth)
+    for part, buffers in before:
+        for name, old in buffers.items():
+            new = part._buffers[name]
+            if new is not old and old is not None and not name.endswith("_finer"):
+                part._buffers[name] = old
+                part.register_buffer(f"{name}_finer", new, persistent=False)
+                _read_instead(part, name, f"{name}_finer")
 
 
 def _read_instead(module: nn.Module, name: str, what: "Table | str") -> None:

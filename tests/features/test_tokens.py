@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+import torchvision
 from torch import Tensor, nn
 
 import stridesurgery as ss
@@ -78,6 +79,17 @@ def test_a_dual_path_gives_both_grids(dilate: bool) -> None:
         fine = ss.features(ss.eliminate(model, "S1L0", stride=8, **how), "blocks.1")(image)
     torch.testing.assert_close(maps["large.blocks.1"], large)
     torch.testing.assert_close(maps["small.blocks.1"], fine["blocks.1"])
+
+
+def test_a_dual_path_keeps_what_was_made_for_the_old_grid() -> None:
+    """Swin's masks and torchvision's patch size, of which each path needs its own."""
+    swin = timm.create_model("swin_tiny_patch4_window7_224", depths=(2, 2), img_size=56)
+    vit = torchvision.models.VisionTransformer(56, 14, 1, 3, 48, 96)
+    for model, stride in ((swin, 2), (vit, 7)):
+        model = awake(model).eval()
+        options = {"stride": stride, "positions": "resample", "input_size": 56}
+        found = ss.verify(model, ss.dual_path(model, "S1L0", **options))
+        assert any(check.name.startswith("large") for check in found.maps)
 
 
 @pytest.mark.parametrize("name", ["hiera_tiny_224", "tnt_s_legacy_patch16_224"])
