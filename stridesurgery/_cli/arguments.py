@@ -129,11 +129,12 @@ def _option(text: str) -> tuple[str, Any]:
         return name, True
     if name in ("stride", "restore_at") and value.isdecimal():
         return name, int(value)
-    if name in ("axis", "pool", "form") and value:
+    if name in ("axis", "pool", "form", "positions", "at", "sizes", "centres") and value:
         return name, value
     raise RequestError(
-        f"{text!r} is not an option of a surgery; there are stride=N, axis=h|w|hw, pool=remove|keep, dilate, "
-        "restore_at=L and form=module|graph"
+        f"{text!r} is not an option of a surgery; there are stride=N, axis=h|w|hw, "
+        "pool=remove|keep, dilate, restore_at=L, form=module|graph, positions=resample, at=PATH, "
+        "sizes=follow|stay and centres=looks|carried"
     )
 
 

@@ -3,7 +3,7 @@
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import stridesurgery as ss
 from stridesurgery._cli.arguments import add_model, add_out, add_surgeries, add_taps, source
@@ -11,7 +11,7 @@ from stridesurgery._cli.errors import CommandError
 from stridesurgery._cli.files import SUFFIXES, check_writable
 from stridesurgery._metrics import METRICS, SECONDS
 from stridesurgery._tables import plain
-from stridesurgery.surgery import AXES
+from stridesurgery.surgery import AXES, Options, Positions
 
 # What needs torch is imported when a command runs, so that help and errors of usage are quick.
 
@@ -91,6 +91,12 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dilate", action="store_true", help="also surgeries that keep the pretrained features"
     )
+    parser.add_argument(
+        "--positions",
+        choices=get_args(Positions),
+        default=Options.positions,
+        help="tables of positions: refuse them, or resample them for the finer grid",
+    )
 
 
 def run_search(arguments: argparse.Namespace) -> Answer:
@@ -117,6 +123,7 @@ def searched(arguments: argparse.Namespace) -> "ss.Search":
         input_size=arguments.input_size,
         axes=arguments.axis or "hw",
         dilate=arguments.dilate,
+        positions=arguments.positions,
     )
 
 

@@ -107,7 +107,8 @@ def estimates(forecast: Forecast, plans: Sequence[Plan]) -> Iterator[tuple[Plan,
     """
     analysis = forecast.analysis
     for plan in plans:
-        if plan.surgery.dilate or not analysis.recording.compares:
+        follows = plan.surgery.positions != "refuse"  # whose graph is another one
+        if plan.surgery.dilate or not (follows or analysis.recording.compares):
             yield plan, forecast.of(plan)
             continue
         try:

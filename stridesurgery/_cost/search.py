@@ -21,7 +21,7 @@ from stridesurgery._rewrite import Plan, eliminate
 from stridesurgery._tables import Shown, Table, fields_of, ratio
 from stridesurgery._trace import copy_to_meta, one_image
 from stridesurgery.errors import RequestError
-from stridesurgery.surgery import AXES, Axis, Surgery
+from stridesurgery.surgery import AXES, Axis, Options, Positions, Surgery
 
 ROUNDS = 7  # of timing, if seconds are bounded
 
@@ -149,6 +149,7 @@ def search(
     input_size: int | HW[int] | None = None,
     axes: Axis | Sequence[Axis] = "hw",
     dilate: bool = False,
+    positions: Positions = Options.positions,
     at: str | None = None,
 ) -> Search:
     """Find the surgeries of a model that give the wanted maps within a budget.
@@ -174,6 +175,7 @@ def search(
         input_size: pixels, one number or (h, w); by default what the model was made for, else 224.
         axes: "hw", "h", "w", or several of them.
         dilate: also try surgeries that keep the pretrained features.
+        positions: what becomes of tables of positions, as for `eliminate`.
         at: the submodule to search, as for `eliminate`; a detector's is known.
 
     Returns:
@@ -204,6 +206,7 @@ def search(
             input_size=part.size,
             axes=axes,
             dilate=dilate,
+            positions=positions,
         )
         return replace(
             found,
@@ -224,7 +227,7 @@ def search(
         raise RequestError(
             "peak_bytes cannot be told for this model without building each surgery; leave it out"
         )
-    blank = Surgery(0, (), input_size=analysis.recording.size)
+    blank = Surgery(0, (), input_size=analysis.recording.size, positions=positions)
     kinds = [
         replace(blank, axis=axis, dilate=kept)
         for kept in ((False, True) if dilate else (False,))
