@@ -59,6 +59,12 @@ def _follow(model: nn.Module, growths: dict[str, Growth], positions: str) -> Non
             follow_grid(module, follow, growth)
         except NotImplementedError as problem:
             raise OperatorError(f"{path or 'the model'} cannot follow: it {problem}") from problem
+        except (AttributeError, LookupError, TypeError, ValueError) as problem:
+            what = f"{type(problem).__name__}: {problem}"
+            raise OperatorError(
+                f"{path or 'the model'} ({type(module).__name__}) cannot follow, it is not as its "
+                f"entry expects ({what}). Teach this version with stridesurgery.ops.register_positions"
+            ) from problem
     if positions == "resample-timm":
         for module in model.modules():
             tables = vars(module).get("position_tables", {})

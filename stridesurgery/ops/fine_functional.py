@@ -17,7 +17,7 @@ from stridesurgery.ops.window import Window, Windows
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def _one_node(function: Function) -> Function:
+def one_node(function: Function) -> Function:
     """Let tracers record a call as one operator instead of its insides."""
 
     def call(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -59,7 +59,7 @@ def _dilation(windows: Windows) -> tuple[int, int]:
     return tuple(w.dilation for w in windows)  # type: ignore[return-value]
 
 
-@_one_node
+@one_node
 def conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None, windows: Windows, groups: int = 1
 ) -> Tensor:
@@ -67,7 +67,7 @@ def conv2d(
     return F.conv2d(pad(x, windows), weight, bias, _step(windows), 0, _dilation(windows), groups)
 
 
-@_one_node
+@one_node
 def max_pool2d(x: Tensor, windows: Windows) -> Tensor:
     """Max-pool x (N, C, H, W) at the windows' remaining stride; tapped axes are not pooled."""
     # A window that reaches beyond the border also holds the border cell, so repeating that cell changes no
@@ -83,7 +83,7 @@ def max_pool2d(x: Tensor, windows: Windows) -> Tensor:
     return F.max_pool2d(x, _kernel(windows), _step(windows), 0, _dilation(windows))
 
 
-@_one_node
+@one_node
 def avg_pool2d(
     x: Tensor, windows: Windows, count_include_pad: bool = True, divisor_override: int | None = None
 ) -> Tensor:
@@ -116,7 +116,7 @@ def _counts(x: Tensor, window: Any, size: int, include_pad: bool) -> Tensor:
     return (last - first.clamp(min=-border)).clamp(min=1).to(x.dtype)
 
 
-@_one_node
+@one_node
 def blur_pool2d(x: Tensor, blur: Tensor, windows: Windows, mode: str = "reflect") -> Tensor:
     """Blur x (N, C, H, W) with `blur` (1 or C, 1, K, K), which sums to 1, at the remaining stride."""
     for axis, window in enumerate(windows):
@@ -131,7 +131,7 @@ def blur_pool2d(x: Tensor, blur: Tensor, windows: Windows, mode: str = "reflect"
     )
 
 
-@_one_node
+@one_node
 def merge_patches(x: Tensor, windows: Windows) -> Tensor:
     """Concatenate the 2 x 2 neighbours of each cell of x (N, H, W, C), column by column as Swin does: (N, h, w, 4C)."""
     rows, columns = (w.finer_cells(x.shape[i + 1]) for i, w in enumerate(windows))
@@ -145,7 +145,7 @@ def merge_patches(x: Tensor, windows: Windows) -> Tensor:
     return torch.cat(shifts, -1)
 
 
-@_one_node
+@one_node
 def space_to_depth(x: Tensor, windows: Windows, channels_first: bool = False) -> Tensor:
     """Lay blocks of x (N, C, H, W) out over channels, in the order (kh, kw, C) or (C, kh, kw): (N, C*kh*kw, h, w)."""
     rows, columns = (w.finer_cells(x.shape[i - 2]) for i, w in enumerate(windows))
@@ -156,7 +156,7 @@ def space_to_depth(x: Tensor, windows: Windows, channels_first: bool = False) ->
     return blocks.reshape(batch, -1, rows, columns)
 
 
-@_one_node
+@one_node
 def strided_slice(x: Tensor, windows: Windows, last: int = -1) -> Tensor:
     """Take every step-th cell along the axes (last - 1, last) of x, zeros where a slice starts late and ends beyond."""
     x = pad(x, windows, last=last)
@@ -165,7 +165,7 @@ def strided_slice(x: Tensor, windows: Windows, last: int = -1) -> Tensor:
     return x[tuple(index + [slice(None)] * (-1 - last))]
 
 
-@_one_node
+@one_node
 def sample(x: Tensor, by: tuple[int, int], last: int = -1) -> Tensor:
     """Every by-th cell along the axes (last - 1, last) of x, in memory of its own."""
     index: list[Any] = [..., slice(None, None, by[0]), slice(None, None, by[1])]

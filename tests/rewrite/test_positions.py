@@ -267,6 +267,23 @@ def test_a_module_of_ones_own_is_taught() -> None:
     torch.testing.assert_close(fine(image)[:, :, ::2, ::2], model(image))
 
 
+def test_a_replica_resamples_the_tensor_that_it_is_given() -> None:
+    fine = ss.eliminate(built(VIT), "S1L0", stride=8, positions="resample")
+    replica = fine._replicate_for_data_parallel()
+    replica._parameters = {}
+    replica.pos_embed = 2 * fine._parameters["pos_embed"]
+    torch.testing.assert_close(replica.pos_embed, 2 * fine.pos_embed)
+
+
+def test_a_model_that_is_not_as_its_entry_expects_is_refused() -> None:
+    model = built(VIT)
+    model.pos_embed = nn.Parameter(torch.zeros(1, 100, 192))
+    model.patch_embed.forward = nn.Sequential(model.patch_embed.proj, nn.Flatten(2)).forward
+    model._pos_embed = lambda x: x.transpose(1, 2)
+    with pytest.raises(ss.OperatorError, match="pos_embed of another size"):
+        ss.eliminate(model, "S1L0", stride=8, positions="resample")
+
+
 def test_bad_input() -> None:
     with pytest.raises(ss.RequestError, match="positions"):
         ss.eliminate(built(VIT), "S1L0", positions="interpolate")
