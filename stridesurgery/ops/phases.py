@@ -3,11 +3,11 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from stridesurgery.ops.fine_functional import _one_node
+from stridesurgery.ops.fine_functional import one_node
 from stridesurgery.ops.window import at_least, at_most
 
 
-@_one_node
+@one_node
 def space_to_batch(x: Tensor, by: tuple[int, int], last: int = -1) -> Tensor:
     """Move the by[0] x by[1] phases of a map into its batch: phase (i, j) holds the cells [i::by[0], j::by[1]].
 
@@ -25,7 +25,7 @@ def space_to_batch(x: Tensor, by: tuple[int, int], last: int = -1) -> Tensor:
     return x.permute(3, 5, 0, 1, 2, 4).reshape(-1, x.shape[1], rows, columns)
 
 
-@_one_node
+@one_node
 def batch_to_space(
     x: Tensor,
     phases: tuple[tuple[int, int], ...],
@@ -65,19 +65,19 @@ def kept_cells(pixels: int, reduction: tuple[int, int], cells: int, finer_cells:
     return at_most(finer_cells, at_least(inside, least))
 
 
-@_one_node
+@one_node
 def original_cells(x: Tensor, by: tuple[int, int]) -> Tensor:
     """Return every by-th cell of a finer map (N, C, H, W): those that the original network has."""
     return x[..., :: by[0], :: by[1]]
 
 
-@_one_node
+@one_node
 def first_phase(x: Tensor, count: int, axis: int = 0) -> Tensor:
     """Return the first of `count` phases in the batch, which lies along `axis`: what the original network computes."""
     return x.narrow(axis, 0, x.shape[axis] // count)
 
 
-@_one_node
+@one_node
 def repeat_phases(x: Tensor, count: int, axis: int = 0) -> Tensor:
     """Return the same value for every one of `count` phases in the batch, which lies along `axis`."""
     return x.repeat([count if i == axis else 1 for i in range(x.dim())])

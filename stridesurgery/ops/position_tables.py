@@ -29,6 +29,7 @@ class Table:
 
 
 def lengths(grid: Sequence[int], offsets: bool) -> tuple[int, ...]:
+    """Return how long a table is along each axis of its grid."""
     return tuple(2 * n - 1 if offsets else n for n in grid)
 
 

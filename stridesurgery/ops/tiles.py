@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stridesurgery.ops.fine_functional import _one_node
+from stridesurgery.ops.fine_functional import one_node
 from stridesurgery.ops.window import Window, Windows
 
 _CELLS = (Window(), Window())
 Chain = Sequence[Windows]  # the windows that lead from a whole map to a value in tiles
 
 
-@_one_node
+@one_node
 def tile_mask(chosen: Tensor, image: Tensor, tile: int, budget: int | None = None) -> Tensor:
     """Return which tiles of the image are wanted, (N, rows, columns): those that a chosen cell reaches into.
 
@@ -50,7 +50,7 @@ def tile_mask(chosen: Tensor, image: Tensor, tile: int, budget: int | None = Non
     return torch.zeros_like(flat, dtype=torch.bool).scatter(1, taken, True).view_as(best)
 
 
-@_one_node
+@one_node
 def tile_index(mask: Tensor, ring: int = 0, budget: int | None = None) -> Tensor:
     """Return the (image, row, column) of every wanted tile and of `ring` tiles around it; a budget fixes how many."""
     if budget is not None:
@@ -63,20 +63,20 @@ def tile_index(mask: Tensor, ring: int = 0, budget: int | None = None) -> Tensor
     return mask.nonzero()
 
 
-@_one_node
+@one_node
 def all_tiles(image: Tensor, tile: int) -> Tensor:
     """Return the mask of all tiles of an image, (N, rows, columns)."""
     rows, columns = (-(-side // tile) for side in image.shape[2:])
     return torch.ones(image.shape[0], rows, columns, dtype=torch.bool, device=image.device)
 
 
-@_one_node
+@one_node
 def per_tile(x: Tensor, index: Tensor) -> Tensor:
     """Return a value of each image for each of its tiles."""
     return x[index[:, 0]]
 
 
-@_one_node
+@one_node
 def cut_tiles(
     x: Tensor,
     mask: Tensor,
@@ -106,7 +106,7 @@ def cut_tiles(
 Border = tuple[Tensor, Tensor, Tensor]
 
 
-@_one_node
+@one_node
 def border_cells(
     mask: Tensor,
     index: Tensor,
@@ -152,7 +152,7 @@ def border_cells(
     return taken, torch.stack(places, 1), outside.flatten().nonzero()[:, 0]
 
 
-@_one_node
+@one_node
 def with_border(tiles: Tensor, border: Border, fill: float, coarse: Tensor | None = None) -> Tensor:
     """Give tiles (K, C, h, w) a border from the tiles beside them, as `border_cells` has it.
 
@@ -166,7 +166,7 @@ def with_border(tiles: Tensor, border: Border, fill: float, coarse: Tensor | Non
     return found.view(*taken.shape, tiles.shape[1]).permute(0, 3, 1, 2)
 
 
-@_one_node
+@one_node
 def inside(
     tiles: Tensor, start: Tensor, chain: Chain, cells: tuple[int, int], windows: Windows
 ) -> Tensor:
@@ -177,7 +177,7 @@ def inside(
     return tiles
 
 
-@_one_node
+@one_node
 def put_tiles(
     tiles: Tensor,
     mask: Tensor,
