@@ -39,6 +39,9 @@ def tied():
     made[4].weight = made[3].weight
     return made
 
+def pooled(stride=2):
+    return nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.AvgPool2d(3, stride, 1), nn.Conv2d(4, 5, 1), nn.Flatten(2))
+
 def interrupted():
     raise KeyboardInterrupt
 
@@ -245,22 +248,39 @@ def test_shared_weights_are_written_for_each_name(cli: Cli) -> None:
     assert cli("verify", "builders:tied", "--operated", "fine.safetensors")[0] == 0
 
 
-@pytest.mark.parametrize("wanted", ["S1L0", "S1L1:dilate"])
-def test_onnx_computes_what_the_operated_model_does(cli: Cli, wanted: str) -> None:
+@pytest.mark.parametrize(
+    "model, wanted, options",
+    [
+        ("net", "S1L0", []),
+        ("net", "S1L1:dilate", ["--any-size"]),
+        ("pooled", "S1L1:pool=keep", ["--any-size"]),
+    ],
+)
+def test_onnx_computes_what_the_operated_model_does(
+    cli: Cli, model: str, wanted: str, options: list[str]
+) -> None:
     onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    code, out, err = cli(
-        "eliminate", "builders:net", wanted, "--input-size=40x24", "--out", "fine.onnx"
-    )
+    argv = ("eliminate", f"builders:{model}", wanted, "--input-size=40x24", "--out", "fine.onnx")
+    code, out, err = cli(*argv, *options)
     assert (code, err) == (0, "") and "fine.onnx" in out
     metadata = {entry.key: entry.value for entry in onnx.load("fine.onnx").metadata_props}
     operated = ss.eliminate(
-        Source("builders:net", {}, None).build(), ss.Surgery.from_json(metadata["surgery"])
+        Source(f"builders:{model}", {}, None).build(), ss.Surgery.from_json(metadata["surgery"])
     )
     session = onnxruntime.InferenceSession("fine.onnx", providers=["CPUExecutionProvider"])
-    x = torch.randn(1, 3, 40, 24)
-    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    torch.testing.assert_close(torch.from_numpy(found), operated(x))
+    for shape in ((1, 3, 40, 24), (5, 3, 40, 24), *([(3, 3, 32, 64)] if options else [])):
+        x = torch.randn(shape)
+        (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), operated(x))
+
+
+def test_onnx_says_what_is_not_of_any_size(cli: Cli) -> None:
+    pytest.importorskip("onnxscript")
+    argv = ("eliminate", "timm:test_vit", "S1L0:dilate,stride=8", "--any-size", "--out=fine.onnx")
+    code, _, err = cli(*argv)
+    assert code == 2 and "computes with its rows and columns as constants" in err, err
+    assert not Path("fine.onnx").exists()
 
 
 def test_a_file_is_replaced_as_a_whole_or_not_at_all(

@@ -133,7 +133,12 @@ def add_eliminate(parser: argparse.ArgumentParser) -> None:
     add_surgeries(parser)
     add_out(
         parser,
-        "what to write: .safetensors (the weights, the recipe in its metadata) or .onnx (one image)",
+        "what to write: .safetensors (the weights, the recipe in its metadata) or .onnx",
+    )
+    parser.add_argument(
+        "--any-size",
+        action="store_true",
+        help="ONNX for images of any size (default: of the input size; the batch is of any length)",
     )
 
 
@@ -146,7 +151,7 @@ def run_eliminate(arguments: argparse.Namespace) -> Answer:
     check_writable(out, SUFFIXES)
     operated = ss.eliminate(made.build(), arguments.surgery, input_size=arguments.input_size)
     surgery = operated.surgery
-    saved.write(operated, surgery, made.name, out)  # type: ignore[arg-type]  # eliminate attached it
+    saved.write(operated, surgery, made.name, out, arguments.any_size)  # type: ignore[arg-type]  # eliminate attached it
     tensors, size = len(operated.state_dict()), out.stat().st_size
     text = f"{describe(surgery)} of {made.name}: wrote {out}, {tensors} tensors, {size / 2**20:.1f} MiB"  # type: ignore[arg-type]
     if made.weights is None:

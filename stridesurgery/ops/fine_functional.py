@@ -4,6 +4,7 @@ Every function takes (rows, columns) windows (`stridesurgery.ops.window`) and pa
 `[::k]` is the original operator's output. They appear by these names in rewritten graphs.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -91,10 +92,11 @@ def avg_pool2d(
     if all(w.tap for w in windows):
         return max_pool2d(x, windows)  # nothing is pooled: the same crop
     counts = [_counts(x, w, x.shape[i - 2], count_include_pad) for i, w in enumerate(windows)]
-    total = F.avg_pool2d(pad(x, windows), _kernel(windows), _step(windows), divisor_override=1)
+    mean = F.avg_pool2d(pad(x, windows), _kernel(windows), _step(windows))
+    cells = math.prod(_kernel(windows))  # not by divisor_override, which torch's ONNX leaves out
     if divisor_override is not None:
-        return total / divisor_override
-    return total / (counts[0][:, None] * counts[1])
+        return mean * (cells / divisor_override)
+    return mean * (cells / (counts[0][:, None] * counts[1]))
 
 
 def _counts(x: Tensor, window: Any, size: int, include_pad: bool) -> Tensor:
