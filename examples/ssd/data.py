@@ -130,7 +130,7 @@ def indexed(content: Mapping[str, Any]) -> COCO:
 
 
 class CocoImages(CocoDetection):
-    """A set with labels 1.. by category id, without what cannot be learned: see `left_out`.
+    """A set with labels 1.. by category id, without what cannot be learned, as `said`.
 
     An item is asked for by a ticket, so that neither workers nor restarts change its augmentation.
     with_objects: only the images that have an object. first: only so many of them.
@@ -195,8 +195,8 @@ class CocoImages(CocoDetection):
         path, annotated = self.split.images / entry["file_name"], (entry["width"], entry["height"])
         image = read_image(path)
         if image.size != annotated:
-            turned = " Is it turned by its EXIF tag?" if image.size == annotated[::-1] else ""
-            raise DetectionError(f"{path} has {image.size} pixels, annotated {annotated}.{turned}")
+            turned = "; perhaps its EXIF tag turns it" if image.size == annotated[::-1] else ""
+            raise DetectionError(f"{path} has {image.size} pixels, annotated {annotated}{turned}.")
         return image
 
 

@@ -65,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for path in tqdm(images, desc="detecting", leave=False):
         pixels = VF.pil_to_tensor(programs.read_image(path))
         parts = [drawn(pixels, one, arguments.threshold, device) for one in known]
-        VF.to_pil_image(torch.cat(parts, dim=2)).save(arguments.out / path.name)
+        usual = path.suffix.lower() in programs.IMAGE_SUFFIXES
+        name = path.name if usual else f"{path.name}.png"
+        VF.to_pil_image(torch.cat(parts, dim=2)).save(arguments.out / name, quality=95)
     print(f"Drew {len(images)} images in {arguments.out}: {' | '.join(k.row.name for k in known)}")
 
 

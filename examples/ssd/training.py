@@ -65,6 +65,9 @@ class Training:
     ) -> None:
         if options.batch % everyone.world or len(images) < everyone.world:
             raise DetectionError(f"a batch cannot be dealt to {everyone.world} processes.")
+        learning = not options.freeze_norms and any(map(is_norm, ssd.modules()))
+        if learning and min(options.batch, len(images)) < 2 * everyone.world:
+            raise DetectionError("batch norms need two images a process; or give --freeze-norms.")
         self.row, self.images, self.everyone, self.options = row, images, everyone, options
         self.stop, self.path = stop or Stop(), folder / "last.pt"
         own = {"images": images.digest(), "device": everyone.device.type}
@@ -98,7 +101,7 @@ class Training:
         rate = schedule(self.sgd, options, epoch)
         self.net.train()
         for norm in self.ssd.modules():
-            if options.freeze_norms and isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            if options.freeze_norms and is_norm(norm):
                 norm.eval()
         batches = data.epoch_batches(len(self.images), options.batch, options.seed, epoch)
         own = [batch[everyone.rank :: everyone.world] for batch in batches[done:]]
@@ -205,6 +208,10 @@ class Training:
         self.scaler.load_state_dict(content["scaler"])
         self.steps = content["steps"]
         return changes({k: then[k] for k in ("lr", "device", "processes")}, now)
+
+
+def is_norm(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

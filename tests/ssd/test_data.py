@@ -155,7 +155,9 @@ def test_images_that_do_not_decode_or_are_turned_are_named(
     with pytest.raises(DetectionError, match="a.png does not decode"):
         images[1, 0]
     Image.new("RGB", (30, 40)).save(split.images / "b.png")
-    with pytest.raises(DetectionError, match=r"\(30, 40\) pixels, annotated .*Is it turned by its"):
+    with pytest.raises(
+        DetectionError, match=r"\(30, 40\) pixels, annotated .*perhaps its EXIF tag"
+    ):
         images[0, 0]
     monkeypatch.setattr("sys.argv", ["data", str(tmp_path)])
     data.main()

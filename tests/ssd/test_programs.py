@@ -116,6 +116,7 @@ def test_requests_that_contradict_themselves_are_told(shapes, tmp_path, device: 
         ("--device", device): f"--device {device} does not compute",
         ("--config", "SSDMnetv1"): "and a --config name two detectors",
         ("--batch", "0.5"): None,
+        ("--batch", "1"): "batch norms need two images a process",
     }.items():
         with pytest.raises((DetectionError, SystemExit), match=message):
             train.main(arguments(shapes, tmp_path, *more))
