@@ -23,7 +23,7 @@ from stridesurgery._cost import (
     cost,
     search,
 )
-from stridesurgery._features import dual_path, features
+from stridesurgery._features import Tiling, dual_path, features, sparse_path
 from stridesurgery._recalibrate import recalibrate
 from stridesurgery._rewrite import eliminate
 from stridesurgery._verify import Verification, verify
@@ -59,6 +59,7 @@ __all__ = [
     "Search",
     "Surgery",
     "SurgeryError",
+    "Tiling",
     "Timing",
     "TraceError",
     "Transition",
@@ -76,5 +77,6 @@ __all__ = [
     "register_operator",
     "save",
     "search",
+    "sparse_path",
     "verify",
 ]

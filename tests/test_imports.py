@@ -45,6 +45,7 @@ EDITORS = {
     "_features.tokens",
     "_features.dual_path",
     "_features.join",
+    "_features.sparse_path",
     "_features.freeze_norms",
 }
 

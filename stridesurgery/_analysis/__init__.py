@@ -21,7 +21,7 @@ from stridesurgery._analysis.part import (
     kind_of,
     part_of,
 )
-from stridesurgery._analysis.propagate import REARRANGING, spatial_ops
+from stridesurgery._analysis.propagate import REARRANGING, operator_of, spatial_ops
 from stridesurgery._analysis.transitions import beyond
 
 __all__ = [
@@ -51,5 +51,6 @@ __all__ = [
     "kind_of",
     "part_of",
     "read_size",
+    "operator_of",
     "reduction_of",
 ]

@@ -40,6 +40,7 @@ def dual_path(
     combine: Literal["split", "concat"] = "split",
     sampler: Literal["slice", "original"] = "slice",
     large_norm: Literal["shared", "frozen"] = "shared",
+    share: bool = True,
     stride: int = Options.stride,
     axis: Axis = Options.axis,
     pool: Pool = Options.pool,
@@ -65,6 +66,8 @@ def dual_path(
         large_norm: "shared": in train mode both paths normalise by their batch and update the running statistics
             (the paper); "frozen": the large path normalises by the running statistics, as the small path has left
             them, and does not update them. The norm of the first eliminated layer runs once, for both paths.
+        share: False: the large path runs the first eliminated layer anew, at its old stride, rather than sample the
+            finer map. For `sparse_path`, which then makes that map in tiles alone.
         stride: what remains of each stride; must divide it.
         axis: rows ("h"), columns ("w") or both ("hw").
         pool: whether a pool whose stride goes is removed ("remove", as in the paper) or runs at stride 1 ("keep").
@@ -113,7 +116,7 @@ def dual_path(
     else:
         split_modules(fine, model, planned)
         joined = {
-            a.recording.training: join(fine, a, planned, sampler, large_norm)
+            a.recording.training: join(fine, a, planned, sampler, large_norm, share)
             for a in (analysis.training, analysis)
         }
     groups = _by_reduction(outputs) if combine == "concat" else [(out,) for out in outputs]

@@ -148,26 +148,24 @@ def drop_unused(graph: fx.Graph, needed: set[fx.Node]) -> None:
     A write into memory that is read after it stays, and one into a buffer of a module that runs (running statistics).
     """
     lasting = lasting_memory(graph)
-    kept = _ancestors(graph, needed, set())
+    kept = ancestors(graph, needed, set())
     modules = {info(n).path for n in kept if n.op != "placeholder"}
     statistics = {
         n for n in graph.nodes if set(info(n).writes) & lasting and info(n).path in modules
     }
-    kept = _ancestors(graph, needed, statistics)
+    kept = ancestors(graph, needed, statistics)
     for node in reversed(list(graph.nodes)):
         if node not in kept:
             graph.erase_node(node)
 
 
-def _ancestors(graph: fx.Graph, needed: set[fx.Node], effects: set[fx.Node]) -> set[fx.Node]:
-    """All nodes that values and effects depend on, writes into the memory that they read included."""
+def ancestors(graph: fx.Graph, needed: set[fx.Node], effects: set[fx.Node]) -> set[fx.Node]:
+    """Return all nodes that values and effects depend on, writes into the memory that they read included."""
     wanted, kept, read = needed | effects, set[fx.Node](), set[object]()
     for node in reversed(graph.nodes):
-        if (
-            node.op in ("output", "placeholder")
-            or node in wanted
-            or not read.isdisjoint(info(node).writes)
-        ):
+        if node.op == "output":
+            kept.add(node)
+        elif node.op == "placeholder" or node in wanted or not read.isdisjoint(info(node).writes):
             kept.add(node)
             wanted.update(node.all_input_nodes)
             read.update(info(source).memory for source in node.all_input_nodes)

@@ -33,7 +33,12 @@ class Joined:
 
 
 def join(
-    fine: RewrittenModel, original: Analysis, planned: Plan, sampler: str, large_norm: str
+    fine: RewrittenModel,
+    original: Analysis,
+    planned: Plan,
+    sampler: str,
+    large_norm: str,
+    share: bool,
 ) -> Joined:
     """Both paths in one graph, for the mode of the original's analysis.
 
@@ -43,8 +48,9 @@ def join(
         planned: what was operated.
         sampler: "slice" or "original", as for `dual_path`.
         large_norm: "shared" or "frozen", as for `dual_path`.
+        share: as for `dual_path`.
     """
-    return _Join(fine, original, planned, sampler, large_norm).join()
+    return _Join(fine, original, planned, sampler, large_norm, share).join()
 
 
 def split_modules(fine: RewrittenModel, original: nn.Module, planned: Plan) -> None:
@@ -74,9 +80,15 @@ def split_modules(fine: RewrittenModel, original: nn.Module, planned: Plan) -> N
 
 class _Join:
     def __init__(
-        self, fine: RewrittenModel, original: Analysis, planned: Plan, sampler: str, large_norm: str
+        self,
+        fine: RewrittenModel,
+        original: Analysis,
+        planned: Plan,
+        sampler: str,
+        large_norm: str,
+        share: bool,
     ) -> None:
-        self.fine, self.original, self.sampler = fine, original, sampler
+        self.fine, self.original, self.sampler, self.share = fine, original, sampler, share
         self.frozen = large_norm == "frozen" and original.recording.training
         self.graph = copied(fine.graphs[original.recording.training])
         self.small: dict[Key, fx.Node] = {info(n).key: n for n in self.graph.nodes}
@@ -143,14 +155,14 @@ class _Join:
         removed = any(window.tap for window in change.operator.windows)
         if change.site.operator.kind == "resize" or (removed and self.sampler == "original"):
             return self._copy(node, before=None if later else fine.next)
-        if not later:
+        if not later and self.share:
             return self._sampled(fine, node, _step(change), before=fine.next)
         module = self.fine.get_submodule(str(node.target)) if node.op == "call_module" else None
         stateless = module is None or not module.state_dict()
         if stateless and not removed:
             return self._copy(node)
         hooked = module is not None and (module._forward_hooks or module._forward_pre_hooks)
-        if type(module) in _PLAIN and module.padding_mode == "zeros" and not hooked:  # type: ignore[union-attr]
+        if type(module) in PLAIN_CONVOLUTIONS and module.padding_mode == "zeros" and not hooked:  # type: ignore[union-attr]
             return self._convolved(node, module, change)
         return self._sampled(self._copy(fine), node, _step(change))
 
@@ -274,4 +286,4 @@ def after(nodes: Sequence[fx.Node | None]) -> set[fx.Node]:
     return found
 
 
-_PLAIN = (FineConv2d, FineConv2dSame, nn.Conv2d)
+PLAIN_CONVOLUTIONS = (FineConv2d, FineConv2dSame, nn.Conv2d)

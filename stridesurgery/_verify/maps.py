@@ -2,19 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
 
 from stridesurgery._analysis import Feature, Source, analyse
 from stridesurgery._features import Tap, tapped
-from stridesurgery._hw import HW
 from stridesurgery._node import Key, info
 from stridesurgery._rewrite import refreshed
 from stridesurgery._trace import RewrittenModel, copied_model, rewritten
 from stridesurgery._verify.operators import difference
 from stridesurgery._verify.runs import check_buffers, run, run_operated
+from stridesurgery._verify.tiles import WholeMap, check_tiles
 from stridesurgery.errors import GridError, RequestError, SurgeryError
 from stridesurgery.ops import sample
 
@@ -26,14 +25,6 @@ class MapCheck:
     name: str
     what: str  #: the finding, in words
     error: float | None  #: largest relative difference; None if nothing was compared
-
-
-@dataclass(frozen=True)
-class _Map:
-    """A map as a network computes it."""
-
-    value: Tensor
-    reduction: HW[Fraction]
 
 
 def check_maps(
@@ -65,15 +56,24 @@ def check_maps(
     returned = result.value
     with torch.no_grad():
         before, after = _maps(original, sources, image), _maps(fine, sources, image)
-    if list(returned) != [feature.name for feature in features]:
+    tiled = hasattr(returning, "tiling")
+    if list(returned) != [feature.name for feature in features] + ["tiles"] * tiled:
         raise SurgeryError(
             f"the maps that are returned are {', '.join(returned)}, which feature_info does not say"
         )
+    if tiled:
+        small = [feature for feature in features if feature.name.startswith("small.")]
+        whole = {f.name: after[f.sources[0].key] for f in small}
+        in_tiles = tuple(MapCheck(*found) for found in check_tiles(returning, whole, image))
+        features = tuple(feature for feature in features if feature not in small)
+        sources = [source for feature in features for source in feature.sources]
     parts = [part for feature in features for part in _split(returned[feature.name], feature)]
     claimed = [feature.reduction for feature in features for _ in feature.sources]
     found = tuple(
         _check(*each, before, after, dilated) for each in zip(sources, parts, claimed, strict=True)
     )
+    if tiled:
+        return (*in_tiles, *found)
     _check_geometry(returning, image)
     return found
 
@@ -102,7 +102,7 @@ def _split(value: Tensor, feature: Feature) -> Sequence[Tensor]:
     return value.split([source.channels for source in feature.sources], axis)
 
 
-def _maps(network: nn.Module, sources: Sequence[Source], image: Tensor) -> dict[Key, _Map]:
+def _maps(network: nn.Module, sources: Sequence[Source], image: Tensor) -> dict[Key, WholeMap]:
     """Compute the maps of a network at those sources that it contains."""
     analysis = analyse(network, (image.shape[2], image.shape[3]))
     nodes = {info(node).key: node for node in analysis.grid_of}
@@ -122,7 +122,8 @@ def _maps(network: nn.Module, sources: Sequence[Source], image: Tensor) -> dict[
     graph = tapped(analysis, list(taps.values()))
     values = rewritten(copied_model(network, apart=True), graph, graph, None).eval()(image.clone())
     return {
-        key: _Map(values[tap.name], tap.place.reassembled.reduction) for key, tap in taps.items()
+        key: WholeMap(values[tap.name], tap.place.reassembled.reduction)
+        for key, tap in taps.items()
     }
 
 
@@ -130,8 +131,8 @@ def _check(
     source: Source,
     found: Tensor,
     claimed: tuple[float, float],
-    before: dict[Key, _Map],
-    after: dict[Key, _Map],
+    before: dict[Key, WholeMap],
+    after: dict[Key, WholeMap],
     dilated: bool,
 ) -> MapCheck:
     if source.network == "sliced":

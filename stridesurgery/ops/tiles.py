@@ -84,15 +84,16 @@ def cut_tiles(
     cells: tuple[int, int],
     windows: Windows = _CELLS,
     fill: float = 0.0,
+    bare: bool = False,
 ) -> Tensor:
     """Cut tiles out of a map (N, C, h, w), with the border that an operator's windows need: (K, C, ., .).
 
-    What lies beyond the map is `fill`.
+    What lies beyond the map is `fill`. bare: the operator will not pad, so that it makes exactly the tile.
     """
     pads, sides = [], []
     for axis, (window, own) in enumerate(zip(windows, cells, strict=True)):
         size = x.shape[2 + axis]
-        left, right = _border(window, size, own)
+        left, right = _border(window, size, own, bare)
         reach = mask.shape[1 + axis] * own + right
         pads.append((left, reach - size))
         sides.append((left + own + right, own))
@@ -115,6 +116,7 @@ def border_cells(
     cells: tuple[int, int],
     windows: Windows,
     by: tuple[int, int] = (1, 1),
+    bare: bool = False,
 ) -> Border:
     """Return where the cells of tiles with a border come from, for `with_border`.
 
@@ -126,6 +128,7 @@ def border_cells(
         cells: of a tile.
         windows: of the operator that runs next.
         by: by how much the cells of the coarse path's map are larger, (rows, columns).
+        bare: the operator will not pad, so that it makes exactly the tile.
 
     Returns:
         The cell of all tiles that each takes, (K, h, w). Of those that no tile has: which they are among all, and the
@@ -134,7 +137,7 @@ def border_cells(
     at, beyond = [], []
     for axis, (window, own) in enumerate(zip(windows, cells, strict=True)):
         size = _size(start, chain, axis)
-        left, right = _border(window, size, own)
+        left, right = _border(window, size, own, bare)
         along = torch.arange(-left, own + right, device=index.device)
         cell = index[:, 1 + axis, None] * own + along
         beyond.append((cell < 0) | (cell >= size))
@@ -205,9 +208,11 @@ def _size(start: Tensor, chain: Chain, axis: int) -> int:
     return size
 
 
-def _border(window: Window, size: int, cells: int) -> tuple[int, int]:
+def _border(window: Window, size: int, cells: int, bare: bool = False) -> tuple[int, int]:
     """Return the cells on the left and right of a tile that its window reads, or that keep it in step with the map."""
     pad, step = window.pads(size)[0], window.step
-    left = -(-max(pad, 0) // step) * step
-    right = max((1 if window.tap else window.span) - pad - step, 0)
+    right = (1 if window.tap else window.span) - pad - step
+    if bare:
+        return pad, right
+    left, right = -(-max(pad, 0) // step) * step, max(right, 0)
     return left, right + (size - (cells + left + right)) % window.stride
