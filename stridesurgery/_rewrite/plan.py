@@ -93,7 +93,26 @@ def plan(analysis: Analysis, surgery: Surgery) -> Plan:
     planned = Plan(surgery, transitions, ())
     if surgery.dilate:
         planned = _with_means(analysis, planned)
-    return replace(planned, changes=changes_of(analysis.spatial_ops, planned))
+    try:
+        return replace(planned, changes=changes_of(analysis.spatial_ops, planned))
+    except OperatorError as problem:
+        raise OperatorError(f"{problem}. {_possible(analysis, planned)}") from problem
+
+
+def _possible(analysis: Analysis, planned: Plan) -> str:
+    """Name a layer of each transition whose operators can all change."""
+    found = []
+    for i in range(len(analysis.transitions)):
+        try:
+            alone = (_planned(analysis, i, planned.surgery),)
+            changes_of(analysis.spatial_ops, replace(planned, transitions=alone))
+        except (OperatorError, RequestError):
+            continue
+        layers = range(len(analysis.layers))
+        found.append(next(n for n in layers if i in analysis.transitions_of(n)))
+    if found:
+        return f"Layers that can be named: {listed(found)}"
+    return "No transition can go: operate on a part of the model, such as its encoder"
 
 
 def _with_means(analysis: Analysis, planned: Plan) -> Plan:

@@ -296,3 +296,38 @@ def test_a_head_of_fixed_size_is_refused_with_the_way_out(pools: bool) -> None:
 def test_models_of_volumes_are_refused_as_such() -> None:
     with pytest.raises(ss.TraceError, match=r"stem\.0'.*works on volumes"):
         ss.inspect(torchvision.models.video.r3d_18(), SIZE)
+
+
+@pytest.mark.parametrize("name", ["FPN", "Unet", "MAnet"])
+def test_masks_of_segmentation_keep_their_size_if_the_whole_network_is_operated(name: str) -> None:
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    net = awake(getattr(smp, name)("resnet18", encoder_weights=None)).eval()
+    assert ss.eliminate(net, S=1, input_size=SIZE)(image(SIZE)).shape == (1, 1, SIZE, SIZE)
+    net.encoder = ss.eliminate(net.encoder, S=1, input_size=SIZE)
+    assert net(image(SIZE)).shape[-1] == SIZE * (1 if name == "Unet" else 2)
+
+
+class Upsampling(nn.Module):
+    """Two learned upsamplings on the way up, or one."""
+
+    def __init__(self, ways: int) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1)
+        self.up = nn.ModuleList(nn.ConvTranspose2d(8, 8, 4, 2, 1) for _ in range(ways))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.b(self.a(x))
+        for up in self.up:
+            y = up(y)
+        return y
+
+
+@pytest.mark.parametrize(
+    ("ways", "words"), [(1, "Layers that can be named: 0"), (2, "operate on a part of the model")]
+)
+def test_learned_upsampling_is_refused_saying_what_can_be_named(ways: int, words: str) -> None:
+    net = awake(Upsampling(ways)).eval()
+    with pytest.raises(ss.OperatorError, match=f"ConvTranspose2d.*{words}"):
+        ss.eliminate(net, L="b", input_size=SIZE)
+    if ways == 1:
+        ss.verify(net, ss.eliminate(net, L="a", input_size=SIZE))
