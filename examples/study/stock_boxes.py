@@ -40,7 +40,7 @@ _VARIANCES = (
 )  # by which the network's (row, column, height, width) are divided
 
 _LEAST_SCORE = 0.02  # the 100 boxes that are kept of a photograph score more
-_CANDIDATES = 2000  # that enter the suppression; 1000 or 5000 give the same AP
+CANDIDATES = 2000  # that enter the suppression; 1000 or 5000 give the same AP
 _MAX_OVERLAP = 0.6  # IoU of two boxes of one class, as the detector's own post-processing has it
 _MOST_DETECTIONS = 100  # an image
 
@@ -181,7 +181,7 @@ def below(found: Candidates, bound: float) -> Candidates:
 
 def suppress(found: Candidates) -> Candidates:
     """The best 100 after one non-maximum suppression within each class, best first."""
-    found = found[found.scores.topk(min(_CANDIDATES, len(found.scores))).indices]
+    found = found[found.scores.topk(min(CANDIDATES, len(found.scores))).indices]
     kept = batched_nms(found.boxes[:, [1, 0, 3, 2]], found.scores, found.categories, _MAX_OVERLAP)
     return found[kept[:_MOST_DETECTIONS]]
 

@@ -212,7 +212,10 @@ def _share(coarse: nn.Module, fine: nn.Module) -> None:
     for path, module in coarse.named_modules():
         twin = fine.get_submodule(path)
         twin._parameters.update(module._parameters)
-        twin._buffers.update(module._buffers)
+        for name, value in module._buffers.items():
+            own = twin._buffers.get(name)
+            if value is not None and own is not None and torch.equal(own, value):
+                twin._buffers[name] = value  # others have followed the strides, such as anchors
 
 
 def choose_bound(
