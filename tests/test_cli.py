@@ -139,6 +139,21 @@ def test_json_says_what_is_infinite_or_not_known() -> None:
     assert told == {"sides": [1.0, "inf"], "offset": None}
 
 
+def test_a_goal_that_the_budget_does_not_buy_is_a_no_with_its_price(cli: Cli) -> None:
+    for options, said in (
+        (["--budget=1.01"], "nearest is S1L1: reduction 2 at 3, at compute"),
+        (["--budget=1.01", "--reduction=1"], "nearest is S2L0-1: reduction 1 at 3, at compute"),
+        (["--budget=99", "--reduction=0.5"], "nearest is S2L0-1: reduction 1 at 3, at compute"),
+    ):
+        code, out, err = cli("search", "builders:net", SMALL, *options)
+        assert (code, err) == (1, "") and said in out, out
+        code, out, _ = cli("search", "builders:net", SMALL, *options, "--json")
+        assert code == 1 and strict(out)["closest"]["name"] in said
+    assert (
+        strict(cli("search", "builders:net", SMALL, "--budget=99", "--json")[1])["closest"] is None
+    )
+
+
 @pytest.mark.parametrize(
     "text, expected",
     [

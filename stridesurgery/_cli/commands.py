@@ -22,6 +22,7 @@ class Answer:
 
     text: str
     data: Any  # the same as plain data for JSON
+    is_no: bool = False  # True if the answer is no
 
 
 def add_inspect(parser: argparse.ArgumentParser) -> None:
@@ -102,7 +103,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
 def run_search(arguments: argparse.Namespace) -> Answer:
     """Find the surgeries within a budget that no other one beats."""
     found = searched(arguments)
-    return Answer(str(found), plain(found))
+    return Answer(str(found), plain(found), is_no=not found.front)
 
 
 def searched(arguments: argparse.Namespace) -> "ss.Search":

@@ -104,7 +104,7 @@ def _run(arguments: argparse.Namespace) -> int:
     finally:
         logging.disable(logging.NOTSET)
     print(_shown(answer, arguments.json))
-    return 0
+    return REFUSED if answer.is_no else 0
 
 
 def _shown(answer: Answer, as_json: bool) -> str:

@@ -101,6 +101,7 @@ class Search(Shown):
     candidates: tuple[Candidate, ...]  #: all within the budget
     front: tuple[Candidate, ...]  #: the candidates that no other one beats
     refused: tuple[str, ...]  #: transitions that cannot be eliminated, and why
+    closest: Candidate | None = None  #: without a front: the cheapest of those nearest to the goal
     _records = "front"
 
     def __iter__(self) -> Iterator[Candidate]:
@@ -126,7 +127,23 @@ class Search(Shown):
             f"{self.model} at {h}x{w}: {len(self.front)} of the {len(self.candidates)} surgeries within the budget are "
             "beaten by no other; ratios to the model as it is"
         )
-        return Table(title, header, rows, left=(0, 1), notes=self.refused)
+        return Table(title, header, rows, left=(0, 1), notes=[*self._way_out(), *self.refused])
+
+    def _way_out(self) -> list[str]:
+        """Return the price of the goal, or what comes nearest to it, if the budget buys nothing."""
+        if self.front:
+            return []
+        if self.closest is None:
+            return ["no transition can be eliminated"]
+        reductions = " ".join(map(hw_short, self.closest.reductions))
+        price = "; ".join(
+            f"{metric.title} {ratio(metric.of(self.closest), metric.of(self.original))}"
+            for metric in METRICS
+        )
+        return [
+            f"nothing is within the budget; the cheapest that comes nearest is {self.closest.name}: "
+            f"reduction {reductions} at {', '.join(self.taps)}, at {price} times the model as it is"
+        ]
 
 
 def _cells(candidate: Candidate, base: Candidate, timed: bool) -> tuple[str, ...]:
@@ -212,6 +229,7 @@ def search(
             found,
             candidates=tuple(_outside(c, part) for c in found.candidates),
             front=tuple(_outside(c, part) for c in found.front),
+            closest=found.closest and _outside(found.closest, part),
         )
     bounds = budget if isinstance(budget, Budget) else None
     analysis = analyse(copy_to_meta(model), input_size)
@@ -234,7 +252,7 @@ def search(
         for axis in _axes(axes)
     ]
     plans, refused = feasible_plans(analysis, kinds)
-    everything = (_candidate(p, e, tapped, analysis) for p, e in estimates(forecast, plans))
+    everything = [_candidate(p, e, tapped, analysis) for p, e in estimates(forecast, plans)]
     within = sorted(
         (c for c in everything if _fits(c, bounds) and _fine_enough(c, wanted)), key=_order
     )
@@ -251,6 +269,7 @@ def search(
         tuple(within),
         front,
         refused,
+        None if front else min(everything, key=lambda c: _distance(c, wanted), default=None),
     )
 
 
@@ -308,6 +327,12 @@ def _fits(candidate: Candidate, bounds: Budget) -> bool:
 
 def _fine_enough(candidate: Candidate, wanted: Sequence[float]) -> bool:
     return all(max(sides) <= most for sides, most in zip(candidate.reductions, wanted, strict=True))
+
+
+def _distance(candidate: Candidate, wanted: Sequence[float]) -> tuple[float, int]:
+    """Return how far a surgery is from the wanted reductions, and its compute."""
+    sides = zip(candidate.reductions, wanted, strict=True)
+    return sum(max(max(reduction) / most, 1) for reduction, most in sides), candidate.macs
 
 
 def _order(candidate: Candidate) -> Any:
