@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from fractions import Fraction
 from operator import index
 from typing import Any, SupportsIndex
@@ -228,7 +229,9 @@ def _named(analysis: Analysis, name: str) -> int:
     if inside:
         each = ", ".join(f"{i} ({analysis.layers[i].name})" for i in inside)
         raise RequestError(f"{name!r} has several strided layers: {each}. Name one of them")
-    raise RequestError(f"no layer is named {name!r}. {_strided(analysis)}")
+    near = get_close_matches(name, [la.name for la in analysis.layers if la.is_strided], n=3)
+    hint = f"; the closest are {', '.join(near)}" if near else ""
+    raise RequestError(f"no layer is named {name!r}{hint}. {_strided(analysis)}")
 
 
 def _strided(analysis: Analysis) -> str:

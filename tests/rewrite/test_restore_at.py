@@ -63,7 +63,13 @@ def test_vgg_as_the_paper_tells() -> None:
 
 @pytest.mark.parametrize(
     ("restore_at", "words"),
-    [(0, "not after"), (1, "stride 1"), (99, "does not exist"), ("layer9", "no layer is named")],
+    [
+        (0, "not after"),
+        (1, "stride 1"),
+        (99, "does not exist"),
+        ("layer9", "no layer is named"),
+        ("blocks.1.0.conv_d", r"closest are blocks\.1\.0\.conv_dw"),
+    ],
 )
 def test_bad_requests(restore_at: object, words: str) -> None:
     net = create("mobilenetv1_100")
