@@ -2,10 +2,15 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from html import escape
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+DELAY = 5  # seconds until progress is shown
 
 
 class Table(NamedTuple):
@@ -93,6 +98,11 @@ def table(rows: Sequence[Sequence[str]], left: Container[int]) -> list[str]:
         ]
         lines.append("  ".join(cells).rstrip())
     return lines
+
+
+def in_sight(work: Iterable[T], total: int, unit: str) -> Iterable[T]:
+    """Show the progress of work that takes long, if there is a terminal."""
+    return tqdm(work, total=total, unit=f" {unit}", delay=DELAY, disable=None, leave=False)  # type: ignore[no-any-return]
 
 
 def mib(count: float) -> str:

@@ -1,5 +1,6 @@
 """Results show themselves: the same table in a REPL, in a notebook, as plain data and as a data frame."""
 
+import io
 import json
 import re
 from html import unescape
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 import stridesurgery as ss
+from stridesurgery import _tables
 from tests.models import create
 
 SIZE = 64
@@ -55,3 +57,16 @@ def test_a_data_frame_has_numbers(shown: Any) -> None:
 def test_signs_of_html_are_text() -> None:
     report = ss.Report("<b>&", (1, 1), (), (), (), note="a < b")
     assert "&lt;b&gt;&amp; at 1x1" in report._repr_html_() and "a &lt; b" in report._repr_html_()
+
+
+def test_progress_is_seen_in_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return terminal
+
+    for terminal in (True, False):
+        seen = Terminal()
+        monkeypatch.setattr("sys.stderr", seen)
+        monkeypatch.setattr(_tables, "DELAY", 0)
+        assert list(_tables.in_sight(iter("abc"), 3, "letters")) == list("abc")
+        assert ("letters" in seen.getvalue()) == terminal

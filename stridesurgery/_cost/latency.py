@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from stridesurgery._tables import in_sight
 from stridesurgery._trace import copied_model, number_format
 from stridesurgery.errors import ModelError
 
@@ -64,7 +65,10 @@ def in_turn(calls: Sequence[Callable[[], object]], rounds: int) -> list[Timing]:
     timers = [Timer("call()", globals={"call": call}) for call in calls]
     for timer in timers:
         timer.timeit(1)
-    seconds = [[timer.timeit(1).mean for timer in timers] for _ in range(rounds)]
+    seconds = [
+        [timer.timeit(1).mean for timer in timers]
+        for _ in in_sight(range(rounds), rounds, "rounds")
+    ]
     return [Timing(of_one) for of_one in zip(*seconds, strict=True)]
 
 

@@ -18,7 +18,7 @@ from stridesurgery._features import Tap, TapName, find_taps
 from stridesurgery._hw import HW, hw_numbers, hw_short
 from stridesurgery._metrics import METRICS, SECONDS
 from stridesurgery._rewrite import Plan, eliminate
-from stridesurgery._tables import Shown, Table, fields_of, ratio
+from stridesurgery._tables import Shown, Table, fields_of, in_sight, ratio
 from stridesurgery._trace import copy_to_meta, one_image
 from stridesurgery.errors import RequestError
 from stridesurgery.surgery import AXES, Axis, Options, Positions, Surgery
@@ -252,7 +252,8 @@ def search(
         for axis in _axes(axes)
     ]
     plans, refused = feasible_plans(analysis, kinds)
-    everything = [_candidate(p, e, tapped, analysis) for p, e in estimates(forecast, plans)]
+    counted = in_sight(estimates(forecast, plans), len(plans), "surgeries")
+    everything = [_candidate(p, e, tapped, analysis) for p, e in counted]
     within = sorted(
         (c for c in everything if _fits(c, bounds) and _fine_enough(c, wanted)), key=_order
     )
