@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from types import NoneType
 from typing import Any
 
 import torch
@@ -71,6 +72,8 @@ def part_of(
     """
     if not isinstance(model, nn.Module):
         return Part(model, "", input_size)  # analyse says what it is instead
+    if not isinstance(at, (str, NoneType)):
+        raise RequestError(f"at is the path of a submodule, got {at!r}")
     modules = dict(model.named_modules())
     path = at or ""
     around = [p for p in modules if p in ("", path) or path.startswith(f"{p}.")]

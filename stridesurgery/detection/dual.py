@@ -87,14 +87,19 @@ def dual_path(
     assert part.size is not None
     names = [level.name for level in levels(part.module, part.size)]
     inner = replace(surgery, at=None, after=None, input_size=None)
-    both = dual_path_of(
-        part.module,
-        inner,
-        taps=[f"[{name}]" for name in names],
-        sampler="original",
-        large_norm=large_norm,
-        input_size=part.size,
-    )
+    try:
+        both = dual_path_of(
+            part.module,
+            inner,
+            taps=[f"[{name}]" for name in names],
+            sampler="original",
+            large_norm=large_norm,
+            input_size=part.size,
+        )
+    except RequestError as refusal:
+        raise RequestError(
+            f"{type(detector).__name__} has a backbone without two paths: {refusal}. It must return its maps in a dict"
+        ) from refusal
     return DualPath(copy.deepcopy(detector), fine, both, part.at, names, bound, combine)
 
 

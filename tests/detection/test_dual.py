@@ -115,3 +115,13 @@ def test_what_has_no_known_suppression_is_refused() -> None:
         ss.detection.dual_path(Plain(), "S1L0")
     with pytest.raises(ss.RequestError, match="'merge' or 'split'"):
         ss.detection.dual_path(Plain(), "S1L0", combine="concat")
+
+
+def test_a_backbone_of_one_map_has_no_names_for_two() -> None:
+    net = detection.ssdlite320_mobilenet_v3_large(**SMALL).backbone.features[0]
+    net.out_channels = 672
+    sizes = detection.anchor_utils.AnchorGenerator(((32,),), ((1.0,),))
+    model = detection.RetinaNet(net, 4, anchor_generator=sizes, **RESIZED).eval()
+    assert ss.eliminate(model, "S1L0").anchor_generator.where[0].scale == (0.5, 0.5)
+    with pytest.raises(ss.RequestError, match="It must return its maps in a dict"):
+        ss.detection.dual_path(model, "S1L0")

@@ -152,6 +152,8 @@ def test_what_cannot_be_done_is_said(model: Detector) -> None:
         ss.eliminate(blind, "S1L0", at="never", input_size=300)
     with pytest.raises(ss.RequestError, match="at is the path of a submodule"):
         ss.Surgery(1, (0,), at=3)
+    with pytest.raises(ss.RequestError, match="at is the path of a submodule"):
+        ss.inspect(model, at=3)
     with pytest.raises(ss.RequestError, match="class of modules or its qualified name"):
         ss.detection.register_detector(3, at="", follow=lambda *_: None)
     with pytest.raises(ss.TraceError, match="at='backbone'"):

@@ -8,10 +8,20 @@ import pytest
 import torch
 from PIL import Image
 
+import stridesurgery as ss
+from examples import training_free
 from examples.ssd.data import CocoImages, Split
 from examples.ssd.evaluate import load_truth
 from examples.ssd.programs import DetectionError
-from examples.study import fastestdet, fine_tuning, page, recalibration, records, small_objects
+from examples.study import (
+    fastestdet,
+    fine_tuning,
+    page,
+    recalibration,
+    records,
+    small_objects,
+    stock_detector,
+)
 from examples.study import training_free as free
 from examples.study.stock import load_stock
 from examples.study.stock_boxes import Candidates, as_results, suppress
@@ -142,3 +152,23 @@ class TestWithData:
     def test_a_grey_photograph_can_be_seen(self) -> None:
         net = load_stock(Path(DATA or "") / "weights")
         assert free.views(net)[free.LARGE].seen(Image.new("RGB", (40, 30))).boxes.shape[1] == 4
+
+
+@pytest.mark.data
+@pytest.mark.skipif(DATA is None, reason="no data folder")
+def test_the_librarys_two_paths_find_what_is_built_by_hand() -> None:
+    data = Path(DATA or "")
+    truth = load_truth(data / "coco_public" / "instances.json")
+    stock = stock_detector.StockDetector(load_stock(data / "weights")).eval()
+    both = ss.detection.dual_path(stock, "S1L0", bound=192, input_size=300)
+    by_hand = training_free.Detectors(load_stock(data / "weights"))
+    for image_id in sorted(truth.imgs)[:40:20]:
+        photograph = training_free.read(truth, data / "coco_public" / "images", image_id)
+        with torch.inference_mode():
+            views, found = by_hand.views(photograph), both([photograph])[0]
+        parts = (views["original"], training_free.below(views["fine"], 192))
+        wanted = suppress(training_free.merged(*parts))
+        torch.testing.assert_close(found["scores"], wanted.scores)
+        corners = wanted.boxes[:, [1, 0, 3, 2]]
+        torch.testing.assert_close(found["boxes"], corners, rtol=1e-4, atol=1e-2)
+        assert torch.equal(found["labels"], wanted.categories)
