@@ -21,6 +21,7 @@ from examples.ssd import processes, train, training
 from examples.ssd.backbones import configuration_for
 from examples.ssd.configurations import ROWS, Recipe
 from examples.ssd.data import CocoImages, find_split
+from examples.ssd.evaluate import detect_all, evaluate, load_truth
 from examples.ssd.model import build
 from examples.ssd.processes import Processes, Stop
 from examples.ssd.programs import DetectionError, write_atomically
@@ -258,3 +259,19 @@ def test_damaged_and_other_files_are_told(trained: Path, tmp_path: Path) -> None
         torch.save({**stored, part: value, "average": None}, path)
         with pytest.raises(DetectionError, match="of another network|is not understood"):
             training.detector(path)
+
+
+@pytest.mark.parametrize("dual", [False, True])
+def test_two_images_are_learned_by_heart(shapes: Path, tmp_path: Path, dual: bool) -> None:
+    """A wrong loss, matching, box or evaluation could not do it."""
+    torch.manual_seed(0)
+    row = configuration_for("test_resnet", "S1L0" if dual else None, 128, dual=dual)
+    images = CocoImages(find_split(shapes, "train"), with_objects=True, first=2)
+    alone, options = Processes(torch.device("cpu")), Options(2e-3, 80, 2, augment=False, workers=0)
+    run = Training(build(row, 7), row, images, alone, options, tmp_path)
+    run.sgd = torch.optim.AdamW(run.ssd.parameters(), 2e-3)
+    while not run.finished:
+        run.run_epoch()
+    truth = load_truth(images.split.annotations)
+    found = evaluate(truth, detect_all(run.ssd, images, alone), images.ids)
+    assert found.figures["ap50"] > 90
