@@ -236,7 +236,8 @@ def _resized(
 def _collapses(operator: Operator, grid_in: HW[int], grid_out: HW[int]) -> bool:
     """Tell whether a pool covers its whole map: global pooling with a large kernel."""
     pools = operator.kind in ("max_pool", "avg_pool") and grid_out == (1, 1)
-    return pools and operator.kernel == grid_in and min(operator.kernel) >= 5
+    covers = all(k >= cells for k, cells in zip(operator.kernel, grid_in, strict=True))
+    return pools and covers and min(operator.kernel) >= 5
 
 
 def operator_of(recording: Recording, node: fx.Node) -> Operator | None:

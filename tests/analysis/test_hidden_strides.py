@@ -175,3 +175,11 @@ def test_a_deformable_convolution_is_refused_by_its_name_and_may_stay() -> None:
     fine = ss.eliminate(net, L="d", input_size=SIZE)
     assert torch.allclose(fine(image(SIZE))[..., ::2, ::2], net(image(SIZE)), atol=1e-6)
     ss.verify(net, ss.eliminate(net, L="d", dilate=True, input_size=SIZE))
+
+
+def test_a_pool_beyond_its_map_is_global_pooling() -> None:
+    net = awake(nn.Sequential(nn.Conv2d(3, C, 3, 2, 1), nn.AvgPool2d(640, ceil_mode=True))).eval()
+    assert [found.name for found in ss.inspect(net, SIZE)] == ["0"]
+    fine = ss.eliminate(net, S=1, input_size=SIZE)
+    assert fine(image(SIZE)).shape[2:] == (1, 1)
+    ss.verify(net, fine)
