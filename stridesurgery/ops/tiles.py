@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stridesurgery.errors import TraceError
 from stridesurgery.ops.fine_functional import one_node
 from stridesurgery.ops.window import Window, Windows
 
@@ -60,6 +61,11 @@ def tile_index(mask: Tensor, ring: int = 0, budget: int | None = None) -> Tensor
         return torch.stack((image, places // columns, places % columns), -1).flatten(0, 1)
     if ring:
         mask = F.max_pool2d(mask[:, None].float(), 2 * ring + 1, 1, ring)[:, 0] > 0
+    if mask.is_meta:
+        raise TraceError(
+            "a sparse path runs as many tiles as its numbers ask for, which shapes do not tell; take the dual path "
+            "that it was made of, or give a budget"
+        )
     return mask.nonzero()
 
 

@@ -215,3 +215,11 @@ def test_what_does_not_work_on_windows_is_refused(last: nn.Module, words: str) -
     both = ss.dual_path(net, L=0, taps=1, input_size=SIZE)
     with pytest.raises(ss.OperatorError, match=words):
         ss.sparse_path(both, every, tile=32)
+
+
+def test_shapes_alone_do_not_tell_how_many_tiles_run() -> None:
+    sparse = ss.sparse_path(dual(), every, tile=32)
+    with pytest.raises(ss.TraceError, match="take the dual path that it was made of"):
+        ss.cost(sparse, SIZE)
+    with pytest.raises(ss.RequestError, match="takes what dual_path returns"):
+        ss.sparse_path(sparse, every, tile=32)
