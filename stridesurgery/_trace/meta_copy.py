@@ -46,6 +46,7 @@ def check_plain(model: nn.Module) -> None:
             )
 
 
+@torch.inference_mode(False)
 def copy_to_meta(model: nn.Module) -> nn.Module:
     """Return a deep copy with meta tensors and with no hooks but those of the forward pass.
 
@@ -256,6 +257,7 @@ def default_size(model: nn.Module) -> tuple[int, int]:
     )  # torchvision records no size
 
 
+@torch.inference_mode(False)  # in which a copy could never learn
 def copied_model(model: nn.Module, *, apart: bool = False) -> nn.Module:
     """Return a deep copy of a model.
 

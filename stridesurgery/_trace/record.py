@@ -28,6 +28,7 @@ from stridesurgery.errors import GridError, OperatorError, TraceError
 from stridesurgery.ops import Watch, is_leaf, known_result
 
 
+@torch.inference_mode(False)  # whose tensors do not count what is written into them
 def record(
     meta_model: nn.Module,
     size: tuple[int, int],

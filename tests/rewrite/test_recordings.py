@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 import stridesurgery as ss
@@ -37,3 +38,14 @@ def test_models_are_recorded_no_more_often_than_needed(
     most, function = AT_MOST[call]
     function(create("resnet18"))
     assert 1 <= count <= most
+
+
+def test_inference_mode_is_left_for_copies_and_recordings() -> None:
+    model, image = create("resnet18"), torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        fine = ss.eliminate(model, L=16, input_size=64)
+        maps = ss.features(fine, input_size=64)
+        assert maps(image)
+        ss.verify(model, fine)
+    fine.train()(image).sum().backward()
+    assert fine.conv1.weight.grad is not None
