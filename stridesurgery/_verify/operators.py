@@ -53,7 +53,8 @@ def check_site(change: Change, original: nn.Module, operated: nn.Module) -> Site
         return _check_removed(site, to, x, after)
     if any(new.step > old.step for new, old in zip(to.windows, site.operator.windows, strict=True)):
         return _check_restored(change, x, before, _run(node, operated, _enlarged(change, x)))
-    rows, columns = _ratios(change, "finer")
+    # a window that pads as TensorFlow does has no finer stride when it is dilated
+    rows, columns = map(max, _ratios(change, "finer"), spread)
     index: list[Any] = [slice(None)] * 4
     index[4 + to.last - 1], index[4 + to.last] = slice(None, None, rows), slice(None, None, columns)
     sampled = after[tuple(index)]

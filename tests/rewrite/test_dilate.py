@@ -7,6 +7,7 @@ import itertools
 import pytest
 import timm
 import torch
+from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
 import stridesurgery as ss
@@ -273,3 +274,10 @@ def test_what_has_no_dilated_form_runs_phases(last: nn.Module) -> None:
     assert any(n.target is space_to_batch for n in fine.graph.nodes)
     with torch.no_grad():
         assert error(fine(x)[..., ::2, ::2], net(x)) < 1e-5
+
+
+def test_a_layer_behind_it_that_pads_as_tensorflow_does_is_verified() -> None:
+    model = awake(nn.Sequential(Conv2dSame(3, 8, 3, 2), nn.ReLU(), Conv2dSame(8, 8, 3, 1))).eval()
+    fine = ss.eliminate(model, "S1L0", dilate=True, input_size=32)
+    assert type(fine[2]) is Conv2dSame and fine[2].dilation == (2, 2)
+    assert len(ss.verify(model, fine).sites) == 2
