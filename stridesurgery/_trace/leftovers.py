@@ -1,6 +1,5 @@
 """Take back what a recording leaves behind: attributes of modules, and entries of caches."""
 
-import copy
 import functools
 import gc
 import weakref
@@ -25,7 +24,7 @@ def state_of(model: nn.Module) -> Callable[[], None]:
 
     def hold(value: Any) -> None:
         if type(value) in _CONTAINERS and id(value) not in held:
-            held[id(value)] = value, copy.copy(value)
+            held[id(value)] = value, value.copy()
             for part in value.values() if isinstance(value, dict) else value:
                 hold(part)
 
