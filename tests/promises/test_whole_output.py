@@ -193,10 +193,23 @@ def test_token_maps_of_another_grid_are_refused(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_maps_whose_cells_are_not_understood_are_not_dilated() -> None:
+    class Folded(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            x = super().forward(x)
+            return x.reshape(x.shape[0], -1, x.shape[2], x.shape[3] // 2).softmax(3)
+
+    with pytest.raises(ss.GridError, match="has the form of a map"):
+        ss.eliminate(Folded(nn.Conv2d(3, 8, 3, 2, 1)), "S1L0", dilate=True, input_size=64)
+
+
+def test_maps_of_hieras_units_are_dilated() -> None:
     torch.manual_seed(0)
     net = awake(timm.create_model("hiera_tiny_224", features_only=True)).eval()
-    with pytest.raises(ss.GridError, match="has the form of a map"):
-        ss.eliminate(net, "S1L0", stride=2, dilate=True)
+    fine = ss.eliminate(net, "S1L0", stride=2, dilate=True)
+    with torch.no_grad():
+        x = torch.randn(1, 3, 224, 224)
+        for old, new in zip(net(x), fine(x), strict=True):
+            torch.testing.assert_close(new[..., ::2, ::2], old, rtol=1e-4, atol=1e-4)
 
 
 def test_a_layer_that_spans_transitions_names_none() -> None:
