@@ -49,6 +49,7 @@ def page(rows: Sequence[Row], key: str, limit: float, missing: Sequence[str] = (
     """The whole page; `key` names the versions and `limit` is in million parameters."""
     kinds = Counter(map(standing, rows))
     numbers = [row for row in rows if row["numbers"]]
+    dilated = [text for row in rows if (text := _dilated(row)) != "-"]
     stale = sum(row["key"] != key for row in rows)
     head = HEAD.format(
         count=len(rows),
@@ -63,7 +64,7 @@ def page(rows: Sequence[Row], key: str, limit: float, missing: Sequence[str] = (
         some=kinds["some"],
         none=kinds["none"],
         positions=sum(bool(row["outcomes"]) and not _refused_still(row) for row in rows),
-        dilated=sum(bool(row["outcomes"]) and _dilated(row) == "yes" for row in rows),
+        dilated=f"{dilated.count('yes')} of {len(dilated)} that were tried",
         agrees=sum(says(row) == "agrees" for row in rows),
         accounted=sum(
             bool(row["witness"].get("accounted")) and not row["witness"]["open"] for row in rows
