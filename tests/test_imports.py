@@ -1,6 +1,8 @@
 """The street: arrows run down only, in no circle, into a folder through its `__init__`; few files edit anything."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -118,3 +120,11 @@ def test_only_named_files_edit_graphs_and_modules(file: str) -> None:
     assert bool(calls | written) == (file in EDITORS), (
         f"{file} edits: {calls | written or 'nothing (any more)'}"
     )
+
+
+@pytest.mark.parametrize("name", ["eliminate", "Surgery", "ops", "detection", "plot"])
+def test_every_part_can_be_imported_first(name: str) -> None:
+    """In a process of its own: what it needs, such as torchvision's operators, it imports."""
+    code = f"import stridesurgery; stridesurgery.{name}"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr

@@ -1,6 +1,11 @@
 """The library's knowledge of operators."""
 
-from stridesurgery.ops import absolute_positions, functions, modules, relative_positions  # noqa: F401  (they fill tables)  # noqa: F401  (as well)
+from stridesurgery.ops import (  # noqa: F401  (they fill the tables)
+    absolute_positions,
+    functions,
+    modules,
+    relative_positions,
+)
 from stridesurgery.ops.across_batch import LONG_BATCH, Watch, across_batch, beyond_numbers
 from stridesurgery.ops.fine_functional import conv2d, sample
 from stridesurgery.ops.fine_modules import FineConv2d, FineConv2dSame

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+import torchvision  # noqa: F401  (which registers its operators)
 from torch import fx
 
 from stridesurgery._node import shape_of
