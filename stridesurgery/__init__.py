@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 else:  # imported at first use: `stridesurgery --help` needs no torch
 
     def __getattr__(name: str) -> Any:
+        if name in ("ops", "plot"):
+            return import_module(f"{__name__}.{name}")
         public = import_module("stridesurgery._public")
         if name == "__all__" or name in public.__all__:
             return getattr(public, name)
