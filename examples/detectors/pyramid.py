@@ -45,7 +45,7 @@ class Pyramid(BackboneWithFPN):
 
 
 def read_info(maps: nn.Module) -> ss.FeatureInfo:
-    """What `ss.features` says about the maps that its result returns."""
+    """Return what `ss.features` says about the maps that its result returns."""
     info = maps.feature_info
     assert isinstance(info, ss.FeatureInfo)
     return info

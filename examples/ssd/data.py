@@ -37,7 +37,7 @@ Entry = Mapping[str, Any]
 
 
 class Split(NamedTuple):
-    """Where a set of images is."""
+    """Folder and annotation file of a set of images."""
 
     annotations: Path
     images: Path
@@ -66,7 +66,7 @@ def split_from(arguments: argparse.Namespace, name: str) -> Split:
 
 
 def _numbers(values: list[Any]) -> bool:
-    """Whether they are numbers of pixels; nan and infinity are not."""
+    """Return True if they are numbers of pixels; nan and infinity are not."""
     return all(type(v) in (int, float) and abs(v) < 1e9 for v in values)
 
 

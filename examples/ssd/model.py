@@ -84,7 +84,7 @@ class Detector(SSD):
 
 
 class Network(nn.Module):
-    """What of a detector is counted and timed: neither normalising nor suppressing."""
+    """The part of a detector that is counted and timed: neither normalising nor suppressing."""
 
     def __init__(self, ssd: SSD) -> None:
         super().__init__()

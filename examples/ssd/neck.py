@@ -1,4 +1,4 @@
-"""What stands between the backbone's maps and the predictors: a scale on the first, smaller maps.
+"""The neck between the backbone's maps and the predictors: a scale on the first, smaller maps.
 
 Every neck has `sources` and `root`, the keys of the maps that predictors read and that the extras
 start from, `extras`, and `out_channels` of the maps it gives.

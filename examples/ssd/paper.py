@@ -1,4 +1,4 @@
-"""What the paper prints (Mudassar and Mukhopadhyay, BMVC 2019): to compare with, never to compute."""
+"""Figures that the paper prints (Mudassar and Mukhopadhyay, BMVC 2019): to compare with, never to compute."""
 
 from collections.abc import Mapping
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""What the programs have in common: errors told in a sentence, checked arguments, files, tables."""
+"""Common parts of the programs: errors told in a sentence, checked arguments, files, tables."""
 
 import argparse
 import math
@@ -19,7 +19,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
 
 class DetectionError(ValueError):
-    """What the programs stop at, told in one sentence: the place, the fact and the way out."""
+    """An error at which the programs stop, told in one sentence: the place, the fact and the way out."""
 
 
 def run(main: Callable[[], None]) -> None:

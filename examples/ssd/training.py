@@ -30,7 +30,7 @@ MAY_CHANGE = ("lr", "device", "processes", "workers", "save_every", "max_steps")
 
 @dataclass(frozen=True)
 class Options(Recipe):
-    """How to train: the recipe, and what belongs to the run.
+    """Settings of training: the recipe, and what belongs to the run.
 
     augment: as SSD does; else images are only resized. amp: off, bf16 or fp16.
     ema: decay of the averaged weights, such as 0.999; 0: none are kept.

@@ -1,4 +1,4 @@
-"""How long one image takes, beside the compute: the paper's Table 4 and the stock detector's views.
+"""Time that one image takes, beside the compute: the paper's Table 4 and the stock detector's views.
 
     python -m examples.study.latency                                # 1000 runs of each, as in the paper
     python -m examples.study.latency --device cuda --batch 16 --dtype bf16 --compile
