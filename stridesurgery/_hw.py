@@ -15,7 +15,7 @@ def hw_text(sides: Sequence[Any]) -> str:
 
 
 def hw_short(sides: Sequence[Any]) -> str:
-    """Write one number where both sides are equal; "all" where they are infinite, "?" where one is unknown."""
+    """Write one number where both sides are equal; "all" if infinite, "?" if one is unknown."""
     if any(math.isnan(side) for side in sides):
         return "?"
     if sides[0] != sides[1]:

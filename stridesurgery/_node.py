@@ -13,7 +13,7 @@ Key = tuple[
 
 
 class NodeInfo:
-    """Facts about one node, by name and type; kept as plain values in its `meta`, which torch copies and pickles."""
+    """Facts about one node; kept as plain values in its `meta`, which torch copies and pickles."""
 
     __slots__ = ("_meta",)
     key: Key  #: the same in every recording of a model
@@ -101,7 +101,7 @@ def origins(node: fx.Node) -> list[str]:
 
 
 def returned(graph: fx.Graph) -> list[fx.Node]:
-    """Return the output, and the containers that it is made of: the nodes whose arguments leave the network."""
+    """Return the output and the containers in it: nodes whose arguments leave the network."""
     found = [next(n for n in reversed(graph.nodes) if n.op == "output")]
     for node in found:
         found.extend(n for n in node.all_input_nodes if isinstance(n.target, type))

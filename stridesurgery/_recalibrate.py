@@ -52,8 +52,8 @@ def recalibrate(
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not norms:
         raise ModelError(
-            f"{type(model).__name__} has no batch norm with running statistics (they may be folded into the "
-            "convolutions, or it uses other norms): there is nothing to recalibrate"
+            f"{type(model).__name__} has no batch norm with running statistics (they may be folded "
+            "into the convolutions, or it uses other norms): there is nothing to recalibrate"
         )
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise RequestError(
@@ -96,7 +96,8 @@ class _Taken:
             image = batch[0] if isinstance(batch, (list, tuple)) and batch else batch
             if not isinstance(image, Tensor) or image.dim() != 4 or not len(image):
                 raise RequestError(
-                    f"batch {self.count} is no image batch (N, C, H, W) and no tuple that begins with one: "
+                    f"batch {self.count} is no image batch (N, C, H, W) and no tuple that begins "
+                    "with one: "
                     + (
                         f"a tensor {tuple(image.shape)}"
                         if isinstance(image, Tensor)

@@ -6,7 +6,7 @@ class SurgeryError(ValueError):
 
 
 class ModelError(SurgeryError):
-    """The object is not a model that can be operated on as it is (wrapped, compiled, not a module)."""
+    """The object cannot be operated on as it is (wrapped, compiled, not a module)."""
 
 
 class TraceError(SurgeryError):

@@ -150,8 +150,8 @@ def read(path: str | Path) -> tuple[Surgery | None, dict[str, Any]]:
     recipe = next((recipes[part] for part in _WHOLE if part in recipes), None)
     if recipe is None and recipes:
         raise RequestError(
-            f"the surgery that {path} records is that of {next(iter(recipes))!r}: operate that part "
-            "of the model (`at`), then load_state_dict"
+            f"the surgery that {path} records is that of {next(iter(recipes))!r}: operate that "
+            "part of the model (`at`), then load_state_dict"
         )
     return None if recipe is None else Surgery.from_json(recipe), state
 

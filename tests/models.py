@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 TORCHVISION = "torchvision/"
 
-# one name for each family and each way of downsampling; "torchvision/" in front where it is torchvision's
+# one name for each family and each way of downsampling; "torchvision/" in front where it is
+# torchvision's
 SAMPLE = (
     "resnet18",
     "resnet18d",
@@ -83,7 +84,8 @@ def create(name: str, **options: object) -> nn.Module:
 def awake(model: nn.Module, seed: int = 1) -> nn.Module:
     """The same model with every vector of parameters (norms, biases, scales, gains) and every statistic random.
 
-    Norms that end a residual branch start at zero, layer scales near it, running statistics at (0, 1).
+    Norms that end a residual branch start at zero, layer scales near it, running statistics at (0,
+    1).
     """
     generator = torch.Generator().manual_seed(seed)
 

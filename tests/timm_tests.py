@@ -1,10 +1,11 @@
 """Run timm's own tests on operated models, beside the untouched run.
 
-    python -m tests.timm_tests CHECKOUT/tests/test_models.py [options of pytest, such as -k resnet18]
+    python -m tests.timm_tests CHECKOUT/tests/test_models.py [options of pytest, such as -k
+    resnet18]
 
-Every model that the tests create through `timm.create_model` is operated at its first transition. What the tests
-expect of it is scaled: its reductions are on record already, and the size of its last map grows. A refusal counts as
-such, not as a failure.
+Every model that the tests create through `timm.create_model` is operated at its first transition.
+What the tests expect of it is scaled: its reductions are on record already, and the size of its
+last map grows. A refusal counts as such, not as a failure.
 """
 
 import subprocess
@@ -80,7 +81,8 @@ def main() -> None:
     before, after = (outcomes(path, options, plugin) for plugin in (False, True))
     for name, found in (("untouched", before), ("operated", after)):
         print(
-            f"{name}: {', '.join(f'{n} {what}' for what, n in sorted(Counter(found.values()).items()))}"
+            f"{name}: "
+            f"{', '.join(f'{n} {what}' for what, n in sorted(Counter(found.values()).items()))}"
         )
     worse = [
         test for test, what in after.items() if what == "failed" and before.get(test) == "passed"

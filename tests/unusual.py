@@ -84,7 +84,8 @@ def tails(
     return Unusual(lambda: Tailed(function, **parts()), **options)
 
 
-# ---------------------------------------------------------------------------------------------- wrappers of others
+# ----------------------------------------------------------------------------------------------
+# wrappers of others
 
 
 def resnet() -> nn.Module:
@@ -119,7 +120,8 @@ def features_only(**options: Any) -> nn.Module:
     return timm.create_model("resnet18", features_only=True, **sizes, **options)
 
 
-# --------------------------------------------------------------------------------------------------------- hooks
+# ---------------------------------------------------------------------------------------------------------
+# hooks
 
 
 class Collector(nn.Module):
@@ -170,7 +172,8 @@ def hooked(path: str, when: str = "forward") -> Unusual:
     return Unusual(build)
 
 
-# -------------------------------------------------------------------------------------- attributes and copies
+# -------------------------------------------------------------------------------------- attributes
+# and copies
 
 
 class Switched(nn.Module):
@@ -255,7 +258,8 @@ def adapted() -> nn.Module:
     return net
 
 
-# ------------------------------------------------------------------------------------- state and shapes in forward
+# ------------------------------------------------------------------------------------- state and
+# shapes in forward
 
 
 class Cached(nn.Module):
@@ -345,7 +349,8 @@ def flipping() -> nn.Module:
     return net
 
 
-# ------------------------------------------------------------------------------------------------------- answers
+# -------------------------------------------------------------------------------------------------------
+# answers
 
 Pair = namedtuple("Pair", "fine coarse")
 

@@ -66,7 +66,8 @@ def is_watched(module: nn.Module) -> bool:
 def pairs(original: nn.Module, operated: nn.Module, x: Tensor) -> Iterator[tuple[Call, Call]]:
     """The calls of two networks on one input, matched by module and number of the call, in the original's order.
 
-    A rewritten graph does not call a module that holds no operator of its own (an empty `Sequential`).
+    A rewritten graph does not call a module that holds no operator of its own (an empty
+    `Sequential`).
     """
     after = {(c.name, c.times): c for c in calls(operated, x)}
     for before in calls(original, x):

@@ -51,8 +51,9 @@ class MapGeometry:
         """
         if any(math.isnan(v) for v in (*self.step, *self.offset)):
             raise GridError(
-                "the cells of this map are not evenly spaced, or the network hides where they look: a dilated network "
-                "has even maps up to the next stride; dilate the last stride before the map"
+                "the cells of this map are not evenly spaced, or the network hides where they "
+                "look: a dilated network has even maps up to the next stride; dilate the last "
+                "stride before the map"
             )
         rows, columns = (
             torch.arange(cells, dtype=torch.float32) * step + (offset + 0.5)
@@ -102,7 +103,8 @@ class Source:
     """The origin of a returned map, or of one part of a concatenated map."""
 
     name: str
-    network: str  #: "operated", "original", or "sliced": the original's later layers on a slice at a removed pool
+    #: "operated", "original", or "sliced": the original's later layers on a slice at a removed pool
+    network: str
     key: Key  #: key of the value in a recording of that network
     channels: int
     channel_axis: int

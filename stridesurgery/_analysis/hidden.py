@@ -1,4 +1,4 @@
-"""Finds operators that make a map coarser and that no table knows, by the sizes that come out of them."""
+"""Finds operators that make a map coarser and that no table knows, by the sizes of their maps."""
 
 import math
 from dataclasses import replace
@@ -27,7 +27,7 @@ def hidden_stride(
     grid_of: dict[fx.Node, GridInfo],
     operator: Operator | None,
 ) -> SpatialOp | None:
-    """Return a layer of kind "opaque" if an unknown operator has made the map coarser before this node.
+    """Return a layer of kind "opaque" if an unknown operator made the map coarser before this node.
 
     None means that there is no such operator.
     """
@@ -53,7 +53,7 @@ def hidden_stride(
 
 
 def _coarser(source: fx.Node, before: GridInfo, operator: Operator) -> HW[int] | None:
-    """Return the cells of the map that a known operator is given, if they are fewer than is known."""
+    """Return the cells of the map that a known operator is given, if fewer than is known."""
     carried, grid, shape = before.grid, cells_of(source, operator), shape_of(source) or ()
     if operator is END and carried is not None and len(shape) == 4:  # channels may come last
         grid = min((shape[2:], shape[1:3]), key=partial(_distortion, carried))
@@ -170,7 +170,7 @@ def cells_of(node: fx.Node, operator: Operator) -> HW[int] | None:
 
 
 def name_of(node: fx.Node) -> str:
-    """Return a module's path; of a function the path of the calling module and the node's own name."""
+    """Return a module's path; of a function, the calling module's path and the node's name."""
     if node.op == "call_module":
         return str(node.target)
     path = info(node).path

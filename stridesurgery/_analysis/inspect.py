@@ -132,10 +132,11 @@ def _row(layer: Layer) -> tuple[str, ...]:
 def inspect(
     model: nn.Module, input_size: int | HW[int] | None = None, *, at: str | None = None
 ) -> Report:
-    """List every operator with spatial extent, numbered in running order, with its grid and geometry.
+    """List every operator with spatial extent in running order, with its grid and geometry.
 
     Args:
-        model: a torchvision or timm model, or any module whose forward takes an image batch (N, C, H, W).
+        model: a torchvision or timm model, or any module whose forward takes an image batch (N, C,
+            H, W).
         input_size: pixels, one number or (h, w); by default the size that the model was made for,
             else 224.
         at: the submodule to list, as for `eliminate`; a detector's is known.

@@ -85,7 +85,8 @@ def part_of(
         path = ".".join(filter(None, (path, kinds[detector].at)))
     elif detector is not None and not kinds[detector].at:
         raise RequestError(
-            f"the strides of a {type(modules[detector]).__name__} are told from all of it; leave at out"
+            f"the strides of a {type(modules[detector]).__name__} are told from all of it; leave "
+            "at out"
         )
     if path not in modules:
         first = ", ".join(name for name, _ in model.named_children())
@@ -106,9 +107,10 @@ def _check_untold(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
             )
         if isinstance(module, tuple(TOLD)):
             raise RequestError(
-                f"{type(model).__name__} holds a {type(module).__name__} ({path}), which knows strides, and what else "
-                "must follow is not known of this class. Teach it with detection.register_detector, or "
-                "operate a part alone with at= and set the rest yourself"
+                f"{type(model).__name__} holds a {type(module).__name__} ({path}), which knows "
+                "strides, and what else must follow is not known of this class. Teach it with "
+                "detection.register_detector, or operate a part alone with at= and set the rest "
+                "yourself"
             )
 
 
@@ -143,6 +145,6 @@ def _seen(model: nn.Module, at: str, size: HW[int]) -> HW[int]:
             problem = problem or found
     what = "does not call it" if problem is None else f"raised {type(problem).__name__}: {problem}"
     raise TraceError(
-        f"{type(model).__name__} cannot be run up to {at!r} on images of {size[0]}x{size[1]} pixels: it {what}. "
-        "Operate the submodule by itself and put it back"
+        f"{type(model).__name__} cannot be run up to {at!r} on images of {size[0]}x{size[1]} "
+        f"pixels: it {what}. Operate the submodule by itself and put it back"
     ) from problem

@@ -40,7 +40,8 @@ def find_transitions(spatial_ops: tuple[SpatialOp, ...]) -> tuple[ReductionStep,
     for low, high in zip(chain, chain[1:], strict=False):
         if not _within(low, high):
             raise OperatorError(
-                f"the maps' reductions {_pair(low)} and {_pair(high)} are not one a multiple of the other"
+                f"the maps' reductions {_pair(low)} and {_pair(high)} are not one a multiple of "
+                "the other"
             )
     return tuple(
         ReductionStep(

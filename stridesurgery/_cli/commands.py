@@ -114,7 +114,8 @@ def searched(arguments: argparse.Namespace) -> "ss.Search":
     )
     if (arguments.budget is None) == (bounds == ss.Budget()):
         raise CommandError(
-            "give either --budget, or one or more of --gmacs, --activations, --peak and --milliseconds"
+            "give either --budget, or one or more of --gmacs, --activations, --peak and "
+            "--milliseconds"
         )
     return ss.search(
         source(arguments).build(),
@@ -152,9 +153,10 @@ def run_eliminate(arguments: argparse.Namespace) -> Answer:
     check_writable(out, SUFFIXES)
     operated = ss.eliminate(made.build(), arguments.surgery, input_size=arguments.input_size)
     surgery = operated.surgery
-    saved.write(operated, surgery, made.name, out, arguments.any_size)  # type: ignore[arg-type]  # eliminate attached it
+    saved.write(operated, surgery, made.name, out, arguments.any_size)  # type: ignore[arg-type]
     tensors, size = len(operated.state_dict()), out.stat().st_size
-    text = f"{describe(surgery)} of {made.name}: wrote {out}, {tensors} tensors, {size / 2**20:.1f} MiB"  # type: ignore[arg-type]
+    text = f"{describe(surgery)} of {made.name}: wrote {out}, "  # type: ignore[arg-type]
+    text += f"{tensors} tensors, {size / 2**20:.1f} MiB"
     if made.weights is None:
         text += "\nThe weights are random: --weights names a file, or pretrained"
     return Answer(
@@ -172,7 +174,7 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
 
 
 def run_verify(arguments: argparse.Namespace) -> Answer:
-    """Check an operated model against its original: weights, grid, values at the changed operators."""
+    """Check an operated model against its original: weights, grid, values at changed operators."""
     made = source(arguments)
     if (arguments.surgery is None) == (arguments.operated is None):
         raise CommandError("give either a SURGERY to carry out and check, or --operated FILE")

@@ -23,8 +23,9 @@ INTERRUPTED, PIPE_CLOSED = 130, 141  # as in a shell, for a process ended by SIG
 
 DESCRIPTION = "Change the strides of a timm or torchvision backbone and keep every weight."
 EPILOG = (
-    "Exit codes: 0 done; 1 the answer is no (a surgery is refused, a model is not what it should be); "
-    "2 the command could not do its work (wrong usage, no such model, a file that cannot be read or written)."
+    "Exit codes: 0 done; 1 the answer is no (a surgery is refused, a model is not what it should "
+    "be); 2 the command could not do its work (wrong usage, no such model, a file that cannot be "
+    "read or written)."
 )
 COMMANDS = {
     "inspect": (commands.add_inspect, commands.run_inspect),

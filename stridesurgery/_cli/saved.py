@@ -11,8 +11,8 @@ from stridesurgery.saving import save, written_whole
 from stridesurgery.surgery import Surgery
 
 _FIXED = (
-    "the model computes with its {} as constants, so its ONNX is not for any; leave --any-size out, "
-    "and name the size by --input-size"
+    "the model computes with its {} as constants, so its ONNX is not for any; leave --any-size "
+    "out, and name the size by --input-size"
 )
 
 

@@ -61,7 +61,8 @@ class Row:
 class Comparison(Shown):
     """Rows of the compared networks, the untouched one first.
 
-    It shows itself as a table of ratios to the untouched network. A row is found by number or by name.
+    It shows itself as a table of ratios to the untouched network. A row is found by number or by
+    name.
 
     Example:
         >>> import timm, stridesurgery as ss
@@ -117,9 +118,9 @@ class Comparison(Shown):
         cells = [[text(row) for _, text in columns] for row in self.rows]
         cost = base.cost
         title = (
-            f"{cost.model} at {hw_text(base.input_size)}: {cost.parameters / 1e6:.2f} M parameters, "
-            f"{gmac(cost.macs)}, activations {mib(cost.activation_bytes)}, "
-            f"peak {mib(cost.peak_bytes)}; the rest as ratios"
+            f"{cost.model} at {hw_text(base.input_size)}: {cost.parameters / 1e6:.2f} M "
+            f"parameters, {gmac(cost.macs)}, activations {mib(cost.activation_bytes)}, peak "
+            f"{mib(cost.peak_bytes)}; the rest as ratios"
         )
         return Table(title, header, cells, left=range(4), notes=self.notes)
 
@@ -128,7 +129,8 @@ def _timed(timing: Timing | None, base: Timing | None) -> str:
     if timing is None or base is None:
         return "-"
     first, third = timing.spread
-    return f"{timing.ratio(base):.2f} ({1000 * timing.median:.1f} ms, {1000 * first:.1f} to {1000 * third:.1f})"
+    times = f"{1000 * timing.median:.1f} ms, {1000 * first:.1f} to {1000 * third:.1f}"
+    return f"{timing.ratio(base):.2f} ({times})"
 
 
 def compare(

@@ -232,8 +232,9 @@ def run_once(recording: Recording, macs: int) -> list[MemoryEvent]:
     give_back()
     if run.macs != macs:
         raise TraceError(
-            f"the model spends {run.macs} multiply-accumulates on one image, but its recorded graph {macs}: "
-            "it computes one image in another way than a batch, so its cost cannot be told from its graph"
+            f"the model spends {run.macs} multiply-accumulates on one image, but its recorded "
+            f"graph {macs}: it computes one image in another way than a batch, so its cost cannot "
+            "be told from its graph"
         )
     return run.memory.events
 

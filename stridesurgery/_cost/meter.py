@@ -159,7 +159,10 @@ class Uncounted(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-_MOVES = "_unsafe_view clone copy_ _to_copy zeros zeros_like ones ones_like full arange fill_ zero_ cat stack".split()
+_MOVES = """
+    _unsafe_view clone copy_ _to_copy zeros zeros_like ones ones_like full arange fill_
+    zero_ cat stack
+""".split()
 
 
 class _FusedAttention(TorchFunctionMode):

@@ -124,8 +124,8 @@ class Search(Shown):
         )
         rows = [_cells(c, self.original, timed) for c in (self.original, *self.front)]
         title = (
-            f"{self.model} at {h}x{w}: {len(self.front)} of the {len(self.candidates)} surgeries within the budget are "
-            "beaten by no other; ratios to the model as it is"
+            f"{self.model} at {h}x{w}: {len(self.front)} of the {len(self.candidates)} surgeries "
+            "within the budget are beaten by no other; ratios to the model as it is"
         )
         return Table(title, header, rows, left=(0, 1), notes=[*self._way_out(), *self.refused])
 
@@ -141,8 +141,9 @@ class Search(Shown):
             for metric in METRICS
         )
         return [
-            f"nothing is within the budget; the cheapest that comes nearest is {self.closest.name}: "
-            f"reduction {reductions} at {', '.join(self.taps)}, at {price} times the model as it is"
+            "nothing is within the budget; the cheapest that comes nearest is "
+            f"{self.closest.name}: reduction {reductions} at {', '.join(self.taps)}, at {price} "
+            "times the model as it is"
         ]
 
 
@@ -281,7 +282,8 @@ def _outside(candidate: Candidate, part: Part) -> Candidate:
 def _times(budget: Any) -> float:
     if not _is_positive(budget):
         raise RequestError(
-            f"budget is a Budget, or how many times the model's compute may be spent, got {budget!r}"
+            "budget is a Budget, or how many times the model's compute may be spent, got "
+            f"{budget!r}"
         )
     return float(budget)
 

@@ -1,7 +1,7 @@
 """The values of a network that are maps, and those that no other map runs beside.
 
-A value is *closed* if everything computed after it is computed from it alone: no shortcut leads around it. The map
-of a layer is a closed one, so inside a residual or parallel block there is none.
+A value is *closed* if everything computed after it is computed from it alone: no shortcut leads
+around it. The map of a layer is a closed one, so inside a residual or parallel block there is none.
 """
 
 import re
@@ -90,7 +90,7 @@ class Values:
 
 
 def _inputs(node: fx.Node) -> list[Any]:
-    """Return the arguments that a value is computed from; `batch_to_space` reads only the size of the image."""
+    """Return the arguments that a value is computed from; `batch_to_space` reads the size alone."""
     return [node.args[:1]] if node.target in REARRANGING else [node.args, node.kwargs]
 
 
@@ -109,21 +109,22 @@ def ends_of(node: fx.Node, own: bool = False) -> list[str]:
 
 
 def depth(path: str) -> int:
-    """Return the number of modules on a path; a key of a module's output (`body[layer1.0]`) counts as one."""
+    """Return the number of modules on a path; an output's key (`body[layer1.0]`) counts as one."""
     plain = re.sub(r"\[[^]]*]", "[", path)
     return plain.count(".") + plain.count("[")
 
 
 def outermost(candidates: Sequence[fx.Node]) -> fx.Node:
-    """Of the maps between two layers, the last that the outermost module returns: a stage rather than its norm."""
+    """Return, of the maps between two layers, the last that the outermost module returns."""
     least = min(depth(module_of(n)) for n in candidates)
     return [n for n in candidates if depth(module_of(n)) == least][-1]
 
 
 def straight_back(values: Values, maps: Sequence[fx.Node]) -> list[fx.Node]:
-    """Return the last of some closed maps, and those that it is made from by one operator after the other.
+    """Return the last of some closed maps, and those it is made from by one operator each.
 
-    So a stage's end and the norm or expansion that begins the next block, but not what lies before a whole block.
+    So a stage's end and the norm or expansion that begins the next block, but not what lies before
+    a whole block.
     """
     node, found = maps[-1], [maps[-1]]
     while node not in values.layers and len(values.sources[node]) == 1:

@@ -1,4 +1,4 @@
-"""Two paths through one set of weights: the finer network for small objects, the network as it was for large ones."""
+"""Two paths through one set of weights: the finer network and the network as it was."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -48,41 +48,49 @@ def dual_path(
     positions: Positions = Options.positions,
     input_size: int | HW[int] | None = None,
 ) -> RewrittenModel:
-    """Eliminate strides, and run the later layers a second time on the maps sampled back to the old grid.
+    """Eliminate strides, and run the later layers again on the maps sampled back to the old grid.
 
-    The small-object path is `eliminate`'s network. At each eliminated layer the large-object path samples the old
-    grid and goes through the same modules; up to the first of them, its norm and activation included, both are one.
+    The small-object path is `eliminate`'s network. At each eliminated layer the large-object path
+    samples the old grid and goes through the same modules; up to the first of them, its norm and
+    activation included, both are one.
 
     Args:
         model: as for `eliminate`.
-        S: how many strides to eliminate, or a name such as "S1L0", or a `Surgery`; as for `eliminate`.
+        S: how many strides to eliminate, or a name such as "S1L0", or a `Surgery`; as for
+            `eliminate`.
         L: at which layers; as for `eliminate`.
         taps: which maps, as for `features` and numbered as in `model`: the same for both paths, or
             {"small": ..., "large": ...}; None: of each path the last map of every reduction.
-        combine: "split" returns the maps of both paths as "small.11", "large.11"; "concat" one map per reduction, the
-            maps of equal reduction concatenated over channels, small before large, as "small.13+large.11".
-        sampler: "slice" takes every k-th cell of the finer map (the paper); "original" runs the original operator
-            where that is another thing: at removed pools. With it the large path is the pretrained network.
-        large_norm: "shared": in train mode both paths normalise by their batch and update the running statistics
-            (the paper); "frozen": the large path normalises by the running statistics, as the small path has left
-            them, and does not update them. The norm of the first eliminated layer runs once, for both paths.
-        share: False: the large path runs the first eliminated layer anew, at its old stride, rather than sample the
-            finer map. For `sparse_path`, which then makes that map in tiles alone.
+        combine: "split" returns the maps of both paths as "small.11", "large.11"; "concat" one map
+            per reduction, the maps of equal reduction concatenated over channels, small before
+            large, as "small.13+large.11".
+        sampler: "slice" takes every k-th cell of the finer map (the paper); "original" runs the
+            original operator where that is another thing: at removed pools. With it the large path
+            is the pretrained network.
+        large_norm: "shared": in train mode both paths normalise by their batch and update the
+            running statistics (the paper); "frozen": the large path normalises by the running
+            statistics, as the small path has left them, and does not update them. The norm of the
+            first eliminated layer runs once, for both paths.
+        share: False: the large path runs the first eliminated layer anew, at its old stride, rather
+            than sample the finer map. For `sparse_path`, which then makes that map in tiles alone.
         stride: what remains of each stride; must divide it.
         axis: rows ("h"), columns ("w") or both ("hw").
-        pool: whether a pool whose stride goes is removed ("remove", as in the paper) or runs at stride 1 ("keep").
-        dilate: keep the features of the small path, as `eliminate` does; the large path is then a part of it (the
-            first phase) and costs nothing. Both paths share one run of every norm.
+        pool: whether a pool whose stride goes is removed ("remove", as in the paper) or runs at
+            stride 1 ("keep").
+        dilate: keep the features of the small path, as `eliminate` does; the large path is then a
+            part of it (the first phase) and costs nothing. Both paths share one run of every norm.
         positions: what becomes of tables of positions in the small path; as for `eliminate`.
-        input_size: pixels at which the maps are checked, one number or (h, w); by default the model's own.
+        input_size: pixels at which the maps are checked, one number or (h, w); by default the
+            model's own.
 
     Returns:
-        A graph module in the mode of the original, with its state_dict, as `features` returns it. In eval mode
-        convolutions make the large path the original network, whatever the sampler.
+        A graph module in the mode of the original, with its state_dict, as `features` returns it.
+        In eval mode convolutions make the large path the original network, whatever the sampler.
 
     Raises:
         RequestError: the request does not fit the model; taps that are no maps.
-        OperatorError: an operator that would have to change is not understood, or a norm cannot be frozen.
+        OperatorError: an operator that would have to change is not understood, or a norm cannot be
+            frozen.
         GridError: a map would leave the grid; maps to concatenate differ in size.
         ModelError: not a plain module: wrapped, compiled, scripted.
         TraceError: the forward pass cannot be recorded at this size.
@@ -174,7 +182,8 @@ def _by_path(taps: Taps | Mapping[str, Taps]) -> dict[str, Taps]:
         return dict.fromkeys(PATHS, taps)
     if set(taps) != set(PATHS):
         raise RequestError(
-            f"taps names the maps of both paths, 'small' and 'large'; got {', '.join(map(repr, taps))}"
+            "taps names the maps of both paths, 'small' and 'large'; got "
+            f"{', '.join(map(repr, taps))}"
         )
     return {path: taps[path] for path in PATHS}
 
@@ -182,7 +191,7 @@ def _by_path(taps: Taps | Mapping[str, Taps]) -> dict[str, Taps]:
 def _outputs(
     asked: dict[str, Taps], original: Analysis, fine: Analysis, planned: Plan, sampler: str
 ) -> list[_Output]:
-    """Return the maps that are asked for; without names, of the large path only those that are not the small path's."""
+    """Return the maps asked for; without names, of the large path those the small lacks."""
     values = {info(n).key: n for n in fine.recording.graph.nodes}
     removed = [c.site.node for c in planned.changes if any(w.tap for w in c.operator.windows)]
     sliced = after(removed if sampler == "slice" else [])
@@ -210,7 +219,7 @@ def _outputs(
 def _phases(
     fine: RewrittenModel, small: Analysis, training: bool, outputs: Sequence[_Output]
 ) -> Joined:
-    """Of a dilated network the small path's maps are all phases together, the large path's the first alone."""
+    """Return both paths' maps of a dilated network: all phases together, and the first alone."""
     graph = copied(fine.graphs[training])
     nodes = {info(n).key: n for n in graph.nodes}
     grid_of = {info(n).key: place for n, place in small.grid_of.items()}
@@ -229,7 +238,7 @@ def _phases(
 
 
 def _first_phase(node: fx.Node, place: GridInfo, tap: Tap) -> fx.Node:
-    """Return the original's map: of phases the first, and of a finer map not yet in phases every k-th cell."""
+    """Return the original's map: the first phase, or every k-th cell of a map not in phases."""
     if place.phases:
         node = rearranged(node, first_phase, math.prod(place.finer))
     by = tuple(
@@ -245,7 +254,8 @@ def _first_phase(node: fx.Node, place: GridInfo, tap: Tap) -> fx.Node:
 def _on_fine_grid(tap: Tap, node: fx.Node | None, fine: Analysis) -> Tap:
     if node is None:
         raise GridError(
-            f"tap {tap.name!r} is not found in the operated model: it computes larger maps in another way; tap a module"
+            f"tap {tap.name!r} is not found in the operated model: it computes larger maps in "
+            "another way; tap a module"
         )
     return replace(tap, node=node, place=fine.grid_of[node])
 
@@ -264,8 +274,9 @@ def _by_reduction(outputs: Sequence[_Output]) -> list[tuple[_Output, ...]]:
         if len(kinds) > 1:
             sizes = ", ".join(f"{out.name} has {_cells(out)}" for out in group)
             raise GridError(
-                f"maps of equal reduction differ in size and cannot be concatenated: {sizes} cells; use an input size "
-                "that the total stride divides, other taps, or combine='split'"
+                f"maps of equal reduction differ in size and cannot be concatenated: {sizes} "
+                "cells; use an input size that the total stride divides, other taps, or "
+                "combine='split'"
             )
     return [tuple(groups[reduction]) for reduction in sorted(groups)]
 
@@ -285,7 +296,8 @@ def _with_outputs(
     for name, node in nodes.items():
         if node is None:
             raise GridError(
-                f"tap {name} is not found in train mode: the forward code differs between the modes there"
+                f"tap {name} is not found in train mode: the forward code differs between the "
+                "modes there"
             )
     graph = with_output(
         joined.graph, {name: node for name, node in nodes.items() if node is not None}
@@ -323,7 +335,7 @@ def _concatenated(output: fx.Node, maps: list[fx.Node], group: Sequence[_Output]
 
 
 def _feature_of(group: Sequence[_Output]) -> Feature:
-    """Return the `Feature` of one map, or of several concatenated, whose cells see what all of theirs see."""
+    """Return the `Feature` of one map, or of several joined: each cell sees what theirs do."""
     parts = [feature_of(out.tap) for out in group]
     (rows, columns), *others = [out.tap.place.reassembled.geometry for out in group]
     for down, across in others:

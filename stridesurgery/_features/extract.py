@@ -36,31 +36,36 @@ def features(
     *,
     input_size: int | HW[int] | None = None,
 ) -> RewrittenModel:
-    """Return a copy of a model that returns its maps instead of its answer, and computes nothing else.
+    """Return a copy of a model that returns maps instead of its answer, and computes nothing else.
 
     Args:
-        model: a torchvision or timm model, any module whose forward takes an image batch, or one that was operated.
-        taps: which maps: layer numbers (the last map before the next layer, so with the pointwise operators that
-            follow), module paths (what the module returns), or both; None: one map per reduction, which is what the
-            last stage or block before each transition returns, the last map of all, and of a transformer also what
-            its last block returns. Tokens (N, L, C) whose cells lie row by row become a map (N, C, H, W) without the
-            tokens before them (class, registers).
-        input_size: pixels at which the model is recorded, one number or (h, w); by default the model's own.
+        model: a torchvision or timm model, any module whose forward takes an image batch, or one
+            that was operated.
+        taps: which maps: layer numbers (the last map before the next layer, so with the pointwise
+            operators that follow), module paths (what the module returns), or both; None: one map
+            per reduction, which is what the last stage or block before each transition returns, the
+            last map of all, and of a transformer also what its last block returns. Tokens (N, L, C)
+            whose cells lie row by row become a map (N, C, H, W) without the tokens before them
+            (class, registers).
+        input_size: pixels at which the model is recorded, one number or (h, w); by default the
+            model's own.
 
     Returns:
-        A graph module in the mode of the original, with its state_dict. `forward(x)` gives a dict of maps in the
-        order of `taps`, under their names. It has `feature_info` (`channels()`, `reduction()`, `module_name()`,
-        `geometry()`) and `out_indices`. Maps have the layout that the model gives them. Parameters that no map
-        needs are kept, with requires_grad False.
+        A graph module in the mode of the original, with its state_dict. `forward(x)` gives a dict
+        of maps in the order of `taps`, under their names. It has `feature_info` (`channels()`,
+        `reduction()`, `module_name()`, `geometry()`) and `out_indices`. Maps have the layout that
+        the model gives them. Parameters that no map needs are kept, with requires_grad False.
 
     Raises:
-        RequestError: a tap that is no layer and no module, is not one map, or is inside a block; a dual path.
+        RequestError: a tap that is no layer and no module, is not one map, or is inside a block; a
+            dual path.
         ModelError: not a plain module: wrapped, compiled, scripted.
         TraceError: the forward pass cannot be recorded at this size.
 
     Example:
         >>> import timm, torch, stridesurgery as ss
-        >>> maps = ss.features(timm.create_model("resnet18").eval(), ["layer2", "layer4"], input_size=64)
+        >>> maps = ss.features(timm.create_model("resnet18").eval(), ["layer2", "layer4"],
+        input_size=64)
         >>> {name: tuple(map_.shape) for name, map_ in maps(torch.rand(1, 3, 64, 64)).items()}
         {'layer2': (1, 128, 8, 8), 'layer4': (1, 512, 2, 2)}
     """
@@ -105,8 +110,8 @@ def tapped(analysis: Analysis, taps: Sequence[Tap]) -> fx.Graph:
     missing = [name for name, key in keys.items() if key not in by_key]
     if missing:
         raise GridError(
-            f"tap {missing[0]!r} is not found in train mode: the forward code differs between the modes there; tap "
-            "a module by its path"
+            f"tap {missing[0]!r} is not found in train mode: the forward code differs between the "
+            "modes there; tap a module by its path"
         )
     values = {tap.name: reassembled(by_key[info(tap.node).key], tap, by_key) for tap in taps}
     return with_output(graph, values)
@@ -145,7 +150,8 @@ def with_output(graph: fx.Graph, values: Mapping[str, fx.Node]) -> fx.Graph:
 def drop_unused(graph: fx.Graph, needed: set[fx.Node]) -> None:
     """Erase what the needed values do not depend on.
 
-    A write into memory that is read after it stays, and one into a buffer of a module that runs (running statistics).
+    A write into memory that is read after it stays, and one into a buffer of a module that runs
+    (running statistics).
     """
     lasting = lasting_memory(graph)
     kept = ancestors(graph, needed, set())
@@ -160,7 +166,7 @@ def drop_unused(graph: fx.Graph, needed: set[fx.Node]) -> None:
 
 
 def ancestors(graph: fx.Graph, needed: set[fx.Node], effects: set[fx.Node]) -> set[fx.Node]:
-    """Return all nodes that values and effects depend on, writes into the memory that they read included."""
+    """Return all nodes that values and effects depend on, writes into memory they read included."""
     wanted, kept, read = needed | effects, set[fx.Node](), set[object]()
     for node in reversed(graph.nodes):
         if node.op == "output":

@@ -11,7 +11,7 @@ from stridesurgery.ops import module_traits
 
 
 def frozen_norm(model: nn.Module, node: fx.Node) -> fx.Node:
-    """Turn a norm of a training graph into one that uses its running statistics without updating them.
+    """Let a norm of a training graph use its running statistics without updating them.
 
     Returns:
         The node with the norm's value; other operators stay as they are.
@@ -30,8 +30,8 @@ def frozen_norm(model: nn.Module, node: fx.Node) -> fx.Node:
             return _freeze_module(node, module)
     elif not traits.per_cell and any("running" in name for name, _ in module.named_buffers()):
         raise OperatorError(
-            f"{node.target} ({type(module).__name__}) keeps running statistics in a way that is not known, so the "
-            "large path cannot leave them alone; use large_norm='shared'"
+            f"{node.target} ({type(module).__name__}) keeps running statistics in a way that is "
+            "not known, so the large path cannot leave them alone; use large_norm='shared'"
         )
     return node
 

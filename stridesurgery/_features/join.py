@@ -1,4 +1,4 @@
-"""Joins the graph of an operated network and that of its original into one, which computes their common stem once."""
+"""Joins the graphs of an operated network and of its original; their common stem runs once."""
 
 import copy
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from stridesurgery.ops import (
 
 @dataclass(frozen=True)
 class Joined:
-    """A graph with both paths and no output yet; values by the key they have in the original's graph."""
+    """A graph with both paths and no output yet; values by their key in the original's graph."""
 
     graph: fx.Graph
     small: dict[Key, fx.Node]
@@ -56,7 +56,8 @@ def join(
 def split_modules(fine: RewrittenModel, original: nn.Module, planned: Plan) -> None:
     """Give changed operators without parameters (pools, upsamplings) a module for each path.
 
-    The original's keeps its name, so that it runs in the large path; the finer one becomes `<name>_fine`.
+    The original's keeps its name, so that it runs in the large path; the finer one becomes
+    `<name>_fine`.
     """
     for target in {
         str(c.site.node.target) for c in planned.changes if c.site.node.op == "call_module"
@@ -67,7 +68,8 @@ def split_modules(fine: RewrittenModel, original: nn.Module, planned: Plan) -> N
         parent, _, name = target.rpartition(".")
         if hasattr(fine.get_submodule(parent), f"{name}_fine"):
             raise OperatorError(
-                f"the model has a {target}_fine of its own, where the finer {target} would go; rename it"
+                f"the model has a {target}_fine of its own, where the finer {target} would go; "
+                "rename it"
             )
         fine.get_submodule(parent).add_module(f"{name}_fine", module)
         setattr(fine.get_submodule(parent), name, copy.deepcopy(original.get_submodule(target)))
@@ -130,7 +132,7 @@ class _Join:
         return Joined(self.graph, self.small, self.large)
 
     def _shared(self, node: fx.Node) -> fx.Node:
-        """Return the node of the operated graph that computes the same, before anything has changed."""
+        """Return the operated graph's node that computes the same, before anything has changed."""
         found = self.small.get(info(node).key)
         wanted = [self.large[info(n).key] for n in node.all_input_nodes]
         if node.op == "get_attr" or shape_of(node) is None:
@@ -140,8 +142,9 @@ class _Join:
                 return self._copy(node)
         if found is None or found.all_input_nodes != wanted or shape_of(found) != shape_of(node):
             raise GridError(
-                f"the operated model computes {info(node).path or node.name} in another way than the original does, "
-                "although nothing before it has changed: the two paths cannot share it"
+                f"the operated model computes {info(node).path or node.name} in another way than "
+                "the original does, although nothing before it has changed: the two paths cannot "
+                "share it"
             )
         return found
 
@@ -150,7 +153,8 @@ class _Join:
         fine = self.small.get(info(node).key)
         if fine is None:
             raise GridError(
-                f"{change.site.name} is not found in the operated model; the two paths cannot part there"
+                f"{change.site.name} is not found in the operated model; the two paths cannot part "
+                "there"
             )
         removed = any(window.tap for window in change.operator.windows)
         if change.site.operator.kind == "resize" or (removed and self.sampler == "original"):
@@ -175,8 +179,8 @@ class _Join:
             made = frozen_norm(self.fine, made)
             if self.lasting.intersection(info(made).writes):
                 raise OperatorError(
-                    f"{info(node).path or node.name} writes into a buffer ({node.target}), which the large path "
-                    "cannot leave alone; use large_norm='shared'"
+                    f"{info(node).path or node.name} writes into a buffer ({node.target}), which "
+                    "the large path cannot leave alone; use large_norm='shared'"
                 )
         return made
 
@@ -189,13 +193,14 @@ class _Join:
         ):  # statistics: both paths update them
             if shape_of(value) is not None and is_overwritten(value, self.operated):
                 raise OperatorError(
-                    f"{info(node).path or node.name} reads a value from before the first eliminated layer that is "
-                    "overwritten in place; build the model with inplace=False"
+                    f"{info(node).path or node.name} reads a value from before the first "
+                    "eliminated layer that is overwritten in place; build the model with "
+                    "inplace=False"
                 )
         return value
 
     def _is_shared_still(self, node: fx.Node) -> bool:
-        """Return True if the norm and activation of an eliminated layer run: cell by cell, so once for both paths."""
+        """Return True if an eliminated layer's norm or activation runs: once, for both paths."""
         sources = node.all_input_nodes
         if len(sources) != 1 or sources[0] not in self.beyond or len(sources[0].users) != 1:
             return False
@@ -269,7 +274,7 @@ class _Join:
 
 
 def _step(change: Change) -> tuple[Any, ...]:
-    """Return the arguments of `sample`: by how much an operator has become finer, and its axis of columns."""
+    """Return the arguments of `sample`: how much finer an operator is now, and its column axis."""
     pairs = zip(change.operator.windows, change.site.operator.windows, strict=True)
     by = tuple(new.finer // old.finer for new, old in pairs)
     return (by, change.operator.last) if change.operator.last != -1 else (by,)

@@ -1,4 +1,4 @@
-"""A dual path whose finer half runs only in those tiles of the image in which the coarse half asks for it."""
+"""A dual path whose finer half runs only in those tiles where the coarse half asks for it."""
 
 import math
 from collections.abc import Callable
@@ -70,32 +70,38 @@ def sparse_path(
     fill: float = 0.0,
     whole_maps: str = "refuse",
 ) -> RewrittenModel:
-    """Run the fine half of a dual path only in those tiles of the image in which its coarse half asks for it.
+    """Run the fine half of a dual path only in the tiles where its coarse half asks for it.
 
-    The layers that both paths share, and the coarse path, run on the whole image. The tiles run through the rest of
-    the fine path as a batch of the same modules. Before each operator with a window they fetch its border from the
-    tiles beside them; where no tile runs, the border is the coarse path's map of the same layer, enlarged. With no
-    tile chosen the batch is empty.
+    The layers that both paths share, and the coarse path, run on the whole image. The tiles run
+    through the rest of the fine path as a batch of the same modules. Before each operator with a
+    window they fetch its border from the tiles beside them; where no tile runs, the border is the
+    coarse path's map of the same layer, enlarged. With no tile chosen the batch is empty.
 
     Args:
         both: what `dual_path` returned, with combine="split".
-        choose: from {"large.11": (N, C, h, w), ...} to (N, h, w) on any grid over the image: bool, or scores if there
-            is a budget. A tile is wanted if a chosen cell reaches into it. A function, or a module.
+        choose: from {"large.11": (N, C, h, w), ...} to (N, h, w) on any grid over the image: bool,
+            or scores if there is a budget. A tile is wanted if a chosen cell reaches into it. A
+            function, or a module.
         tile: pixels, a multiple of the fine path's largest reduction.
-        margin: pixels around the wanted tiles in which the fine path runs as well, rounded up to whole tiles. None:
-            as many as make the wanted cells exactly those of the whole fine path. With fewer, cells at the border of
-            the wanted tiles are approximate; `verify` prints by how much.
-        budget: run that many tiles of each image, the ones with the best scores, so that all shapes are fixed (export).
+        margin: pixels around the wanted tiles in which the fine path runs as well, rounded up to
+            whole tiles. None: as many as make the wanted cells exactly those of the whole fine
+            path. With fewer, cells at the border of the wanted tiles are approximate; `verify`
+            prints by how much.
+        budget: run that many tiles of each image, the ones with the best scores, so that all shapes
+            are fixed (export).
         fill: the value of the fine maps where no tile is wanted.
-        whole_maps: where the fine path reads a whole map (squeeze-excite): "refuse", or take the "coarse" path's value.
+        whole_maps: where the fine path reads a whole map (squeeze-excite): "refuse", or take the
+            "coarse" path's value.
 
     Returns:
-        A graph module as `both`, whose eval graph returns {"small.11": ..., "large.11": ..., "tiles": (N, rows,
-        columns) bool}. Its `tiling` has the exact margin. In train mode it is the dual path, with all tiles wanted.
+        A graph module as `both`, whose eval graph returns {"small.11": ..., "large.11": ...,
+        "tiles": (N, rows, columns) bool}. Its `tiling` has the exact margin. In train mode it is
+        the dual path, with all tiles wanted.
 
     Raises:
         RequestError: `both` is no dual path; a tile, margin or budget that does not fit.
-        OperatorError: an operator of the fine path that is not known to work on windows, or reads a whole map.
+        OperatorError: an operator of the fine path that is not known to work on windows, or reads a
+            whole map.
         GridError: the fine path makes maps that have no tiles.
 
     Example:
@@ -214,7 +220,8 @@ class _Sparse:
         largest = max(math.lcm(*self._reduction(n)) for n in self._maps_of(self.fine))
         if tile % largest:
             raise RequestError(
-                f"tile is a multiple of the fine path's largest reduction, {largest} pixels; got {tile}"
+                f"tile is a multiple of the fine path's largest reduction, {largest} pixels; got "
+                f"{tile}"
             )
         self.new = fx.Graph()
         self.whole: dict[fx.Node, fx.Node] = {}
@@ -244,8 +251,8 @@ class _Sparse:
             if self.whole_maps == "coarse" and _original_key(node) in self.counterparts:
                 return
             raise OperatorError(
-                f"{where} reads the whole map, of which tiles are a part. whole_maps='coarse' takes the coarse path's "
-                "value, if that path has it"
+                f"{where} reads the whole map, of which tiles are a part. whole_maps='coarse' "
+                "takes the coarse path's value, if that path has it"
             )
         if place is None or place.grid is None or channel_axis(node, place) != 1:
             raise GridError(f"the value at {where} is no map (N, C, H, W), which has no tiles")
@@ -272,7 +279,7 @@ class _Sparse:
     # ---- the margin
 
     def exact_margin(self) -> float:
-        """Return the pixels around a tile that its cells see through the fine path, on the side where they see more."""
+        """Return the pixels around a tile that its cells see in the fine path (the larger side)."""
         most = math.inf if any(self._place(n).pooled for n in self.fine) else 0.0
         for node in self._maps_of([n for n in self.maps.values() if n in self.own]):
             for axis in range(2):
@@ -348,7 +355,7 @@ class _Sparse:
         return self._call(source, cut_tiles, self._start(source), self.mask, self.index, cells)
 
     def _windowed(self, node: fx.Node, site: SpatialOp, source: fx.Node) -> _Tiles:
-        """Add an operator with a window: on tiles with a border, of which nothing is left after it."""
+        """Add an operator with a window: it runs on tiles with a border, and leaves none."""
         cells, windows = self._cells(source), site.operator.windows
         fill = _padding_value(self.analysis, site)
         conv = self._plain(node)
@@ -371,13 +378,13 @@ class _Sparse:
         return _Tiles(left, start, chain if kept_size else (*chain, windows))
 
     def _plain(self, node: fx.Node) -> Any:
-        """Return the convolution that a node runs, if it can run without its padding: nothing hangs on its call."""
+        """Return the convolution of a node if it can run without padding: no hook hangs on it."""
         module = self.analysis.recording.module(node) if node.op == "call_module" else None
         hooked = module is not None and (module._forward_hooks or module._forward_pre_hooks)
         return module if type(module) in PLAIN_CONVOLUTIONS and not hooked else None
 
     def _bare(self, node: fx.Node, given: fx.Node, conv: Any, windows: Windows) -> fx.Node:
-        """Add a convolution without padding, which makes of a tile with a border exactly the tile."""
+        """Add a convolution without padding, which makes exactly the tile from tile and border."""
         weight, bias = (
             None if getattr(conv, name) is None else self.new.get_attr(f"{node.target}.{name}")
             for name in ("weight", "bias")
@@ -397,7 +404,7 @@ class _Sparse:
         return self.borders[key]
 
     def _coarse(self, node: fx.Node) -> tuple[fx.Node | None, HW[int]]:
-        """Return the coarse path's value and by how much its cells are larger, if it has the same map."""
+        """Return the coarse path's value, and how much larger its cells are, if it has the map."""
         other = self.counterparts.get(_original_key(node))
         if other is None or self._place(other).pooled:
             return None, (1, 1)

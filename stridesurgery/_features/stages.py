@@ -1,4 +1,4 @@
-"""One map per reduction: what a stage returns before the network goes on to the next grid, or to its answer."""
+"""Finds one map per reduction: what a stage returns before the next grid, or the answer."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -12,7 +12,7 @@ from stridesurgery.ops import function_traits
 
 
 def stage_ends(values: Values) -> list[fx.Node]:
-    """Return the last map of every reduction, finest first; where all maps of one are inside blocks it has none."""
+    """Return the last map of every reduction, finest first; none where all are inside blocks."""
     by_reduction: dict[HW[Fraction], list[fx.Node]] = {}
     made = {n for site in values.analysis.layers for n in [site.node] if n in values.position}
     for node in values.order:
@@ -30,7 +30,7 @@ def stage_ends(values: Values) -> list[fx.Node]:
 
 
 def last_tokens(values: Values) -> list[fx.Node]:
-    """Return the tokens that the last block returns, of every reduction after whose tokens there is no map."""
+    """Return the last block's tokens, of every reduction that has no map after its tokens."""
     last: dict[HW[Fraction], fx.Node] = {}
     for node in values.order:
         summed = function_traits(node).arithmetic and len(values.sources[node]) > 1
@@ -42,7 +42,7 @@ def last_tokens(values: Values) -> list[fx.Node]:
 
 
 def _goes_on(values: Values, maps: Sequence[fx.Node]) -> bool:
-    """Return True if maps of a reduction lead to coarser ones or an answer, not only back to finer ones (gates)."""
+    """Return True if a reduction's maps lead to coarser ones or the answer (gates do not)."""
     grid_of, own = values.analysis.grid_of, values.reduction[maps[0]]
     users = {
         u
@@ -58,7 +58,7 @@ def _goes_on(values: Values, maps: Sequence[fx.Node]) -> bool:
 
 
 def _refined(values: Values) -> set[fx.Node]:
-    """Return the values into which coarser maps have come back, upsampled (HRNet, feature pyramids)."""
+    """Return the values that coarser maps came back into, upsampled (HRNet, feature pyramids)."""
     upsampled = {
         s.node: s.before.reassembled.reduction
         for s in values.analysis.spatial_ops
@@ -89,11 +89,11 @@ def _last(values: Values, maps: Sequence[fx.Node], refined: set[fx.Node]) -> fx.
 
 
 def _given_to_the_next(values: Values, last: fx.Node, closed: Sequence[fx.Node]) -> fx.Node | None:
-    """Return the input of the block or stage that leads to the next grid, where the last map lies inside it.
+    """Return the input of the block that leads to the next grid, where the last map is inside it.
 
-    A block may widen, norm or mix its map before it strides, and a stage may begin with a whole block at the old grid.
-    The map that is meant is what the module before it has returned; of modules within each other, the innermost that
-    has one before it.
+    A block may widen, norm or mix its map before it strides, and a stage may begin with a whole
+    block at the old grid. The map that is meant is what the module before it has returned; of
+    modules within each other, the innermost that has one before it.
     """
     for path in _around(str(info(last).path)):
         given = next((n for n in reversed(closed) if not _is_inside(n, path)), None)
@@ -126,7 +126,7 @@ def _is_inside(node: fx.Node, path: str) -> bool:
 
 
 def _begins_the_next(values: Values, last: fx.Node, path: str) -> bool:
-    """Return True if a module does more on coarser grids than the last map's: no stage that ends with a pool."""
+    """Return True if a module goes on to coarser grids: it is no stage that ends with a pool."""
     own = values.reduction[last]
     inside = [values.reduction[n] for n in values.order if _is_inside(n, path)]
     return sum(r > own for r in inside) > sum(r == own for r in inside)

@@ -70,7 +70,7 @@ def _find(values: Values, name: TapName) -> fx.Node:
 
 
 def _by_layer(values: Values, number: int) -> fx.Node:
-    """Return the last map before the next layer: pointwise operators belong to the layer before them."""
+    """Return the last map before the next layer; pointwise operators belong to the layer before."""
     layers = values.analysis.layers
     if not 0 <= number < len(layers):
         raise RequestError(
@@ -79,8 +79,8 @@ def _by_layer(values: Values, number: int) -> fx.Node:
     site = layers[number]
     if site.node not in values.position or site.node not in values.closed:
         raise RequestError(
-            f"layer {number} ({site.name}) is inside a residual or parallel block, where it is not the only map. "
-            + _block_around(values, site.node)
+            f"layer {number} ({site.name}) is inside a residual or parallel block, where it is not "
+            "the only map. " + _block_around(values, site.node)
         )
     candidates = []
     for node in [site.node, *values.descendants(site.node)]:
@@ -125,8 +125,8 @@ def _by_path(values: Values, path: str) -> fx.Node:
         )
     if len(found) > 1:
         raise RequestError(
-            f"{path!r} runs {len(found)} times in one pass; tap one of the calls, {path + '#0'!r} to "
-            f"{f'{path}#{len(found) - 1}'!r}, or a module around one"
+            f"{path!r} runs {len(found)} times in one pass; tap one of the calls, {path + '#0'!r} "
+            f"to {f'{path}#{len(found) - 1}'!r}, or a module around one"
         )
     made = [n for n in values.maps if n.name == path or (not info(n).ends and module_of(n) == path)]
     if made:
@@ -155,9 +155,8 @@ def _one_of_each_reduction(values: Values) -> tuple[Tap, ...]:
     taps = [_tap(values, module_of(node), node) for node in ends]
     if not taps:
         raise RequestError(
-            "no stage of the model returns a map: it has no layers, or works on tokens in an order of their own, or on "
-            "several maps at once. "
-            "Name modules as taps"
+            "no stage of the model returns a map: it has no layers, or works on tokens in an order "
+            "of their own, or on several maps at once. Name modules as taps"
         )
     names = [tap.name for tap in taps]
     return tuple(

@@ -1,4 +1,4 @@
-"""Token maps: where the cells of a map lie in a sequence of tokens (N, L, C), and the map of a sequence.
+"""Token maps: where a map's cells lie in a sequence of tokens (N, L, C), and back.
 
 The order of the cells is proved, not assumed. It is known where a map is flattened, and kept by
 what treats every token alike, by tokens that are put before, and by residual sums. Tokens that are
@@ -76,7 +76,7 @@ def _same_length(shape: tuple[int, ...], other: tuple[int, ...] | None, layout: 
 
 
 def _treats_alike(node: fx.Node) -> bool:
-    """Return True if an operator keeps the order of tokens: modules that are one operator, and arithmetic."""
+    """Return True if an operator keeps the order of tokens: single operators and arithmetic."""
     if node.op == "call_module":
         return True
     return function_traits(node).per_cell or called(node) in _KEEPS

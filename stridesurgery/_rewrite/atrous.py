@@ -1,4 +1,4 @@
-"""Decides where dilated convolutions can stand for phases: where no map is made from more than windows of a map."""
+"""Decides where dilated convolutions can stand for phases: where maps are made of windows alone."""
 
 from collections.abc import Callable
 
@@ -12,9 +12,10 @@ IsFiner = Callable[[GridInfo], bool]
 
 
 def reading_whole_maps(analysis: Analysis, is_finer: IsFiner) -> list[fx.Node] | None:
-    """Return the operators that read whole finer maps and make no map of them, such as global pooling.
+    """Return the operators that read whole finer maps and make no map of them (global pooling).
 
-    None: a finer map is made by an operator without a dilated form, such as squeeze-excite or attention.
+    None: a finer map is made by an operator without a dilated form, such as squeeze-excite or
+    attention.
 
     Args:
         analysis: of the original.
@@ -38,7 +39,7 @@ def reading_whole_maps(analysis: Analysis, is_finer: IsFiner) -> list[fx.Node] |
 
 
 class _Windowed:
-    """The finer maps of which every cell is made from a cell, or a window of cells, of maps like it."""
+    """The finer maps of which every cell is made from a cell, or a window, of maps like it."""
 
     def __init__(self, analysis: Analysis, is_finer: IsFiner) -> None:
         self.analysis, self.is_finer = analysis, is_finer
@@ -57,7 +58,7 @@ class _Windowed:
         return found
 
     def _sources_fit(self, node: fx.Node) -> bool:
-        """Return True if a node reads such maps, values of the whole image before them, and numbers a channel."""
+        """Return True if a node reads only such maps, values before them, and channel numbers."""
         for source in tensors_in([node.args, node.kwargs]):
             place, shape = self.analysis.grid_of.get(source), shape_of(source) or ()
             if place is None and len(shape) > 1 and max(shape[-2:]) > 1:

@@ -1,7 +1,7 @@
 """Constants of a model that fix the size of its maps although every shape fits.
 
-Shapes alone do not show a table that is tiled or looked up beyond its end: these rules look at what parameters and
-buffers meet in the graph.
+Shapes alone do not show a table that is tiled or looked up beyond its end: these rules look at what
+parameters and buffers meet in the graph.
 """
 
 import math
@@ -80,31 +80,33 @@ def check_reads(original: Analysis, operated: Recording) -> None:
     for node in operated.graph.nodes:
         if info(node).parts != parts.get(info(node).key, info(node).parts):
             raise GridError(
-                f"{info(node).path or node.name} splits a map into pieces of a fixed size, of which there would be "
-                f"{info(node).parts} instead of {parts[info(node).key]}. Choose a transition after this place"
+                f"{info(node).path or node.name} splits a map into pieces of a fixed size, of "
+                f"which there would be {info(node).parts} instead of {parts[info(node).key]}. "
+                "Choose a transition after this place"
             )
     for site in original.spatial_ops:
         if site.operator.kind == "global" and _changed(site.node, now):
             raise GridError(
-                f"{site.name} pools its whole map with a kernel of {site.operator.kernel[0]}x{site.operator.kernel[1]} "
-                "cells, which the larger map exceeds. Use adaptive pooling there, or operate on `features(model)`, "
-                "which leaves the head out"
+                f"{site.name} pools its whole map with a kernel of "
+                f"{site.operator.kernel[0]}x{site.operator.kernel[1]} cells, which the larger map "
+                "exceeds. Use adaptive pooling there, or operate on `features(model)`, which "
+                "leaves the head out"
             )
     for node in original.recording.graph.nodes:
         name = called(node)
         if function_traits(node).reads_part and node.args and _reads_part(node, now):
             raise GridError(
-                f"the value at {info(node).path or node.name} leaves the grid: {name} reads a fixed part of a map "
-                "that would grow. Choose a transition after this place"
+                f"the value at {info(node).path or node.name} leaves the grid: {name} reads a "
+                "fixed part of a map that would grow. Choose a transition after this place"
             )
     for result in tensors_in(node.args for node in returned(original.recording.graph)):
         before = shape_of(result) or ()
         after = now.get(info(result).key, before)
         if before[:1] == (BATCH,) != after[:1]:
             raise GridError(
-                f"the output {result.name} would hold {after[0] / BATCH:g} results an image: the model folds "
-                "the larger maps into its batch. Choose a transition after the place where it does, or operate on "
-                "`features(model)`, if only its head does so"
+                f"the output {result.name} would hold {after[0] / BATCH:g} results an image: the "
+                "model folds the larger maps into its batch. Choose a transition after the place "
+                "where it does, or operate on `features(model)`, if only its head does so"
             )
 
 
@@ -140,7 +142,7 @@ def _is_fixed(item: Any) -> bool:
 
 
 def _is_first_tokens(item: Any) -> bool:
-    """Return True if an index reads the first tokens of a sequence (class, distillation, registers)."""
+    """Return True if an index reads the first tokens (class, distillation, registers)."""
     if isinstance(item, slice):
         return item.start in (None, 0) and item.stop <= 8
     return item in (0, 1)
@@ -152,7 +154,7 @@ def _changed(node: fx.Node, now: dict[Key, Shape]) -> bool:
 
 
 def _check_windows(original: Recording, now: dict[Key, Shape], followed: set[str]) -> None:
-    """One entry per window (Swin's attention mask): it would be tiled over the larger batch of windows."""
+    """Refuse one entry per window (Swin's attention mask): it would be tiled over more windows."""
     windows: dict[str, set[int]] = defaultdict(
         set
     )  # by module: the numbers of windows that are not so any more
@@ -167,8 +169,9 @@ def _check_windows(original: Recording, now: dict[Key, Shape], followed: set[str
         is_table = node.op == "get_attr" and sum(n > 1 for n in shape[1:]) > 1
         if is_table and node.target not in followed and shape[0] in windows[info(node).path]:
             raise GridError(
-                f"{node.target} fixes the size of the maps: it holds one entry for each of {shape[0]} windows, of "
-                "which there would be more. Build the model for any size (timm: strict_img_size=False) and try again"
+                f"{node.target} fixes the size of the maps: it holds one entry for each of "
+                f"{shape[0]} windows, of which there would be more. Build the model for any size "
+                "(timm: strict_img_size=False) and try again"
             )
 
 
@@ -184,8 +187,9 @@ def _check_lookup(
         names = origins(table)
     if not followed.issuperset(names) and any(_changed(i, now) for i in tensors_in(index)):
         raise GridError(
-            f"the size of the maps is fixed by {', '.join(names)}: {info(node).path or node.name} looks it up at "
-            "positions of the maps, of which there would be more. Choose a transition after this place"
+            f"the size of the maps is fixed by {', '.join(names)}: {info(node).path or node.name} "
+            "looks it up at positions of the maps, of which there would be more. Choose a "
+            "transition after this place"
         )
 
 
@@ -211,6 +215,7 @@ def _check_broadcast(node: fx.Node, now: dict[Key, Shape], followed: set[str]) -
         )
         if any(grown) and not followed.issuperset(names := origins(table)):
             raise GridError(
-                f"the size of the maps is fixed by {', '.join(names)}: {info(node).path or node.name} would repeat "
-                "it over the cells that are new. Choose a transition after this place"
+                f"the size of the maps is fixed by {', '.join(names)}: "
+                f"{info(node).path or node.name} would repeat it over the cells that are new. "
+                "Choose a transition after this place"
             )

@@ -13,7 +13,7 @@ from stridesurgery.errors import GridError, OperatorError
 
 
 def check_same_maps(analysis: Analysis, planned: Plan, draft: Draft) -> None:
-    """Refuse a graph that gives a module another map in train mode: calls were matched by their order.
+    """Refuse a graph that gives a module another map in train mode: calls are matched by order.
 
     Raises:
         GridError: naming the module.
@@ -24,13 +24,14 @@ def check_same_maps(analysis: Analysis, planned: Plan, draft: Draft) -> None:
     for key, shape in evaluation.items():
         if key[1] == "call_module" and train.get(key, shape) != shape:
             raise GridError(
-                f"{key[2]} gets another map in train mode than in eval mode: the forward code differs between the "
-                "modes in a way that a graph cannot follow. Make the strides modules"
+                f"{key[2]} gets another map in train mode than in eval mode: the forward code "
+                "differs between the modes in a way that a graph cannot follow. Make the strides "
+                "modules"
             )
 
 
 def check_alike(evaluation: fx.Graph, training: fx.Graph, keys: Iterable[Key]) -> None:
-    """Functions are matched between the modes by the number of their call, so both must call them as often.
+    """Refuse functions called more often in one mode: calls are matched by their number.
 
     Raises:
         GridError: naming the place where they do not.
@@ -43,14 +44,14 @@ def check_alike(evaluation: fx.Graph, training: fx.Graph, keys: Iterable[Key]) -
         family = (path, op, target, number < 0)
         if op != "call_module" and counts[0][family] != counts[1][family]:
             raise GridError(
-                f"{path or 'the forward code'} calls {target} {counts[0][family]} times in eval mode and "
-                f"{counts[1][family]} times in train mode, which no graph can tell apart. Make them "
-                "modules"
+                f"{path or 'the forward code'} calls {target} {counts[0][family]} times in eval "
+                f"mode and {counts[1][family]} times in train mode, which no graph can tell apart. "
+                "Make them modules"
             )
 
 
 def check_output_kind(graph: fx.Graph) -> None:
-    """Refuse outputs that a graph cannot build: it knows tensors and numbers in tuples, lists and dicts."""
+    """Refuse outputs that a graph cannot build: tensors and numbers in plain containers."""
 
     def check(value: Any) -> None:
         if not isinstance(value, (fx.Node, int, float, str, type(None))):

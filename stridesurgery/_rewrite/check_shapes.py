@@ -1,10 +1,11 @@
 """Proof that an operated network's maps are on the grid, from shapes alone.
 
-Enlarging every map after a transition k times is what a k times larger input does to the untouched network. So
-every value of the operated network must have the shape it has in the original (before the transition) or in the
-original on the enlarged input (after it), dimension by dimension; and every layer exactly the one that its
-reduction says. A size recomputed from a configuration, a reshape that swallows the extra cells into the batch,
-a crop or an interpolation to a fixed size all show up as a shape that is neither.
+Enlarging every map after a transition k times is what a k times larger input does to the untouched
+network. So every value of the operated network must have the shape it has in the original (before
+the transition) or in the original on the enlarged input (after it), dimension by dimension; and
+every layer exactly the one that its reduction says. A size recomputed from a configuration, a
+reshape that swallows the extra cells into the batch, a crop or an interpolation to a fixed size all
+show up as a shape that is neither.
 """
 
 import math
@@ -32,11 +33,12 @@ class GridCheck:
     exact: (
         bool  # every map after a transition is exactly k times larger; else it is so up to a border
     )
-    reference: bool  # compared with the original on an enlarged input (else with multiples of its own shapes)
+    #: compared with the original on an enlarged input (else with multiples of its own shapes)
+    reference: bool
 
 
 def check_grid(original: Analysis, operated: Recording, plan: Plan) -> GridCheck:
-    """Compare every value of an operated network, recorded at the original's size, with what the grid says.
+    """Compare every value of an operated network, at the original's size, with what the grid says.
 
     Raises:
         GridError: naming the first value that is off.
@@ -106,14 +108,15 @@ def _check_restored(plan: Plan, now: dict[Key, Shape]) -> None:
         if max(grown) > 1 and key in now and _cells(now[key], site) != site.out_grid:
             have, want = _cells(now[key], site), site.out_grid
             raise GridError(
-                f"{site.name} with the stride it takes on gives {have[0]}x{have[1]} cells instead of "
-                f"{want[0]}x{want[1]}: its larger window does not divide the map alike. Restore the stride at another "
-                "layer, or choose an input_size that the total stride divides"
+                f"{site.name} with the stride it takes on gives {have[0]}x{have[1]} cells instead "
+                f"of {want[0]}x{want[1]}: its larger window does not divide the map alike. Restore "
+                "the stride at another layer, or choose an input_size that the total stride "
+                "divides"
             )
 
 
 def _is_of_parameters(node: fx.Node) -> bool:
-    """Return True if a value is computed from parameters and buffers, of the image at most its size."""
+    """Return True if a value comes from parameters and buffers, and at most the image's size."""
     todo, seen = [node], set[fx.Node]()
     while todo:
         current = todo.pop()
@@ -126,7 +129,7 @@ def _is_of_parameters(node: fx.Node) -> bool:
 
 
 def _check_same_path(original: Recording, operated: Recording) -> None:
-    """Refuse a model that answers larger maps with other pools, convolutions or interpolations (MobileNet v5).
+    """Refuse a model that answers larger maps with other operators (MobileNet v5).
 
     A table of positions may be interpolated (DINO v2): it is computed from a parameter alone.
     """
@@ -141,13 +144,14 @@ def _check_same_path(original: Recording, operated: Recording) -> None:
             verb = "calls" if key in now else "no longer calls"
             place = path or "its forward"
             raise GridError(
-                f"on the larger maps the model {verb} {target} in {place}: it chooses its operators by the size of its "
-                "maps. Choose a transition after this place, or another input_size"
+                f"on the larger maps the model {verb} {target} in {place}: it chooses its "
+                "operators by the size of its maps. Choose a transition after this place, or "
+                "another input_size"
             )
 
 
 def _check_reductions(original: Analysis, operated: Recording, plan: Plan) -> None:
-    """Every layer must lead from f(r) to f(r') where it led from r to r', and no new stride may have come up."""
+    """Refuse a layer that leads elsewhere than from f(r) to f(r'), and a new stride."""
     found = {info(site.node).key: site for site in spatial_ops(operated)}
     planned = {info(site.node).key: site for site in original.spatial_ops}
     for key, site in found.items():
@@ -163,9 +167,10 @@ def _check_reductions(original: Analysis, operated: Recording, plan: Plan) -> No
         if found_at != wanted:
             rows, columns = site.after.reduction
             raise GridError(
-                f"layer {site.name} leaves the grid: its output has reduction {float(rows):g}x{float(columns):g}, "
-                "which is not what the plan gives it. The model resizes its maps by something other than their size; "
-                "choose a transition after this place"
+                f"layer {site.name} leaves the grid: its output has reduction "
+                f"{float(rows):g}x{float(columns):g}, which is not what the plan gives it. The "
+                "model resizes its maps by something other than their size; choose a transition "
+                "after this place"
             )
 
 
@@ -258,7 +263,7 @@ def _is_in_larger_windows(
 
 
 def _grown(length: int, factors: list[HW[int]]) -> set[int]:
-    """Return the lengths that an axis may grow to: multiples by rows, columns, both (tokens), or pairs (attention).
+    """Return the lengths that an axis may grow to: by rows, columns, both (tokens), or pairs.
 
     One or two tokens that stand for no cell (class, distillation) do not multiply.
     """
@@ -283,10 +288,10 @@ def _off(key: Key, shape: Shape, allowed: list[Shape], compared: bool) -> str:
     if compared:
         why = "The model computes this size from something other than its input"
     else:
-        why = "The model takes no larger input to compare with, and only exact multiples are proved without one"
+        why = "The model takes no larger input to compare with: only exact multiples are proved"
     return (
-        f"the value at {place} leaves the grid: its shape becomes {_said(shape)} where {wanted} was expected. {why}; "
-        "choose a transition after this place, or another input_size"
+        f"the value at {place} leaves the grid: its shape becomes {_said(shape)} where {wanted} "
+        f"was expected. {why}; choose a transition after this place, or another input_size"
     )
 
 
@@ -327,7 +332,7 @@ def _is_multiple(site: SpatialOp, plan: Plan, now: dict[Key, Shape]) -> bool:
 
 
 def _is_local(recording: Recording) -> bool:
-    """Return True if no operator of the network could read a size: then layers that are multiples prove the grid."""
+    """Return True if no operator could read a size: then multiples of the layers prove the grid."""
     for node in recording.graph.nodes:
         if node.op in ("placeholder", "output", "get_attr"):
             continue
@@ -347,7 +352,7 @@ def batch_axes(shape: Shape) -> list[int]:
 
 
 def check_phases(original: Analysis, dilated: Recording, planned: Plan) -> int:
-    """Compare every value of a dilated network with the original's: the same shape, for each phase in the batch.
+    """Compare every value of a dilated network with the original's: same shape, in each phase.
 
     Returns:
         How many values were compared.
@@ -364,7 +369,8 @@ def check_phases(original: Analysis, dilated: Recording, planned: Plan) -> int:
         if was is None or new is None or node.op in ("get_attr", "output") or key in changed:
             continue
         place = original.grid_of.get(node)
-        # what is made for a batch of a length that was read (class tokens) is not told by a reduction
+        # what is made for a batch of a length that was read (class tokens) is not told by a
+        # reduction
         transitions = [
             c for c in planned.transitions if place is None or beyond(place.reduction, c.before)
         ]
@@ -383,13 +389,14 @@ def check_phases(original: Analysis, dilated: Recording, planned: Plan) -> int:
         if new not in allowed:
             where = info(node).path or node.name
             raise GridError(
-                f"the value at {where} would become {new} where {' or '.join(map(str, allowed))} was expected: the "
-                "model mixes the images of a batch. Choose a transition after this place"
+                f"the value at {where} would become {new} where {' or '.join(map(str, allowed))} "
+                "was expected: the model mixes the images of a batch. Choose a transition after "
+                "this place"
             )
         count += 1
     return count
 
 
 def _batched(shape: tuple[int, ...], factor: int) -> list[tuple[int, ...]]:
-    """Return the shapes with a batch `factor` times as long; windows and heads may stand before or beside it."""
+    """Return the shapes with a batch `factor` times as long, windows and heads beside it or not."""
     return [(*shape[:i], shape[i] * factor, *shape[i + 1 :]) for i in batch_axes(shape)]

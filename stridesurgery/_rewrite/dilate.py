@@ -1,9 +1,10 @@
-"""Dilation without dilated operators (`atrous` tells where it is needed): the phases of the finer map as a batch.
+"""Dilation without dilated operators: the phases of the finer map as a batch.
 
-After an eliminated stride k the map has k x k phases, each of the size that the original's map has, and phase (0, 0)
-*is* the original's. Moved into the batch they run through the rest of the network as it is: nothing downstream
-changes, pooling, squeeze-excite and attention included. Maps that are taken out are put together again; whatever is
-not a map (class scores) is the first phase's, which is the original's.
+After an eliminated stride k the map has k x k phases, each of the size that the original's map has,
+and phase (0, 0) *is* the original's. Moved into the batch they run through the rest of the network
+as it is: nothing downstream changes, pooling, squeeze-excite and attention included. Maps that are
+taken out are put together again; whatever is not a map (class scores) is the first phase's, which
+is the original's.
 """
 
 import operator
@@ -39,7 +40,7 @@ Phases = tuple[tuple[int, int], ...]
 
 
 def dilated_graph(original: Analysis, planned: Plan) -> fx.Graph:
-    """Return the original's graph with the maps beyond each eliminated stride as phases in the batch.
+    """Return the original's graph with the maps after each removed stride as phases in the batch.
 
     Its eliminated modules must be edited; functions are replaced here.
 
@@ -50,7 +51,7 @@ def dilated_graph(original: Analysis, planned: Plan) -> fx.Graph:
 
 
 def with_samples(original: Analysis, planned: Plan) -> fx.Graph:
-    """Return a copy of the original's graph in which what reads whole finer maps is given the original's cells."""
+    """Return a copy of the original's graph: readers of whole maps get the original's cells."""
     graph = copied(original.recording.graph)
     if not planned.samples:
         return graph
@@ -89,7 +90,7 @@ class _Dilated:
                 self._check_images(node, node.args[0])  # it gives no value of its own
 
     def _find_lengths(self) -> dict[fx.Node, bool]:
-        """Return the graph's numbers; True for those that are computed from the length of a batch."""
+        """Return the graph's numbers; True for those computed from the length of a batch."""
         found: dict[fx.Node, bool] = {}
         for node in self.graph.nodes:
             if shape_of(node) is not None or info(node).parts is not None:
@@ -104,7 +105,7 @@ class _Dilated:
         return found
 
     def phases(self, node: fx.Node) -> Phases:
-        """Return the phases that a node's value is in: a function of its reduction, so that what joins agrees."""
+        """Return the phases of a node's value: a function of its reduction, so that joins agree."""
         place = self.grid_of[info(node).key]
         return tuple(
             (int(c.by[0]), int(c.by[1]))
@@ -116,18 +117,20 @@ class _Dilated:
         """Return the axis of a value that the images of the batch lie along.
 
         Raises:
-            GridError: they lie along none of their own: folded with cells, or not all of them are there.
+            GridError: they lie along none of their own: folded with cells, or not all of them are
+                there.
         """
         shape, axes = shape_of(node) or (), self.batch_axes(node)
         if len(axes) != 1 or shape[axes[0]] != BATCH:
             raise GridError(
-                f"the value at {_place(node)}, {shape}, has no axis for the images alone, out of which their phases "
-                "could be taken. Return the batch as an axis of its own, or choose a transition after this place"
+                f"the value at {_place(node)}, {shape}, has no axis for the images alone, out of "
+                "which their phases could be taken. Return the batch as an axis of its own, or "
+                "choose a transition after this place"
             )
         return axes[0]
 
     def batch_axes(self, node: fx.Node | None) -> list[int]:
-        """Return the axes of a value that the images of the batch lie along, alone or with something else."""
+        """Return the axes along which the images of the batch lie, alone or with something else."""
         axes = batch_axes(shape_of(node) or ())
         if len(axes) > 1 and node is not None:  # another length is a multiple by chance
             other = self.long.shapes.get(info(node).key)  # not known of phases, which come first
@@ -151,12 +154,12 @@ class _Dilated:
             )
         except TraceError as problem:
             raise GridError(
-                f"phases would lie along a batch of another length, and with {LONG_BATCH} images {problem}. Let the "
-                "model take any number of images, or leave dilate out"
+                f"phases would lie along a batch of another length, and with {LONG_BATCH} images "
+                f"{problem}. Let the model take any number of images, or leave dilate out"
             ) from problem
 
     def _mixing(self, node: fx.Node) -> tuple[str, ...]:
-        """Return the operators by which a node mixes images, or what else it reads tells one from another."""
+        """Return the operators by which a node mixes images, or what else tells images apart."""
         unmapped = [n for n in node.all_input_nodes if info(n).key not in self.grid_of]
         found = self._operators.get(info(node).key, ("others, for a longer batch",))
         return found + tuple(name for source in unmapped for name in self._mixing(source))
@@ -179,11 +182,12 @@ class _Dilated:
             what = what or (f"all images of a batch (by {', '.join(mixing)})" if mixing else "")
         if what:
             raise OperatorError(
-                f"{_place(node)} computes with {what}, which would hold the phases; choose a transition after it"
+                f"{_place(node)} computes with {what}, which would hold the phases; choose a "
+                "transition after it"
             )
 
     def _align(self, node: fx.Node) -> None:
-        """Give a node its inputs in its own phases; an eliminated operator makes the phases itself."""
+        """Give a node its inputs in its own phases; an eliminated operator makes the phases."""
         own, key = self.phases(node), info(node).key
         given = list(dict.fromkeys(tensors_in([node.args, node.kwargs])))
         sources = [s for s in given if info(s).key in self.grid_of]
@@ -222,8 +226,8 @@ class _Dilated:
             seen.add(node)
         if len(found) > 1:
             raise GridError(
-                f"{_place(value)} computes with the lengths of several batches, of which only some would hold phases. "
-                "Choose a transition after it"
+                f"{_place(value)} computes with the lengths of several batches, of which only some "
+                "would hold phases. Choose a transition after it"
             )
         return next(iter(found), None)
 
@@ -259,7 +263,8 @@ class _Dilated:
         """Make an eliminated operator finer and move its phases into the batch."""
         if site.local:
             raise OperatorError(
-                f"{site.name} works on windows of its map, whose phases cannot be told apart; choose another transition"
+                f"{site.name} works on windows of its map, whose phases cannot be told apart; "
+                "choose another transition"
             )
         if node.op == "call_function":
             rule = FUNCTIONS[node.target]  # type: ignore[index]
@@ -308,7 +313,7 @@ def _place(node: fx.Node) -> str:
 
 
 def _check_no_map(node: fx.Node, place: GridInfo) -> None:
-    """Refuse to return one phase of a value that has the form of a map, though its grid is not known.
+    """Refuse to return one phase of a value that looks like a map of unknown grid.
 
     Raises:
         GridError: its cells cannot be put together.
@@ -321,8 +326,9 @@ def _check_no_map(node: fx.Node, place: GridInfo) -> None:
         and min(*shape[2:], *shape[1:3]) > 1
     ):
         raise GridError(
-            f"the output at {_place(node)}, {shape}, has the form of a map, and its cells come from operators that are "
-            "not understood, so that its phases cannot be put together. Leave dilate out, or choose a later transition"
+            f"the output at {_place(node)}, {shape}, has the form of a map, and its cells come "
+            "from operators that are not understood, so that its phases cannot be put together. "
+            "Leave dilate out, or choose a later transition"
         )
 
 
@@ -341,7 +347,7 @@ def reassembled_map(
     *,
     before: fx.Node | None = None,
 ) -> fx.Node:
-    """Return the map whose phases a node holds, put together right after it, or before another node.
+    """Return the map of a node's phases, put together right after it, or before another node.
 
     `reduction` is that of the phases, `axis` that of the channels.
     """
@@ -357,7 +363,7 @@ def reassembled_map(
 def rearranged(
     node: fx.Node, function: Callable[..., Any], *args: Any, before: fx.Node | None = None
 ) -> fx.Node:
-    """Insert a call of a function that rearranges phases, right after its value or before a node."""
+    """Insert a call that rearranges phases, right after its value or before a node."""
     with (
         node.graph.inserting_after(node) if before is None else node.graph.inserting_before(before)
     ):

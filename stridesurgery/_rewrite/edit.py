@@ -36,8 +36,8 @@ def make_draft(meta_model: nn.Module, analysis: Analysis, planned: Plan, how: st
         meta_model: the copy.
         analysis: of the original.
         planned: the changes.
-        how: as a "module", a "graph", or the graph "as recorded" of the original, in which paddings stay that the
-            forward code computes from a stride.
+        how: as a "module", a "graph", or the graph "as recorded" of the original, in which paddings
+            stay that the forward code computes from a stride.
 
     Raises:
         OperatorError: an operator cannot be changed as planned.
@@ -80,8 +80,9 @@ def _as_graph(meta_model: nn.Module, planned: Plan, analysis: Analysis, as_recor
     if planned.phases:
         if analysis.recording.adds_to_answer:
             raise OperatorError(
-                "a forward hook of the model changes what it returns, and would see maps put together of phases; "
-                "remove it, or make the model a part of one that does what the hook does"
+                "a forward hook of the model changes what it returns, and would see maps put "
+                "together of phases; remove it, or make the model a part of one that does what the "
+                "hook does"
             )
         fixed = analysis.fixed_size
         graphs = {mode: dilated_graph(a, planned) for mode, a in modes.items()}
@@ -115,18 +116,20 @@ def _edited(model: nn.Module, planned: Plan, modes: Sequence[Analysis]) -> nn.Mo
         refine = MODULES[type(module)].refine
         if refine is None:
             raise OperatorError(
-                f"{target} ({operator.name}) is registered without `refine`, which would give it a finer stride"
+                f"{target} ({operator.name}) is registered without `refine`, which would give it a "
+                "finer stride"
             )
         try:
             refine(module, operator)
         except NotImplementedError as problem:
             raise OperatorError(
-                f"{target} ({operator.name}) cannot take the finer stride: its registered `refine` says it {problem}"
+                f"{target} ({operator.name}) cannot take the finer stride: its registered `refine` "
+                f"says it {problem}"
             ) from problem
         if read_module(module) is None:
             raise OperatorError(
-                f"`refine` of {operator.name} puts a {type(module).__name__} in place, which has no "
-                "entry: register_operator it as well"
+                f"`refine` of {operator.name} puts a {type(module).__name__} in place, which has "
+                "no entry: register_operator it as well"
             )
     if planned.surgery.positions != "refuse" and not planned.surgery.dilate:
         follow_positions(model, modes[0], planned)
@@ -135,7 +138,7 @@ def _edited(model: nn.Module, planned: Plan, modes: Sequence[Analysis]) -> nn.Mo
 
 
 def _known_changes(analysis: Analysis, evaluation: Analysis, planned: Plan) -> tuple[Change, ...]:
-    """Return the changes in one mode; operators that run in train mode only (auxiliary heads) stay as they are."""
+    """Return the changes in one mode; operators of train mode alone (auxiliary heads) stay."""
     known = {info(site.node).key for site in evaluation.spatial_ops}
     return changes_of(tuple(s for s in analysis.spatial_ops if info(s.node).key in known), planned)
 
@@ -157,8 +160,9 @@ def _module_changes(
             operator = becomes.get(site.node, site.operator)
             if wanted.setdefault(str(site.node.target), operator) != operator:
                 raise OperatorError(
-                    f"module {site.node.target} is called at several reductions, of which only some would change; "
-                    "give each place a module of its own (copy.deepcopy of the parameter-free ones)"
+                    f"module {site.node.target} is called at several reductions, of which only "
+                    "some would change; give each place a module of its own (copy.deepcopy of the "
+                    "parameter-free ones)"
                 )
     changed = {
         str(c.site.node.target) for part in changes for c in part if c.site.node.op == "call_module"

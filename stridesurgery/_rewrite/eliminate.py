@@ -42,44 +42,54 @@ def eliminate(
     input_size: int | HW[int] | None = None,
     inplace: bool = False,
 ) -> M:
-    """Eliminate strides of a model and keep every weight; all maps after an eliminated stride become k times larger.
+    """Eliminate strides of a model and keep every weight; later maps become k times larger.
 
     Args:
-        model: a torchvision or timm model, or any module whose forward takes an image batch (N, C, H, W). Or a
-            detector of a kind that is known (see `detection`): its backbone is operated, and its anchors, strides
-            and pooling scales follow.
-        S: how many strides (transitions) to eliminate; alone, the first S. Or a name such as "S2L4-6", or a `Surgery`,
-            carried out with all those that it follows.
-        L: at which layers: numbers as `inspect` shows them, or module names; one layer of each transition.
+        model: a torchvision or timm model, or any module whose forward takes an image batch (N, C,
+            H, W). Or a detector of a kind that is known (see `detection`): its backbone is
+            operated, and its anchors, strides and pooling scales follow.
+        S: how many strides (transitions) to eliminate; alone, the first S. Or a name such as
+            "S2L4-6", or a `Surgery`, carried out with all those that it follows.
+        L: at which layers: numbers as `inspect` shows them, or module names; one layer of each
+            transition.
         stride: what remains of each stride; must divide it.
         axis: rows ("h"), columns ("w") or both ("hw").
-        pool: whether a pool whose stride goes is removed ("remove", as in the paper) or runs at stride 1 ("keep").
-        dilate: keep the pretrained features: every later map sampled `[::k, ::k]` is the original's, and so is the
-            answer. Where no later map is made from more than windows, the later convolutions are dilated; what reads
-            whole maps for the answer (global pooling) is then given the original's cells, in a rewritten graph.
-            Else the finer map's phases go through the unchanged later layers, in a rewritten graph; their cells are
-            evenly spaced up to the next stride that stays. `features` takes the finer maps out. Pools run at stride 1.
-        restore_at: a later strided layer whose transition takes the eliminated strides on (a convolution its stride, a
-            pool its stride and window), so that the maps after it keep their sizes.
-        form: "module" returns a copy of the model with its modules edited (a rewritten graph where the stride is
-            written in the forward code, or the code computes its padding from it); "graph" returns the rewritten
-            `torch.fx.GraphModule` for any model.
-        positions: what becomes of what fixes the size of a grid, such as a vision transformer's table of positions:
-            "refuse", or "resample" it where the finer cells look, each time that it is read. It keeps its key and its
-            values. "resample-timm" takes the centres that timm's resampling has.
-        output_stride: in place of S and L: the last strides go that have to, for the last map to have this reduction.
-        at: the path of the submodule to operate, such as "backbone.body"; layers are numbered in it. The result is a
-            copy of the whole model. None: all of the model, or what is operated of a detector.
-        sizes: whether a detector's boxes stay as many cells large ("follow"; for trained predictors) or as many
-            pixels ("stay").
-        centres: whether its boxes stand where cells look ("looks"), or as far from there as they did ("carried").
-        input_size: pixels at which the maps are checked, one number or (h, w); by default the model's own. It is
-            the size of the whole model's input; a submodule is checked at the size that it gets.
+        pool: whether a pool whose stride goes is removed ("remove", as in the paper) or runs at
+            stride 1 ("keep").
+        dilate: keep the pretrained features: every later map sampled `[::k, ::k]` is the
+            original's, and so is the answer. Where no later map is made from more than windows, the
+            later convolutions are dilated; what reads whole maps for the answer (global pooling) is
+            then given the original's cells, in a rewritten graph. Else the finer map's phases go
+            through the unchanged later layers, in a rewritten graph; their cells are evenly spaced
+            up to the next stride that stays. `features` takes the finer maps out. Pools run at
+            stride 1.
+        restore_at: a later strided layer whose transition takes the eliminated strides on (a
+            convolution its stride, a pool its stride and window), so that the maps after it keep
+            their sizes.
+        form: "module" returns a copy of the model with its modules edited (a rewritten graph where
+            the stride is written in the forward code, or the code computes its padding from it);
+            "graph" returns the rewritten `torch.fx.GraphModule` for any model.
+        positions: what becomes of what fixes the size of a grid, such as a vision transformer's
+            table of positions: "refuse", or "resample" it where the finer cells look, each time
+            that it is read. It keeps its key and its values. "resample-timm" takes the centres that
+            timm's resampling has.
+        output_stride: in place of S and L: the last strides go that have to, for the last map to
+            have this reduction.
+        at: the path of the submodule to operate, such as "backbone.body"; layers are numbered in
+            it. The result is a copy of the whole model. None: all of the model, or what is operated
+            of a detector.
+        sizes: whether a detector's boxes stay as many cells large ("follow"; for trained
+            predictors) or as many pixels ("stay").
+        centres: whether its boxes stand where cells look ("looks"), or as far from there as they
+            did ("carried").
+        input_size: pixels at which the maps are checked, one number or (h, w); by default the
+            model's own. It is the size of the whole model's input; a submodule is checked at the
+            size that it gets.
         inplace: edit `model` itself and return it; it is untouched if this raises.
 
     Returns:
-        The operated model in the mode of the original, with the same state_dict keys and values, and the
-        `Surgery` attached as `.surgery`.
+        The operated model in the mode of the original, with the same state_dict keys and values,
+        and the `Surgery` attached as `.surgery`.
 
     Raises:
         RequestError: the request does not fit the model.
@@ -133,7 +143,7 @@ def operate(
     inplace: bool = False,
     part: Part | None = None,
 ) -> nn.Module:
-    """Carry out a surgery; see `eliminate`. The analysis, where there is one already, is of this model or part."""
+    """Carry out a surgery; see `eliminate`. An analysis given is of this model or part."""
     part = part or part_of(model, surgery.at, surgery.input_size)
     analysis = analysis or analyse(part.module, part.size)
     planned = plan(analysis, replace(surgery, at=None))
@@ -197,7 +207,7 @@ def _checked_draft(model: nn.Module, analysis: Analysis, planned: Plan, inplace:
     else:
         assert refusal is not None
         if planned.surgery.positions == "refuse" and knows_positions(model):
-            hint = " positions='resample' lets tables of positions, windows and configured sizes follow"
+            hint = " positions='resample' lets tables of positions, windows and sizes follow"
             refusal, cause = GridError(f"{refusal}.{hint}".replace("..", ".")), refusal.__cause__
             raise refusal from cause
         raise refusal from refusal.__cause__
@@ -262,7 +272,8 @@ def _impossible(planned: Plan, problem: TraceError, analysis: Analysis) -> GridE
     if problem.fixed:
         why = f"a size is fixed by {', '.join(problem.fixed)}"
     else:
-        why = f"the model does not run on the {'phases as its batch' if planned.phases else 'larger maps'}"
+        target = "phases as its batch" if planned.phases else "larger maps"
+        why = f"the model does not run on the {target}"
     way_out = ""
     if problem.fixed and all(analysis.is_in_head(name) for name in problem.fixed):
         way_out = (

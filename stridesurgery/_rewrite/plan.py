@@ -28,7 +28,7 @@ class Change:
 
 @dataclass(frozen=True)
 class PlannedTransition:
-    """One step of the chain of reductions that is eliminated, or that takes eliminated strides on."""
+    """One step of the chain of reductions that is eliminated, or takes eliminated strides on."""
 
     before: HW[Fraction]  # maps up to this reduction keep their grid
     by: HW[
@@ -78,7 +78,8 @@ def plan(analysis: Analysis, surgery: Surgery) -> Plan:
     """Plan which operators of a model a surgery changes, and into what.
 
     Raises:
-        RequestError: a layer that does not exist or has no stride, a remaining stride that does not fit.
+        RequestError: a layer that does not exist or has no stride, a remaining stride that does not
+            fit.
         OperatorError: an operator that would have to change and is not understood.
     """
     groups = {analysis.transitions_of(layer_number(analysis, layer)) for layer in surgery.L}
@@ -134,7 +135,7 @@ def _with_means(analysis: Analysis, planned: Plan) -> Plan:
 
 
 def changes_of(spatial_ops: Sequence[SpatialOp], plan: Plan) -> tuple[Change, ...]:
-    """Return the changes that a plan makes to spatial operators; train mode may have more than were planned on."""
+    """Return a plan's changes to spatial operators; train mode may run more of them."""
     changes = (_change(site, plan) for site in spatial_ops)
     return tuple(c for c in changes if c is not None)
 
@@ -146,14 +147,15 @@ def _planned(analysis: Analysis, transition: int, surgery: Surgery) -> PlannedTr
         k = factor / surgery.stride if wanted and factor > 1 else Fraction(1)
         if k.denominator != 1 or k < 1:
             raise RequestError(
-                f"a stride of {surgery.stride} cannot remain at transition {transition}, whose stride is "
-                f"{float(factor):g}: it must divide it. Strides that can remain: {_divisors(factor)}"
+                f"a stride of {surgery.stride} cannot remain at transition {transition}, whose "
+                f"stride is {float(factor):g}: it must divide it. Strides that can remain: "
+                f"{_divisors(factor)}"
             )
         by.append(int(k))
     if by == [1, 1]:
         raise RequestError(
-            f"nothing to eliminate: at transition {transition} the stride along {surgery.axis!r} is "
-            f"{hw_text(level.factor)} (rows x columns) and {surgery.stride} is to remain"
+            f"nothing to eliminate: at transition {transition} the stride along {surgery.axis!r} "
+            f"is {hw_text(level.factor)} (rows x columns) and {surgery.stride} is to remain"
         )
     return PlannedTransition(level.before, (Fraction(by[0]), Fraction(by[1])))
 
@@ -169,8 +171,8 @@ def _restoring(
     first = min(analysis.transitions_of(layer))
     if first <= max(chosen):
         raise RequestError(
-            f"restore_at={layer} ({analysis.layers[layer].name}) is not after the eliminated layers "
-            f"{listed(surgery.L)}: name a strided layer of a later transition"
+            f"restore_at={layer} ({analysis.layers[layer].name}) is not after the eliminated "
+            f"layers {listed(surgery.L)}: name a strided layer of a later transition"
         )
     rows, columns = (
         math.prod(transition.by[axis] for transition in transitions) for axis in (0, 1)
@@ -237,6 +239,7 @@ def _coarser(site: SpatialOp, by: Sequence[Fraction], now: Sequence[Fraction]) -
 
 def _refusal(site: SpatialOp, why: str) -> OperatorError:
     return OperatorError(
-        f"{site.name} ({site.operator.name}) would have to change with the layers you named, and {why}. "
-        "Choose another transition, or teach the operator with stridesurgery.register_operator"
+        f"{site.name} ({site.operator.name}) would have to change with the layers you named, and "
+        f"{why}. Choose another transition, or teach the operator with "
+        "stridesurgery.register_operator"
     )

@@ -1,4 +1,4 @@
-"""Lets what fixes the size of a grid follow a finer one: position tables, windows, configured sizes."""
+"""Lets what fixes a grid's size follow a finer one: position tables, windows, configured sizes."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,7 +33,7 @@ def follow_positions(model: nn.Module, analysis: Analysis, planned: Plan) -> Non
 def follow_image(
     model: nn.Module, analysis: Analysis, k: HW[int], size: HW[int], positions: str
 ) -> None:
-    """Let the modules of a copy of the analysed model follow an image that is about k times larger."""
+    """Let the modules of a copy of the analysed model follow an image about k times larger."""
     new = _new_grids(analysis, {}, size, lambda reduction: k)
     _follow(model, _growths(analysis, new, lambda reduction: k), positions)
 
@@ -63,7 +63,8 @@ def _follow(model: nn.Module, growths: dict[str, Growth], positions: str) -> Non
             what = f"{type(problem).__name__}: {problem}"
             raise OperatorError(
                 f"{path or 'the model'} ({type(module).__name__}) cannot follow, it is not as its "
-                f"entry expects ({what}). Teach this version with stridesurgery.ops.register_positions"
+                f"entry expects ({what}). Teach this version with "
+                "stridesurgery.ops.register_positions"
             ) from problem
     if positions == "resample-timm":
         for module in model.modules():

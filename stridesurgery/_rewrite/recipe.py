@@ -1,4 +1,4 @@
-"""Recipe of an operated model in its state_dict, so that neither is used without the other unnoticed."""
+"""Recipe of an operated model in its state_dict: neither is used without the other unnoticed."""
 
 import warnings
 from collections import OrderedDict
@@ -33,7 +33,8 @@ def recipes_in(state: Mapping[str, Any]) -> dict[str, str]:
 class _Metadata(dict[str, Any]):
     """Metadata of an operated model's state_dict, which warns when another model loads it.
 
-    Saved it is plain data: `torch.load(weights_only=True)` reads it where there is no stridesurgery.
+    Saved it is plain data: `torch.load(weights_only=True)` reads it where there is no
+    stridesurgery.
     """
 
     expected = False  # True while an operated model loads it

@@ -59,7 +59,7 @@ def update_records(model: nn.Module, planned: Plan) -> None:
 
 
 def described(model: nn.Module) -> dict[str, Any]:
-    """Return what `feature_info` says of maps besides their reduction: channels and modules, by where it stands."""
+    """Return the channels and modules that `feature_info` names, by where each stands."""
     return {
         f"{path}{'.' if path else ''}feature_info[{i}][{key!r}]": value
         for path, module in model.named_modules()
@@ -85,7 +85,7 @@ def _new_reduction(old: Any, planned: Plan) -> Any:
 
 
 def _update_patch_sizes(model: nn.Module, planned: Plan) -> None:
-    """Set `patch_size` to the finer stride where a module that contains the changed layer, or its config, has it.
+    """Set `patch_size` to the finer stride in modules around the changed layer, or their config.
 
     Vision transformers compute from it how many rows and columns their tokens make.
     """
@@ -147,7 +147,7 @@ def refreshed(info: FeatureInfo, operated: nn.Module, size: HW[int]) -> FeatureI
 
 
 def check_intermediates(analysis: Analysis, planned: Plan, draft: Draft) -> None:
-    """Refuse a vision transformer whose `forward_intermediates` would make maps of another grid out of its tokens.
+    """Refuse a transformer whose `forward_intermediates` would give maps of another grid.
 
     Raises:
         GridError: it computes the grid from an attribute that has not followed the stride.
@@ -162,14 +162,15 @@ def check_intermediates(analysis: Analysis, planned: Plan, draft: Draft) -> None
     for i, (was, now) in enumerate(zip(before, after, strict=False)):
         if larger_by(was.shape, now.shape, planned) is None:
             raise GridError(
-                f"{planned.surgery.name} is not possible: forward_intermediates would give {tuple(now.shape[1:])} "
-                f"as map {i}, which was {tuple(was.shape[1:])}: it computes the grid from something that does not "
-                "follow the stride. form='graph' gives a network without this method; `features` takes its maps out"
+                f"{planned.surgery.name} is not possible: forward_intermediates would give "
+                f"{tuple(now.shape[1:])} as map {i}, which was {tuple(was.shape[1:])}: it computes "
+                "the grid from something that does not follow the stride. form='graph' gives a "
+                "network without this method; `features` takes its maps out"
             )
 
 
 def intermediates(model: nn.Module, image: Tensor) -> list[Tensor]:
-    """Return the maps that a timm model's own `forward_intermediates` gives; none where it has no such method."""
+    """Return the maps of a timm model's own `forward_intermediates`, if it has that method."""
     method = getattr(model, "forward_intermediates", None)
     if method is None:
         return []
@@ -186,9 +187,10 @@ def intermediates(model: nn.Module, image: Tensor) -> list[Tensor]:
 
 
 def larger_by(was: Shape, now: Shape, planned: Plan) -> HW[int] | None:
-    """Return the factor of a plan by which a value is larger than it was, up to a border; None if there is none.
+    """Return the plan's factor by which a value has grown, up to a border; None if there is none.
 
-    What is no map (N, C, H, W) or (N, H, W, C) has the factor (1, 1) if it has as many dimensions as before.
+    What is no map (N, C, H, W) or (N, H, W, C) has the factor (1, 1) if it has as many dimensions
+    as before.
     """
     if len(was) != 4 or len(now) != 4:
         return (1, 1) if len(was) == len(now) else None
@@ -200,5 +202,5 @@ def larger_by(was: Shape, now: Shape, planned: Plan) -> HW[int] | None:
 
 
 def _about(cells: int, wanted: int, k: int) -> bool:
-    """Return True if an axis is k times as long, up to the border that convolutions without padding cut off."""
+    """Return True if an axis is k times as long, up to the border that convolutions cut off."""
     return cells == wanted if k == 1 else abs(cells - wanted) <= max(2 * k, wanted // 4)

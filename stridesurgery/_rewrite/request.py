@@ -64,7 +64,7 @@ def requested(
 
 
 def check_one_path(analysis: Analysis, way_out: str) -> None:
-    """Refuse what `dual_path` made: modules that run twice, at two reductions, mean no one layer and no one map.
+    """Refuse what `dual_path` made: its modules run twice, at two reductions.
 
     Raises:
         RequestError: with the way out.
@@ -87,7 +87,8 @@ def request(
     if L is None:
         if S is None:
             raise RequestError(
-                f"say S (how many strides), L (at which layers) or a name such as 'S1L0'. {_strided(analysis)}"
+                "say S (how many strides), L (at which layers) or a name such as 'S1L0'. "
+                f"{_strided(analysis)}"
             )
         first = _first_layers(analysis, S)
         return Surgery(len(first), first, **options)
@@ -101,7 +102,8 @@ def request(
     )  # one of each transition
     if S is not None and S != len(layers):
         raise RequestError(
-            f"S is {S} but L = {listed(named)} names {len(layers)} transition(s). {_strided(analysis)}"
+            f"S is {S} but L = {listed(named)} names {len(layers)} transition(s). "
+            f"{_strided(analysis)}"
         )
     if not layers:
         raise RequestError(f"L is empty. {_strided(analysis)}")
@@ -109,7 +111,7 @@ def request(
 
 
 def _check_names_one(analysis: Analysis, layer: int) -> None:
-    """Refuse a layer that spans several transitions as the name of one, where each has a layer of its own.
+    """Refuse the name of a layer that spans transitions with a layer of their own.
 
     Raises:
         RequestError: naming those layers.
@@ -124,15 +126,16 @@ def _check_names_one(analysis: Analysis, layer: int) -> None:
     if all(own.values()):
         each = "; ".join(f"transition {t}: {listed(layers)}" for t, layers in own.items())
         raise RequestError(
-            f"layer {layer} ({analysis.layers[layer].name}) spans transitions {listed(transitions)}, so it does not "
-            f"name one. Name a layer of each that is to go: {each}"
+            f"layer {layer} ({analysis.layers[layer].name}) spans transitions "
+            f"{listed(transitions)}, so it does not name one. Name a layer of each that is to go: "
+            f"{each}"
         )
 
 
 def _layers_for(
     analysis: Analysis, output_stride: int, options: Options
 ) -> tuple[tuple[int, ...], int]:
-    """Return the last layers that have to go for the last map to have a reduction, and the stride that remains.
+    """Return the last layers to eliminate for the last map's reduction, and the remaining stride.
 
     Raises:
         RequestError: no such layers; with the reductions that can be had.
@@ -202,7 +205,8 @@ def layer_number(analysis: Analysis, item: int | str) -> int:
     item = index(item)
     if not 0 <= item < count:
         raise RequestError(
-            f"layer {item} does not exist: the model has layers 0 to {count - 1}. {_strided(analysis)}"
+            f"layer {item} does not exist: the model has layers 0 to {count - 1}. "
+            f"{_strided(analysis)}"
         )
     if not analysis.transitions_of(item):
         site = analysis.layers[item]

@@ -75,7 +75,7 @@ def _renewed(value: Any, memo: dict[int, Any], apart: bool) -> Any:
 
 
 def _is_of_context(value: Any) -> bool:
-    """Tell whether a value is a context variable, or wraps one: what a run writes into it is its own."""
+    """Tell whether a value is, or wraps, a context variable: a run may write into it."""
     parts = (value, *getattr(value, "__dict__", {}).values())
     return not isinstance(value, type) and any(isinstance(part, ContextVar) for part in parts)
 

@@ -31,7 +31,8 @@ def check_plain(model: nn.Module) -> None:
         if type(model).__name__ == wrapper:
             inner = "_orig_mod" if wrapper == "OptimizedModule" else "module"
             raise ModelError(
-                f"the model is wrapped in {wrapper}; pass the model inside it (.{inner}) and wrap the result"
+                f"the model is wrapped in {wrapper}; pass the model inside it (.{inner}) and wrap "
+                "the result"
             )
     for path, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
@@ -41,8 +42,8 @@ def check_plain(model: nn.Module) -> None:
             )
         if ".quantiz" in type(module).__module__:
             raise ModelError(
-                f"submodule {path!r} ({type(module).__name__}) is quantised, or observed for that: operate on the "
-                "model in floating point first, and quantise the result"
+                f"submodule {path!r} ({type(module).__name__}) is quantised, or observed for that: "
+                "operate on the model in floating point first, and quantise the result"
             )
 
 
@@ -184,7 +185,7 @@ SMALL = 64  # numbers: strides, anchors of a cell, sizes; no weight, and nothing
 
 
 def _known(tensor: Tensor) -> Tensor:
-    """Return a weightless copy of a buffer; a small one keeps its numbers, so that code may read them."""
+    """Return a weightless copy of a buffer; a small one keeps its numbers for code to read."""
     result = _meta(tensor)
     value = numbers_of(tensor) if tensor.is_meta else tensor.detach()
     if value is not None and value.numel() <= SMALL:
@@ -270,6 +271,7 @@ def copied_model(model: nn.Module, *, apart: bool = False) -> nn.Module:
         return duplicate(model, {}, apart=apart)
     except Exception as problem:
         raise ModelError(
-            f"{type(model).__name__} cannot be copied ({problem}); make copy.deepcopy(model) work (for old-style "
-            "weight_norm: use torch.nn.utils.parametrizations), or pass inplace=True"
+            f"{type(model).__name__} cannot be copied ({problem}); make copy.deepcopy(model) work "
+            "(for old-style weight_norm: use torch.nn.utils.parametrizations), or pass "
+            "inplace=True"
         ) from problem

@@ -1,4 +1,4 @@
-"""Numbers of small tensors (strides, anchors of a cell) that forward code reads while it is recorded."""
+"""Numbers of small tensors (strides, anchors) that forward code reads while it is recorded."""
 
 from collections.abc import Callable
 from typing import Any

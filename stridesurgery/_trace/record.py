@@ -51,8 +51,9 @@ def record(
     meta_model.train(training)
     if meta_model.only_at not in (None, tuple(size)):
         raise TraceError(
-            f"this graph computes with sizes fixed at {meta_model.only_at} and cannot run at {tuple(size)}; "
-            f"give input_size={meta_model.only_at}, or operate the original at the size you need"
+            f"this graph computes with sizes fixed at {meta_model.only_at} and cannot run at "
+            f"{tuple(size)}; give input_size={meta_model.only_at}, or operate the original at the "
+            "size you need"
         )
     graph = copied(meta_model.graphs[training])
     replay = _Replay(meta_model, graph, watch)
@@ -180,7 +181,8 @@ def _explain(problem: Exception, recorder: Recorder, size: tuple[int, int]) -> T
     )
     if any(words in text.lower() for words in small):
         return TraceError(
-            f"an input of {size[0]}x{size[1]} pixels is too small for {place}{line}: {text}; give a larger input_size"
+            f"an input of {size[0]}x{size[1]} pixels is too small for {place}{line}: {text}; give "
+            "a larger input_size"
         )
     if isinstance(problem, TraceError):  # our own, which names the place
         return TraceError(
@@ -188,14 +190,14 @@ def _explain(problem: Exception, recorder: Recorder, size: tuple[int, int]) -> T
         )
     if kind.endswith("3d"):
         return TraceError(
-            f"{type(model).__name__} takes no images: {place}{line} works on volumes (N, C, D, H, W). Models of images "
-            "(N, C, H, W) can be operated"
+            f"{type(model).__name__} takes no images: {place}{line} works on volumes (N, C, D, H, "
+            "W). Models of images (N, C, H, W) can be operated"
         )
     fixed = f"; the size is fixed by {', '.join(recorder.fixed)}" if recorder.fixed else ""
     return TraceError(
         f"{type(model).__name__} cannot be traced at {size[0]}x{size[1]} pixels: {place}{line} "
-        f"raised {type(problem).__name__}: {text}{fixed}. A submodule can be operated by itself, as "
-        "by at='backbone'",
+        f"raised {type(problem).__name__}: {text}{fixed}. A submodule can be operated by itself, "
+        "as by at='backbone'",
         fixed=tuple(recorder.fixed),
     )
 
@@ -212,7 +214,8 @@ def is_fixed_size(recording: Recording) -> bool:
     meta_model = recording.model
     if recording.missed:
         raise OperatorError(
-            f"{recording.missed[0]}, which is lost in a graph; take that out, or leave the result a module"
+            f"{recording.missed[0]}, which is lost in a graph; take that out, or leave the result "
+            "a module"
         )
     h, w = recording.size
     # without comparisons only sizes in the graph can differ: one other size is enough to tell
@@ -224,8 +227,8 @@ def is_fixed_size(recording: Recording) -> bool:
                 return False
     if str(record(meta_model, recording.size, batch=BATCH + 2).graph) != str(recording.graph):
         raise GridError(
-            "the model computes with the batch size as a constant (len(x), int(x.shape[0])), which no graph can "
-            "follow; use x.shape[0] as it is"
+            "the model computes with the batch size as a constant (len(x), int(x.shape[0])), which "
+            "no graph can follow; use x.shape[0] as it is"
         )
     same = []
     for size in ((h + 64, w), (h + 65, w + 67), (h // 2, w // 2)):  # not square, odd, smaller

@@ -27,8 +27,8 @@ from stridesurgery.ops import Watch, beyond_numbers, known_result, known_sum, mo
 _OPERATORS = {
     f"__{name}__": getattr(operator, name)
     for name in (
-        "add sub mul truediv floordiv mod pow matmul neg eq ne lt le gt ge getitem setitem invert and_ or_ xor "
-        "iadd isub imul itruediv ifloordiv imod ipow iand ior abs"
+        "add sub mul truediv floordiv mod pow matmul neg eq ne lt le gt ge getitem setitem invert "
+        "and_ or_ xor iadd isub imul itruediv ifloordiv imod ipow iand ior abs"
     ).split()
 } | {"__and__": operator.and_, "__or__": operator.or_}
 _REFLECTED = {
@@ -245,8 +245,8 @@ class Recorder(Values, TorchFunctionMode):
         for old, new in zip(tensors_among(result), tensors_among(changed), strict=False):
             if old.shape != new.shape:
                 raise TraceError(
-                    f"a forward hook of {path} gives {tuple(new.shape)} for the module's {tuple(old.shape)}; call "
-                    "what it does as a module of its own"
+                    f"a forward hook of {path} gives {tuple(new.shape)} for the module's "
+                    f"{tuple(old.shape)}; call what it does as a module of its own"
                 )
         inside = [n for n in self.graph.nodes if n not in before and n is not self._device]
         self._repeated += [(path, n) for n in inside]
@@ -260,8 +260,8 @@ class Recorder(Values, TorchFunctionMode):
         for path, node in reversed(self._repeated):
             if node.users:
                 raise TraceError(
-                    f"a forward hook of {path} changes what the module returns and keeps a value of its own; let it "
-                    "do one of both"
+                    f"a forward hook of {path} changes what the module returns and keeps a value "
+                    "of its own; let it do one of both"
                 )
             self.graph.erase_node(node)
 
@@ -350,7 +350,7 @@ class Recorder(Values, TorchFunctionMode):
 
 
 def _name_of_input(model: nn.Module) -> str:
-    """Return the name of the first argument of a model's forward, by which callers may give the image."""
+    """Return the name of the first argument of a model's forward: the image's."""
     parameters = list(inspect.signature(type(model).forward).parameters.values())[1:2]
     named = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     return named[0] if named else "x"

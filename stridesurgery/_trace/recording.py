@@ -129,7 +129,7 @@ _DRAWS = frozenset(
 def lost_no_grad(
     graph: fx.Graph, model: nn.Module, without_grad: Container[fx.Node], learned: Container[int]
 ) -> list[str]:
-    """Return the places of calls under `torch.no_grad` through which parameters (by id) would learn in a graph."""
+    """Return the calls under `no_grad` through which parameters (by id) would learn in a graph."""
     names = {name for name, parameter in model.named_parameters() if id(parameter) in learned}
     holders = {name.rpartition(".")[0] for name in names}
     reached: set[fx.Node] = set()

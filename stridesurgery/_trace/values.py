@@ -167,7 +167,7 @@ class Values:
         return self._nodes[id(tensor)]
 
     def _plain_attribute(self, tensor: Tensor) -> tuple[Any, ...]:
-        """Return the path of an attribute, and where it is a container the key of the tensor in it."""
+        """Return an attribute's path, and the tensor's key where it is a container."""
         for path, module in self.model.named_modules():
             for name, value in vars(module).items():
                 attribute = f"{path}.{name}" if path else name
@@ -181,8 +181,9 @@ class Values:
         self.meets_unknown = True
         place = self.scope[-1][0] if self.scope else ""
         raise TraceError(
-            f"submodule {place!r} uses a tensor that is neither an input, a parameter nor an attribute of a module; "
-            "register it as a buffer, and where it comes from a cache, clear that"
+            f"submodule {place!r} uses a tensor that is neither an input, a parameter nor an "
+            "attribute of a module; register it as a buffer, and where it comes from a cache, "
+            "clear that"
         )
 
     def _constants(self, *values: Any) -> list[str]:
@@ -206,7 +207,7 @@ class Values:
 
 
 def _is_built(result: dict[str, Any]) -> bool:
-    """Tell whether a dict has a class of its own, such as transformers' outputs, that items alone make."""
+    """Tell whether a dict has its own class, as transformers' outputs, that items alone make."""
     kind = type(result)
     if kind is dict or "<locals>" in kind.__qualname__:
         return False

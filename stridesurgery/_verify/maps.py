@@ -145,8 +145,8 @@ def _check(
     wanted = (after if operated else before).get(source.key)
     if wanted is None:
         raise RequestError(
-            f"map {source.name} is not one of the network that this surgery gives: verify what `features` or "
-            "`dual_path` made of the model that `eliminate` took or gave"
+            f"map {source.name} is not one of the network that this surgery gives: verify what "
+            "`features` or `dual_path` made of the model that `eliminate` took or gave"
         )
     if claimed != tuple(map(float, wanted.reduction)):
         has = tuple(map(float, wanted.reduction))

@@ -60,7 +60,8 @@ def check_site(change: Change, original: nn.Module, operated: nn.Module) -> Site
     sampled = after[tuple(index)]
     if sampled.shape != before.shape:
         raise GridError(
-            f"{site.name}: the sampled output is {tuple(sampled.shape)}, the original's {tuple(before.shape)}"
+            f"{site.name}: the sampled output is {tuple(sampled.shape)}, the original's "
+            f"{tuple(before.shape)}"
         )
     error = difference(sampled, before)
     if not error <= _tolerance(x):

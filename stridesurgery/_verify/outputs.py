@@ -128,8 +128,8 @@ def _compare(
             )
         if error is None:
             raise GridError(
-                f"{name} is {tuple(value.shape)}, and {tuple(new[name].shape)} in what eliminate gives"
-                f"{first_difference(fine, operated, image)}"
+                f"{name} is {tuple(value.shape)}, and {tuple(new[name].shape)} in what eliminate "
+                f"gives{first_difference(fine, operated, image)}"
             )
         if not error <= tolerance(value):
             if not is_repeatable(fine, image):
@@ -204,7 +204,7 @@ def _compare_again(
 def _check_one_image(
     original: nn.Module, fine: nn.Module, operated: nn.Module, image: Tensor, planned: Plan
 ) -> Iterator[OutputCheck]:
-    """Compare what is returned for one image alone, with the original's too if the features are kept."""
+    """Compare the answers for one image alone, with the original's too if features are kept."""
     runs = _compare_again(fine, operated, image, "for one image alone")
     if isinstance(runs, OutputCheck):
         yield runs
@@ -246,7 +246,8 @@ def _check_claims(operated: nn.Module, value: Any, image: Tensor) -> Iterator[Ou
         wanted = image.shape[2] / rows, image.shape[3] / columns
         if not any(_about(tuple(tensor.shape[i : i + 2]), wanted) for i in (1, 2)):
             raise GridError(
-                f"{name} is {tuple(tensor.shape)}, and feature_info claims a reduction of {reduction}"
+                f"{name} is {tuple(tensor.shape)}, and feature_info claims a reduction of "
+                f"{reduction}"
             )
         yield OutputCheck(name, f"has the reduction {reduction} that feature_info claims", 0.0)
 
@@ -281,7 +282,8 @@ def _check_intermediates(
     )
     if len(after) != len(made):
         raise SurgeryError(
-            f"forward_intermediates gives {len(after)} maps, and {len(made)} in what eliminate gives"
+            f"forward_intermediates gives {len(after)} maps, and {len(made)} in what eliminate "
+            "gives"
         )
     for name, found in (("forward_features", features[0]), ("forward_intermediates", made)):
         if hasattr(operated, name) and not found:

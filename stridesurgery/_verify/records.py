@@ -29,8 +29,8 @@ def check_modes(original: nn.Module, operated: nn.Module) -> str:
         return f"all modules in {_mode(modes[''])} mode, the original in {_mode(wanted[''])} mode"
     place = next((path for path in odd if path), "")
     raise SurgeryError(
-        f"module {place or type(operated).__name__} is in {_mode(modes[place])} mode, the original's in "
-        f"{_mode(wanted[place])} mode"
+        f"module {place or type(operated).__name__} is in {_mode(modes[place])} mode, the "
+        f"original's in {_mode(wanted[place])} mode"
     )
 
 
@@ -78,7 +78,8 @@ def check_followed(original: nn.Module, fine: nn.Module, operated: nn.Module, pa
         for name, value in settings.items():
             if value != before.get(path, {}).get(name) and found.get(path, {}).get(name) != value:
                 raise SurgeryError(
-                    f"{path}.{name} is {found.get(path, {}).get(name)} where the surgery makes it {value}"
+                    f"{path}.{name} is {found.get(path, {}).get(name)} where the surgery makes it "
+                    f"{value}"
                 )
 
 

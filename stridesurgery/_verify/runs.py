@@ -48,7 +48,7 @@ def run_operated(model: nn.Module, image: Tensor, when: str = "", training: bool
 
 
 def check_buffers(after: Run, before: Run) -> None:
-    """Check that an operated model changes no buffer in eval mode that the original leaves as it is.
+    """Check that an operated model changes no buffer in eval mode that the original keeps.
 
     Raises:
         SurgeryError: a buffer has changed.

@@ -1,4 +1,4 @@
-"""Compare the maps of a sparse path with those of the whole fine path, where its tiles are wanted."""
+"""Compare the maps of a sparse path with those of the whole fine path, in wanted tiles."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

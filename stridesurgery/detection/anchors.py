@@ -1,4 +1,4 @@
-"""torchvision's two anchor generators, standing where the cells of the maps look instead of at guessed centres."""
+"""torchvision's two anchor generators, standing where the cells of the maps look."""
 
 import copy
 import math
@@ -40,10 +40,12 @@ def stands(
         size: (h, w) pixels of the input at which the levels were found.
         before: the maps of the detector as it was.
         after: the maps as they are.
-        sizes: "follow": boxes stay as many cells large as they were, so that the trained predictors fit and small
-            objects find anchors; "stay": as many pixels large, for predictors that are trained anew.
-        centres: "looks": the centre of what a cell sees; "carried": as far from there, in cells, as the stock
-            generator put them on average, because that is what trained predictors have learned.
+        sizes: "follow": boxes stay as many cells large as they were, so that the trained predictors
+            fit and small objects find anchors; "stay": as many pixels large, for predictors that
+            are trained anew.
+        centres: "looks": the centre of what a cell sees; "carried": as far from there, in cells, as
+            the stock generator put them on average, because that is what trained predictors have
+            learned.
 
     Raises:
         RequestError: there are not as many maps as the generator has shapes for.
@@ -51,7 +53,8 @@ def stands(
     """
     if len(shapes := stock.num_anchors_per_location()) != len(before):  # type: ignore[operator]
         raise RequestError(
-            f"{type(stock).__name__} has anchors for {len(shapes)} maps, and the backbone gives {len(before)}"
+            f"{type(stock).__name__} has anchors for {len(shapes)} maps, and the backbone gives "
+            f"{len(before)}"
         )
     check_looks(after)
     at = (
@@ -70,8 +73,9 @@ def check_looks(levels: Sequence[Level]) -> None:
     """Refuse maps whose cells look nowhere, or out of the image.
 
     Raises:
-        GridError: one of them does. Networks that merge coarser maps into finer ones (HRNet) give such maps: a cell
-            sees a repeated coarser one too, and the middle of all that it sees lies far up and left.
+        GridError: one of them does. Networks that merge coarser maps into finer ones (HRNet) give
+            such maps: a cell sees a repeated coarser one too, and the middle of all that it sees
+            lies far up and left.
 
     Example:
         >>> import torchvision, stridesurgery as ss
@@ -82,27 +86,29 @@ def check_looks(levels: Sequence[Level]) -> None:
         for step, offset in zip(level.looks.step, level.looks.offset, strict=True):
             if math.isnan(offset):
                 raise GridError(
-                    f"map {level.name} hides where its cells look; tap a map before the operator that does"
+                    f"map {level.name} hides where its cells look; tap a map before the operator "
+                    "that does"
                 )
             if math.isnan(step):
                 raise GridError(
-                    f"the cells of map {level.name} are not evenly spaced: dilate the last strides before it, not one "
-                    "that a later stride follows"
+                    f"the cells of map {level.name} are not evenly spaced: dilate the last strides "
+                    "before it, not one that a later stride follows"
                 )
             if offset + 0.5 < -step / 2:
                 raise GridError(
-                    f"the first cell of map {level.name} looks at pixel {offset:g}, outside the image, because coarser "
-                    "maps are merged into it; tap the maps before the merge"
+                    f"the first cell of map {level.name} looks at pixel {offset:g}, outside the "
+                    "image, because coarser maps are merged into it; tap the maps before the merge"
                 )
 
 
 def carried(
     stock: nn.Module, size: HW[int], before: Sequence[Level], after: Sequence[Level]
 ) -> tuple[MapGeometry, ...]:
-    """Return where the stock anchors go with the maps: as many cells from where the cells look as they were on average.
+    """Return where stock anchors go with the maps: as many cells off the cells' centres as before.
 
-    The average, because some stock steps are not the network's (SSD300's 3x3 map: 100 pixels, but its cells are 64
-    apart), and then every cell has a distance of its own. Anchors of border cells may so leave the image.
+    The average, because some stock steps are not the network's (SSD300's 3x3 map: 100 pixels, but
+    its cells are 64 apart), and then every cell has a distance of its own. Anchors of border cells
+    may so leave the image.
     """
     moved = []
     for anchors, (old, new) in zip(
@@ -122,7 +128,7 @@ def carried(
 def stock_anchors(
     generator: nn.Module, size: HW[int], levels: Sequence[Level]
 ) -> tuple[Tensor, ...]:
-    """Return the (A, 4) anchors that a generator puts on each map, for one image of (h, w) pixels."""
+    """Return the (A, 4) anchors that a generator puts on each map of an image of (h, w) pixels."""
     image = ImageList(torch.empty((1, 3, *size), device="meta"), [size])
     per_cell = generator.num_anchors_per_location()  # type: ignore[operator]
     # A copy: torchvision's moves its boxes to the device and type of the maps it is given.
@@ -181,7 +187,8 @@ class GeometryBoxes(DefaultBoxGenerator):
         return boxes
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(aspect_ratios={self.aspect_ratios}, clip={self.clip}, where={self.where})"
+        name, ratios = type(self).__name__, self.aspect_ratios
+        return f"{name}(aspect_ratios={ratios}, clip={self.clip}, where={self.where})"
 
 
 class GeometryAnchors(AnchorGenerator):

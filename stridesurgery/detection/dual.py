@@ -81,8 +81,9 @@ def dual_path(
     part = part_of(detector, surgery.at, surgery.input_size)
     if part.detector != "" or not part.at or _suppression(detector) is None:
         raise RequestError(
-            f"{type(detector).__name__} has no backbone and suppression that are known: a dual path takes detectors "
-            "of torchvision, and registered ones whose nms_thresh and detections_per_img can be set"
+            f"{type(detector).__name__} has no backbone and suppression that are known: a dual "
+            "path takes detectors of torchvision, and registered ones whose nms_thresh and "
+            "detections_per_img can be set"
         )
     assert part.size is not None
     names = [level.name for level in levels(part.module, part.size)]
@@ -98,7 +99,8 @@ def dual_path(
         )
     except RequestError as refusal:
         raise RequestError(
-            f"{type(detector).__name__} has a backbone without two paths: {refusal}. It must return its maps in a dict"
+            f"{type(detector).__name__} has a backbone without two paths: {refusal}. It must "
+            "return its maps in a dict"
         ) from refusal
     return DualPath(copy.deepcopy(detector), fine, both, part.at, names, bound, combine)
 
@@ -178,7 +180,7 @@ class DualPath(nn.Module):
 
 
 class _Path(nn.Module):
-    """Stands for the backbone in one of the two detectors; the first run keeps what the other needs."""
+    """Stands for the backbone in one of two detectors; the first run keeps what the other needs."""
 
     def __init__(
         self, both: nn.Module, path: str, names: Sequence[str], kept: dict[str, Any]

@@ -62,7 +62,8 @@ def placement(detector: nn.Module, input_size: int | HW[int] | None = None) -> P
     generators = [module for module in detector.modules() if isinstance(module, kinds)]
     if len(generators) != 1:
         raise RequestError(
-            f"{type(detector).__name__} has {len(generators)} anchor generators of torchvision, not one"
+            f"{type(detector).__name__} has {len(generators)} anchor generators of torchvision, "
+            "not one"
         )
     size = recorded_at(detector) if input_size is None else read_size(detector, input_size)
     maps = levels(detector.get_submodule("backbone"), size)

@@ -14,11 +14,12 @@ from stridesurgery.errors import RequestError
 
 @dataclass(frozen=True)
 class MapsByStep:
-    """Choose the map that a box is pooled from, by its size; torchvision's `LevelMapper` where every step doubles.
+    """Choose the map that a box is pooled from; torchvision's `LevelMapper` where steps double.
 
-    Torchvision numbers the maps by powers of two and takes it that none is missing, so after the elimination of a
-    late stride it would never use the last map. Here a box changes from one map to the next when its side is
-    `cells` * sqrt(2) geometric means of their steps long: 224 pixels between steps of 8 and 16, as in the FPN paper.
+    Torchvision numbers the maps by powers of two and takes it that none is missing, so after the
+    elimination of a late stride it would never use the last map. Here a box changes from one map to
+    the next when its side is `cells` * sqrt(2) geometric means of their steps long: 224 pixels
+    between steps of 8 and 16, as in the FPN paper.
     """
 
     steps: tuple[float, ...]  # pixels, finest first
@@ -37,7 +38,7 @@ class MapsByStep:
 
 
 def set_scales(pool: MultiScaleRoIAlign, steps: Sequence[tuple[float, float]]) -> None:
-    """Set the steps (rows, columns) of a RoI pooling's maps in pixels, which it otherwise guesses and keeps.
+    """Set the steps (rows, columns) in pixels of a RoI pooling's maps, which it would guess.
 
     Raises:
         RequestError: rows and columns differ.
@@ -51,7 +52,8 @@ def set_scales(pool: MultiScaleRoIAlign, steps: Sequence[tuple[float, float]]) -
     """
     if any(rows != columns for rows, columns in steps):
         raise RequestError(
-            "RoIAlign has one scale for rows and columns; eliminate strides of both axes (axis='hw')"
+            "RoIAlign has one scale for rows and columns; eliminate strides of both axes "
+            "(axis='hw')"
         )
     pool.scales = [1 / rows for rows, _ in steps]
     pool.map_levels = MapsByStep(

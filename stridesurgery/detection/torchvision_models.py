@@ -1,4 +1,4 @@
-"""What follows the strides in torchvision's detectors: anchors, the scales of RoI pooling, padding."""
+"""What follows the strides in torchvision's detectors: anchors, RoI scales, padding."""
 
 from torch import nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
@@ -16,7 +16,7 @@ RECORDED_AT = (512, 512)  # pixels; a multiple of the step of RetinaNet's coarse
 
 
 def recorded_at(detector: nn.Module) -> HW[int]:
-    """Return the (h, w) pixels at which the maps of a detector are compared: SSD's own, if fixed."""
+    """Return the (h, w) pixels at which a detector's maps are compared: SSD's own, if fixed."""
     fixed = getattr(detector.transform, "fixed_size", None)  # (w, h)
     return (fixed[1], fixed[0]) if fixed else RECORDED_AT
 
@@ -31,7 +31,8 @@ def follow(before: nn.Module, after: nn.Module, surgery: Surgery, stride: NewStr
     """
     if surgery.dilate:
         raise RequestError(
-            "a dilated backbone returns the maps it always did; build a detector on ss.features of it"
+            "a dilated backbone returns the maps it always did; build a detector on ss.features of "
+            "it"
         )
     size = recorded_at(before)
     old, new = (levels(model.get_submodule("backbone"), size) for model in (before, after))

@@ -34,7 +34,8 @@ def follow(before: Any, after: Any, surgery: Surgery, stride: NewStride) -> None
         return
     if before.config.anchor_image_size is not None:
         raise RequestError(
-            "config.anchor_image_size fixes the anchors of RT-DETR; build it with anchor_image_size=None"
+            "config.anchor_image_size fixes the anchors of RT-DETR; build it with "
+            "anchor_image_size=None"
         )
     new = [float(max(stride((side, side)))) for side in old]
     for holder in (after.config, *after.modules()):

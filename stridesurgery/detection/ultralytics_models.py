@@ -38,7 +38,8 @@ def _finer(strides: torch.Tensor, stride: NewStride) -> torch.Tensor:
         rows, columns = map(float, stride((old, old)))  # type: ignore[arg-type]
         if rows != columns:
             raise RequestError(
-                "a YOLO's head has one stride for rows and columns; eliminate strides of both axes (axis='hw')"
+                "a YOLO's head has one stride for rows and columns; eliminate strides of both axes "
+                "(axis='hw')"
             )
         result[i] = rows
     return result

@@ -1,7 +1,7 @@
-"""Tells the operators that mix the images of a batch, from what torch runs below its functions and modules.
+"""Tells which operators mix the images of a batch, from what torch runs below its functions.
 
-Every function, module and hook ends in torch's own operators (`aten`), which are few and say what they work along.
-One that is not known here counts as one that mixes.
+Every function, module and hook ends in torch's own operators (`aten`), which are few and say what
+they work along. One that is not known here counts as one that mixes.
 """
 
 import math
@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 LONG_BATCH = 1009  # a prime that other axes are no multiples of: the images lie along one that is
 
-# besides those that torch itself calls pointwise; torch 2.6 does not yet call those of the last line so
+# besides those that torch itself calls pointwise (torch 2.6: those of the last line not yet)
 _EACH_NUMBER = set(
     """
     copy copy_ _to_copy fill fill_ zero_ where masked_fill masked_fill_ native_dropout _prelu_kernel
@@ -33,12 +33,12 @@ _FILLS = set(
 _PER_IMAGE = {"constant_pad_nd", "embedding", "stack"}
 _ALONG_AN_AXIS = set(
     """
-    sum mean amax amin aminmax max min var std var_mean std_mean prod any all argmax argmin logsumexp
-    _softmax _safe_softmax _log_softmax cumsum cumprod _cummax_helper _cummin_helper logcumsumexp sort
-    topk kthvalue median nanmedian mode norm linalg_vector_norm cat flip roll glu index_select index_add
-    index_add_ index_copy index_copy_ index_fill index_fill_ gather scatter scatter_ scatter_add
-    scatter_add_ scatter_reduce _fft_r2c _fft_c2r _fft_c2c unsafe_split unsafe_split_with_sizes select
-    split split_with_sizes unbind unfold diagonal
+    sum mean amax amin aminmax max min var std var_mean std_mean prod any all argmax argmin
+    logsumexp _softmax _safe_softmax _log_softmax cumsum cumprod _cummax_helper _cummin_helper
+    logcumsumexp sort topk kthvalue median nanmedian mode norm linalg_vector_norm cat flip roll glu
+    index_select index_add index_add_ index_copy index_copy_ index_fill index_fill_ gather scatter
+    scatter_ scatter_add scatter_add_ scatter_reduce _fft_r2c _fft_c2r _fft_c2c unsafe_split
+    unsafe_split_with_sizes select split split_with_sizes unbind unfold diagonal
     """.split()
 )
 _CONTRACTIONS = {
@@ -51,8 +51,8 @@ _CONTRACTIONS = {
 }  # their first factor
 _IMAGES_FIRST = tuple(
     """
-    convolution _convolution native_group_norm max_pool avg_pool adaptive_ _adaptive_ upsample _upsample
-    grid_sampler im2col col2im reflection_pad replication_pad pixel_ channel_shuffle
+    convolution _convolution native_group_norm max_pool avg_pool adaptive_ _adaptive_ upsample
+    _upsample grid_sampler im2col col2im reflection_pad replication_pad pixel_ channel_shuffle
     native_channel_shuffle deform_conv2d native_batch_norm _native_batch_norm_legit cudnn_batch_norm
     """.split()
 )
@@ -62,7 +62,8 @@ class Watch(TorchDispatchMode):
     """Notes torch's own operators of a kind, while a model runs.
 
     Args:
-        is_noted: tells from an operator, its arguments by name, their shapes and its result whether it is of the kind.
+        is_noted: tells from an operator, its arguments by name, their shapes and its result whether
+            it is of the kind.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ def _is_for_each_number(func: Any) -> bool:
 
 
 def _mixes(func: Any, call: dict[str, Any], shapes: list[tuple[int, ...]], result: Any) -> bool:
-    """Tell whether what an operator makes of one image depends on the others, or on which of them it is."""
+    """Tell whether an operator's result for one image depends on the others, or on its number."""
     made = [tuple(t.shape) for t in tree_leaves(result) if isinstance(t, Tensor)]
     name = func.overloadpacket.__name__
     if name in _FILLS:
@@ -173,7 +174,7 @@ def _mixes(func: Any, call: dict[str, Any], shapes: list[tuple[int, ...]], resul
 
 
 def _moves_images(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
-    """Tell whether a new form of the same numbers gives the axis of the images others than its own."""
+    """Tell whether a new form of the same numbers mixes the axis of the images with others."""
     (i,), (j,) = _axes(before), _axes(after)
     outer, new = math.prod(before[:i]), math.prod(after[:j])
     if before[i] == LONG_BATCH:  # a part of a longer axis may stand before the images in theirs

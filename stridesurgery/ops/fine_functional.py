@@ -1,7 +1,8 @@
-"""Operators at a fraction of their stride, as functions: what an operated network runs where padding is not symmetric.
+"""Operators at a fraction of their stride, as functions; for padding that is not symmetric.
 
-Every function takes (rows, columns) windows (`stridesurgery.ops.window`) and pads so that its output sampled at
-`[::k]` is the original operator's output. They appear by these names in rewritten graphs.
+Every function takes (rows, columns) windows (`stridesurgery.ops.window`) and pads so that its
+output sampled at `[::k]` is the original operator's output. They appear by these names in rewritten
+graphs.
 """
 
 import math
@@ -71,8 +72,9 @@ def conv2d(
 @one_node
 def max_pool2d(x: Tensor, windows: Windows) -> Tensor:
     """Max-pool x (N, C, H, W) at the windows' remaining stride; tapped axes are not pooled."""
-    # A window that reaches beyond the border also holds the border cell, so repeating that cell changes no
-    # maximum and leaves no window empty. Dilated windows can miss it; torch's bounds keep those from being empty.
+    # A window that reaches beyond the border also holds the border cell, so repeating that cell
+    # changes no maximum and leaves no window empty. Dilated windows can miss it; torch's bounds
+    # keep those from being empty.
     rows, columns = (w if w.dilation == 1 else Window() for w in windows)
     padded = pad(x, (rows, columns), mode="replicate")
     if (rows, columns) != windows:
@@ -88,7 +90,7 @@ def max_pool2d(x: Tensor, windows: Windows) -> Tensor:
 def avg_pool2d(
     x: Tensor, windows: Windows, count_include_pad: bool = True, divisor_override: int | None = None
 ) -> Tensor:
-    """Average-pool x (N, C, H, W) at the remaining stride, dividing by the cells that the original would count."""
+    """Average-pool x (N, C, H, W) at the remaining stride, divided by the original's count."""
     if all(w.tap for w in windows):
         return max_pool2d(x, windows)  # nothing is pooled: the same crop
     counts = [_counts(x, w, x.shape[i - 2], count_include_pad) for i, w in enumerate(windows)]
@@ -120,7 +122,7 @@ def _counts(x: Tensor, window: Any, size: int, include_pad: bool) -> Tensor:
 
 @one_node
 def blur_pool2d(x: Tensor, blur: Tensor, windows: Windows, mode: str = "reflect") -> Tensor:
-    """Blur x (N, C, H, W) with `blur` (1 or C, 1, K, K), which sums to 1, at the remaining stride."""
+    """Blur x (N, C, H, W) with `blur` (1 or C, 1, K, K), summing to 1, at the remaining stride."""
     for axis, window in enumerate(windows):
         if window.tap:
             blur = blur.sum(axis + 2, keepdim=True)
@@ -135,7 +137,7 @@ def blur_pool2d(x: Tensor, blur: Tensor, windows: Windows, mode: str = "reflect"
 
 @one_node
 def merge_patches(x: Tensor, windows: Windows) -> Tensor:
-    """Concatenate the 2 x 2 neighbours of each cell of x (N, H, W, C), column by column as Swin does: (N, h, w, 4C)."""
+    """Concatenate each cell's 2 x 2 neighbours of x (N, H, W, C) in Swin's order: (N, h, w, 4C)."""
     rows, columns = (w.finer_cells(x.shape[i + 1]) for i, w in enumerate(windows))
     x = pad(x, windows, last=-2)
     (down, right) = _step(windows)
@@ -149,7 +151,7 @@ def merge_patches(x: Tensor, windows: Windows) -> Tensor:
 
 @one_node
 def space_to_depth(x: Tensor, windows: Windows, channels_first: bool = False) -> Tensor:
-    """Lay blocks of x (N, C, H, W) out over channels, in the order (kh, kw, C) or (C, kh, kw): (N, C*kh*kw, h, w)."""
+    """Lay blocks of x (N, C, H, W) over channels, (kh, kw, C) or (C, kh, kw): N, C*kh*kw, h, w."""
     rows, columns = (w.finer_cells(x.shape[i - 2]) for i, w in enumerate(windows))
     batch, channels = x.shape[:2]
     blocks = F.unfold(pad(x, windows), _kernel(windows), stride=_step(windows))
@@ -160,7 +162,7 @@ def space_to_depth(x: Tensor, windows: Windows, channels_first: bool = False) ->
 
 @one_node
 def strided_slice(x: Tensor, windows: Windows, last: int = -1) -> Tensor:
-    """Take every step-th cell along the axes (last - 1, last) of x, zeros where a slice starts late and ends beyond."""
+    """Take every step-th cell along axes (last - 1, last) of x, zeros beyond the end."""
     x = pad(x, windows, last=last)
     down, right = _step(windows)
     index: list[Any] = [..., slice(None, None, down), slice(None, None, right)]

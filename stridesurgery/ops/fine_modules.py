@@ -1,7 +1,8 @@
-"""Operator modules at a fraction of their stride, for the cases that the plain module cannot express.
+"""Operator modules at a fraction of their stride, where the plain module cannot express it.
 
-Each is a subclass of the module it stands in for, holding the same parameters under the same names; `registry`
-turns a module into one of these by changing its class, so that hooks, state_dict and references stay.
+Each is a subclass of the module it stands in for, holding the same parameters under the same names;
+`registry` turns a module into one of these by changing its class, so that hooks, state_dict and
+references stay.
 """
 
 from typing import Any
@@ -46,7 +47,7 @@ class FineConv2d(_FineConv, nn.Conv2d):
 
 
 class FineConv2dSame(_FineConv, Conv2dSame):
-    """timm's `Conv2dSame` at a fraction of its stride, padded on the left as at its original stride."""
+    """timm's `Conv2dSame` at a fraction of its stride, padded on the left as before."""
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.Conv2d.forward(self, self.padded(x))  # its own forward would pad once more

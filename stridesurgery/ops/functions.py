@@ -1,4 +1,4 @@
-"""The functions that are known, one entry each: what a model's forward code may call instead of a module."""
+"""The known functions, one entry each: what forward code may call instead of a module."""
 
 import math
 import operator as py
@@ -36,7 +36,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_size_of(value: Any, source: Any) -> bool:
-    """Return True if a kernel is the (h, w) of the map that it works on, read while the forward code runs."""
+    """Return True if a kernel is the (h, w) of its map, read while the forward code runs."""
     sizes, shape = pair(value), shape_of(source)
     if (
         shape is None
@@ -301,7 +301,8 @@ def _read_f_pad(a: dict[str, Any]) -> Operator | None:
     left, top = pads[-4], pads[-2]
     if len(pads) == 6 and (pads[0], pads[1]) != (0, 0):
         return None
-    # a padding computed from the size is on the right in every known model; what is not a number shifts nothing known
+    # a padding computed from the size is on the right in every known model; what is not a number
+    # shifts nothing known
     known = _is_number(left) and _is_number(top)
     return Operator(
         "pad",

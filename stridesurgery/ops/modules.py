@@ -29,7 +29,8 @@ from stridesurgery.ops.registry import (
     windows,
 )
 
-# ---- convolutions ---------------------------------------------------------------------------------------------
+# ---- convolutions
+# -------------------------------------------------------------------------------------------------
 
 
 def read_conv(conv: nn.Conv2d) -> Operator:
@@ -47,7 +48,7 @@ def read_conv(conv: nn.Conv2d) -> Operator:
 
 
 def read_same_conv(conv: nn.Conv2d) -> Operator:
-    """Return the operator of timm's convolutions that compute TensorFlow's "same" padding from the size."""
+    """Return the operator of timm's convolutions with TensorFlow's "same" padding."""
     if getattr(conv, "same_pad", True):
         return Operator(
             type(conv).__name__,
@@ -117,7 +118,8 @@ for _plain, (_fine_conv, _read) in _CONVOLUTIONS.items():
 DILATABLE = {*_CONVOLUTIONS, nn.MaxPool2d}  # types whose `refine` takes a larger dilation as well
 
 
-# ---- pools ----------------------------------------------------------------------------------------------------
+# ---- pools
+# -------------------------------------------------------------------------------------------------
 
 
 def _read_pool(kind: str, same: bool = False) -> Callable[[Any], Operator]:
@@ -183,7 +185,8 @@ register_operator(BlurPool2d, read=_read_blur, refine=_refine_blur)
 register_operator(fine_modules.FineBlurPool2d, read=_read_blur, refine=_refine_blur)
 
 
-# ---- space to channels ----------------------------------------------------------------------------------------
+# ---- space to channels
+# ----------------------------------------------------------------------------------------
 
 
 def _read_merge(block: Callable[[Any], int], last: int, padding: Any) -> Callable[[Any], Operator]:
@@ -219,7 +222,8 @@ for _merge, _fine_merge, _block, _last, _padding in (
         )
 
 
-# ---- resizing, padding, adaptive pools, and what is only recognised -------------------------------------------
+# ---- resizing, padding, adaptive pools, and what is only recognised
+# -------------------------------------------
 
 
 def _read_upsample(module: nn.Upsample) -> Operator:

@@ -9,10 +9,10 @@ from stridesurgery.ops.window import at_least, at_most
 
 @one_node
 def space_to_batch(x: Tensor, by: tuple[int, int], last: int = -1) -> Tensor:
-    """Move the by[0] x by[1] phases of a map into its batch: phase (i, j) holds the cells [i::by[0], j::by[1]].
+    """Move the by[0] x by[1] phases of a map into its batch; phase i, j holds [i::by[0], j::by[1]].
 
-    x: (N, C, H, W), or (N, H, W, C) with last = -2. Returns (by[0] * by[1] * N, ...), all of phase (0, 0) first, in
-    maps of ceil(H / by[0]) x ceil(W / by[1]) cells; cells that x lacks are zero.
+    x: (N, C, H, W), or (N, H, W, C) with last = -2. Returns (by[0] * by[1] * N, ...), all of phase
+    (0, 0) first, in maps of ceil(H / by[0]) x ceil(W / by[1]) cells; cells that x lacks are zero.
     """
     rows, columns = (-(-x.shape[last - 1 + i] // k) for i, k in enumerate(by))
     missing = (rows * by[0] - x.shape[last - 1], columns * by[1] - x.shape[last])
@@ -33,14 +33,14 @@ def batch_to_space(
     reduction: tuple[tuple[int, int], tuple[int, int]],
     last: int = -1,
 ) -> Tensor:
-    """Put the phases of a map back in their places: undo several `space_to_batch`, the last one first.
+    """Put the phases of a map back: undo several `space_to_batch`, the last one first.
 
     Args:
         x: the phases in the batch.
         phases: the (rows, columns) of each `space_to_batch`, in their order.
         image: (N, C, H, W), the network's input.
-        reduction: of the result, (rows, columns), each as numerator and denominator; cells that would look beyond
-            the image are left out, but for those that the original has.
+        reduction: of the result, (rows, columns), each as numerator and denominator; cells that
+            would look beyond the image are left out, but for those that the original has.
         last: as for `space_to_batch`.
     """
     cells = [x.shape[last - 1 + i] for i in range(2)]
@@ -59,7 +59,7 @@ def batch_to_space(
 
 
 def kept_cells(pixels: int, reduction: tuple[int, int], cells: int, finer_cells: int) -> int:
-    """Return the number of cells of a finer map that look into the image; the original's cells always count."""
+    """Return how many of a finer map's cells look into the image, the original's included."""
     inside = -(-pixels * reduction[1] // reduction[0])
     least = finer_cells - finer_cells // cells + 1
     return at_most(finer_cells, at_least(inside, least))
@@ -73,11 +73,11 @@ def original_cells(x: Tensor, by: tuple[int, int]) -> Tensor:
 
 @one_node
 def first_phase(x: Tensor, count: int, axis: int = 0) -> Tensor:
-    """Return the first of `count` phases in the batch, which lies along `axis`: what the original network computes."""
+    """Return the first of `count` phases in the batch along `axis`: what the original computes."""
     return x.narrow(axis, 0, x.shape[axis] // count)
 
 
 @one_node
 def repeat_phases(x: Tensor, count: int, axis: int = 0) -> Tensor:
-    """Return the same value for every one of `count` phases in the batch, which lies along `axis`."""
+    """Return the same value for each of `count` phases in the batch along `axis`."""
     return x.repeat([count if i == axis else 1 for i in range(x.dim())])

@@ -1,4 +1,4 @@
-"""Tables of positions on a finer grid: where the cells lie in a table, and the values between them."""
+"""Tables of positions on a finer grid: where the cells lie, and the values between them."""
 
 import math
 from collections.abc import Sequence

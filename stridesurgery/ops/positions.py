@@ -30,7 +30,7 @@ class Cells(NamedTuple):
         return type(value)(self._side(v, axis) for axis, v in enumerate(value))
 
     def set(self, module: Any, *names: str) -> None:
-        """Let attributes that hold sides of this grid follow it; those that are None or missing stay."""
+        """Let attributes that hold sides of this grid follow it; None or missing ones stay."""
         for name in names:
             if getattr(module, name, None) is not None:
                 setattr(module, name, self.follow(getattr(module, name)))

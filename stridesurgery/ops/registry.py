@@ -2,9 +2,9 @@
 
 `modules` and `functions` fill the table.
 
-A subclass does not inherit its parent's entry: timm's `Conv2dSame` is an `nn.Conv2d` that pads by itself, and
-treating it as its parent would be a wrong number. A module without an entry is recorded from the inside, down to
-the functions it calls; `register_operator` gives it one.
+A subclass does not inherit its parent's entry: timm's `Conv2dSame` is an `nn.Conv2d` that pads by
+itself, and treating it as its parent would be a wrong number. A module without an entry is recorded
+from the inside, down to the functions it calls; `register_operator` gives it one.
 """
 
 from collections.abc import Callable, Iterable
@@ -28,7 +28,8 @@ class Operator:
     """One operator as far as the grid is concerned."""
 
     name: str  #: as a reader of the model knows it, such as "Conv2d"
-    kind: str  #: conv, max_pool, avg_pool, blur_pool, merge, slice, resize, pad, adaptive, global or opaque
+    #: conv, max_pool, avg_pool, blur_pool, merge, slice, resize, pad, adaptive, global or opaque
+    kind: str
     windows: Windows = (Window(), Window())  #: (rows, columns)
     last: int = (
         -1
@@ -47,7 +48,8 @@ class Operator:
         sides = isinstance(self.windows, tuple) and [type(w) is Window for w in self.windows]
         if sides != [True, True]:
             raise OperatorError(
-                f"Operator {self.name}: windows is a Window of rows and one of columns, got {self.windows!r}"
+                f"Operator {self.name}: windows is a Window of rows and one of columns, got "
+                f"{self.windows!r}"
             )
 
     @property
@@ -98,9 +100,9 @@ def register_operator(
     Args:
         kind: the module class; its instances become single layers.
         read: gives the `Operator` of an instance, with its windows in (rows, columns) order.
-        refine: edits an instance (always one in a copy) so that it behaves as the given operator, whose windows
-            carry the new stride; raises NotImplementedError where it cannot. Without it the layer is listed, and
-            refused when its stride would have to change.
+        refine: edits an instance (always one in a copy) so that it behaves as the given operator,
+            whose windows carry the new stride; raises NotImplementedError where it cannot. Without
+            it the layer is listed, and refused when its stride would have to change.
 
     Example:
         A convolution that normalises its weights, padded symmetrically:
@@ -169,7 +171,7 @@ def pair(value: Any) -> tuple[Any, Any]:
 def windows(
     kernel: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, ceil: bool = False
 ) -> Windows:
-    """Return the (rows, columns) windows of an operator with torch's settings; padding may be "same" (TensorFlow's)."""
+    """Return the (h, w) windows of an operator with torch's settings, "same" padding included."""
     settings = zip(pair(kernel), pair(stride), pair(padding), pair(dilation), strict=True)
     rows, columns = (Window(k, s, p, d, ceil) for k, s, p, d in settings)
     return rows, columns
@@ -183,7 +185,7 @@ def blocks_as_tokens(name: str, kernel: Any, stride: Any, padding: Any, dilation
 
 
 def deformed(name: str, kernel: Any, stride: Any, padding: Any, dilation: Any) -> Operator:
-    """Return the operator of a deformable convolution, whose offsets come from a layer of their own."""
+    """Return the operator of a deformable convolution, whose offsets another layer makes."""
     sides = windows(kernel, stride, padding, dilation)
     refusal = (
         "takes its offsets in cells of a map that would become finer"
@@ -207,7 +209,7 @@ def arguments(node: fx.Node, rule: FunctionRule) -> dict[str, Any]:
 
 
 def coarsened(operator: Operator, by: tuple[int, int]) -> Operator | None:
-    """Multiply an operator's stride by (rows, columns), a pool's window with it; None if that is unknown."""
+    """Multiply an operator's stride by (h, w), a pool's window with it; None if unknown."""
     if operator.kind not in ("conv", "max_pool", "avg_pool") or any(
         w.finer > 1 or w.tap for w in operator.windows
     ):
@@ -220,7 +222,7 @@ def coarsened(operator: Operator, by: tuple[int, int]) -> Operator | None:
 
 
 def dilated(operator: Operator, by: tuple[int, int]) -> Operator | None:
-    """Spread an operator's window over a map that is (rows, columns) times finer; None if it has no such form."""
+    """Spread an operator's window over a map (h, w) times finer; None if it has no such form."""
     sides = tuple(w.dilated(k) for w, k in zip(operator.windows, by, strict=True))
     if operator.kind not in ("conv", "max_pool") or operator.refusal or None in sides:
         return None
@@ -228,7 +230,7 @@ def dilated(operator: Operator, by: tuple[int, int]) -> Operator | None:
 
 
 def refined(operator: Operator, finer_by: tuple[int, int], remove: bool) -> Operator:
-    """Divide an operator's stride by (rows, columns); a pool whose stride goes to 1 is removed if asked."""
+    """Divide an operator's stride by (h, w); a pool left at stride 1 is removed if asked."""
     sides = []
     for window, k in zip(operator.windows, finer_by, strict=True):
         tap = remove and k > 1 and operator.kind in POOLS and window.step == k

@@ -86,7 +86,7 @@ def _one_hot_offsets(n: int) -> Tensor:
 
 
 def _log_offsets(module: Any, old: HW[int], cells: Cells) -> Tensor:
-    """Return the log-spaced offsets (2h - 1, 2w - 1, 2) of finer cells, in steps of the first grid."""
+    """Return the log-spaced offsets (2h - 1, 2w - 1, 2) of finer cells, in the old grid's steps."""
     first, before = getattr(module, "first_window", (old, (1, 1)))
     by = (before[0] * cells.by[0], before[1] * cells.by[1])
     module.first_window = first, by

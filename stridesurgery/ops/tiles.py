@@ -1,7 +1,8 @@
-"""Parts of maps as a batch: choosing tiles of the image, cutting them out with a border, and putting them back.
+"""Parts of maps as a batch: choose tiles of the image, cut them out with a border, put them back.
 
-A tile is `tile` x `tile` pixels; on a map of reduction r it is tile / r cells. `mask` (N, rows, columns) says which
-tiles are wanted, `index` (K, 3) the image, the row and the column of each tile that runs.
+A tile is `tile` x `tile` pixels; on a map of reduction r it is tile / r cells. `mask` (N, rows,
+columns) says which tiles are wanted, `index` (K, 3) the image, the row and the column of each tile
+that runs.
 """
 
 from collections.abc import Sequence
@@ -20,11 +21,11 @@ Chain = Sequence[Windows]  # the windows that lead from a whole map to a value i
 
 @one_node
 def tile_mask(chosen: Tensor, image: Tensor, tile: int, budget: int | None = None) -> Tensor:
-    """Return which tiles of the image are wanted, (N, rows, columns): those that a chosen cell reaches into.
+    """Return the wanted tiles, (N, rows, columns): those that a chosen cell reaches into.
 
     Args:
-        chosen: (N, h, w) on any grid over the image; bool, or scores, of which the `budget` best tiles of each image
-            are taken.
+        chosen: (N, h, w) on any grid over the image; bool, or scores, of which the `budget` best
+            tiles of each image are taken.
         image: (N, C, H, W).
         tile: pixels.
         budget: tiles of each image.
@@ -53,7 +54,7 @@ def tile_mask(chosen: Tensor, image: Tensor, tile: int, budget: int | None = Non
 
 @one_node
 def tile_index(mask: Tensor, ring: int = 0, budget: int | None = None) -> Tensor:
-    """Return the (image, row, column) of every wanted tile and of `ring` tiles around it; a budget fixes how many."""
+    """Return (image, row, column) of wanted tiles and `ring` around; a budget fixes the count."""
     if budget is not None:
         flat, columns = mask.flatten(1), mask.shape[2]
         places = flat.to(torch.uint8).topk(min(budget, flat.shape[1]), sorted=False).indices
@@ -63,8 +64,8 @@ def tile_index(mask: Tensor, ring: int = 0, budget: int | None = None) -> Tensor
         mask = F.max_pool2d(mask[:, None].float(), 2 * ring + 1, 1, ring)[:, 0] > 0
     if mask.is_meta:
         raise TraceError(
-            "a sparse path runs as many tiles as its numbers ask for, which shapes do not tell; take the dual path "
-            "that it was made of, or give a budget"
+            "a sparse path runs as many tiles as its numbers ask for, which shapes do not tell; "
+            "take the dual path that it was made of, or give a budget"
         )
     return mask.nonzero()
 
@@ -92,9 +93,10 @@ def cut_tiles(
     fill: float = 0.0,
     bare: bool = False,
 ) -> Tensor:
-    """Cut tiles out of a map (N, C, h, w), with the border that an operator's windows need: (K, C, ., .).
+    """Cut tiles out of a map (N, C, h, w), with the border that windows need: (K, C, ., .).
 
-    What lies beyond the map is `fill`. bare: the operator will not pad, so that it makes exactly the tile.
+    What lies beyond the map is `fill`. bare: the operator will not pad, so that it makes exactly
+    the tile.
     """
     pads, sides = [], []
     for axis, (window, own) in enumerate(zip(windows, cells, strict=True)):
@@ -137,8 +139,9 @@ def border_cells(
         bare: the operator will not pad, so that it makes exactly the tile.
 
     Returns:
-        The cell of all tiles that each takes, (K, h, w). Of those that no tile has: which they are among all, and the
-        image, row and column of the coarse map that stand for them, (G, 4). Which are beyond the map, (B,).
+        The cell of all tiles that each takes, (K, h, w). Of those that no tile has: which they are
+        among all, and the image, row and column of the coarse map that stand for them, (G, 4).
+        Which are beyond the map, (B,).
     """
     at, beyond = [], []
     for axis, (window, own) in enumerate(zip(windows, cells, strict=True)):
@@ -165,7 +168,8 @@ def border_cells(
 def with_border(tiles: Tensor, border: Border, fill: float, coarse: Tensor | None = None) -> Tensor:
     """Give tiles (K, C, h, w) a border from the tiles beside them, as `border_cells` has it.
 
-    Where none runs it is that of the coarse path's map (N, C, h, w), or zero; beyond the image it is `fill`.
+    Where none runs it is that of the coarse path's map (N, C, h, w), or zero; beyond the image it
+    is `fill`.
     """
     taken, gaps, outside = border
     found = tiles.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, taken.flatten())
@@ -179,7 +183,7 @@ def with_border(tiles: Tensor, border: Border, fill: float, coarse: Tensor | Non
 def inside(
     tiles: Tensor, start: Tensor, chain: Chain, cells: tuple[int, int], windows: Windows
 ) -> Tensor:
-    """Cut off what an operator has made of the border of its tiles, which were of `cells` before it."""
+    """Cut off what an operator made of its tiles' border; they were of `cells` before it."""
     for axis, (window, own) in enumerate(zip(windows, cells, strict=True)):
         left, _ = _border(window, _size(start, chain, axis), own)
         tiles = tiles.narrow(2 + axis, left // window.step, own // window.step)
@@ -196,7 +200,7 @@ def put_tiles(
     cells: tuple[int, int],
     fill: float,
 ) -> Tensor:
-    """Put the wanted tiles (K, C, h, w) back into a map of which the rest is `fill`; see `border_rows`."""
+    """Put wanted tiles (K, C, h, w) back into a map whose rest is `fill`; see `border_rows`."""
     (rows, columns), (height, width) = mask.shape[1:], cells
     wanted = mask[index[:, 0], index[:, 1], index[:, 2], None, None, None]
     grid = tiles.new_full((start.shape[0], tiles.shape[1], rows, height, columns, width), fill)
@@ -215,7 +219,7 @@ def _size(start: Tensor, chain: Chain, axis: int) -> int:
 
 
 def _border(window: Window, size: int, cells: int, bare: bool = False) -> tuple[int, int]:
-    """Return the cells on the left and right of a tile that its window reads, or that keep it in step with the map."""
+    """Return the cells left and right of a tile that its window reads, or that keep its step."""
     pad, step = window.pads(size)[0], window.step
     right = (1 if window.tap else window.span) - pad - step
     if bare:

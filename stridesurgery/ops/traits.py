@@ -115,9 +115,10 @@ _FUNCTIONS: dict[str, Traits] = {
     ),
     **dict.fromkeys(
         """
-        relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ selu celu gelu silu mish prelu tanh tanh_ sigmoid sigmoid_
-        logsigmoid log_sigmoid hardswish hardsigmoid hardtanh hardtanh_ softplus softsign threshold clamp clamp_ clip
-        exp log sqrt rsqrt abs neg square reciprocal batch_norm type_as to float half clone detach contiguous
+        relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ selu celu gelu silu mish prelu tanh tanh_
+        sigmoid sigmoid_ logsigmoid log_sigmoid hardswish hardsigmoid hardtanh hardtanh_ softplus
+        softsign threshold clamp clamp_ clip exp log sqrt rsqrt abs neg square reciprocal batch_norm
+        type_as to float half clone detach contiguous
         """.split(),
         _PER_CELL,
     ),
@@ -160,7 +161,7 @@ def is_per_cell(node: fx.Node, module: nn.Module | None) -> bool:
 
 
 def known_result(module: nn.Module, x: Tensor) -> Tensor | None:
-    """Return a module's output on a weightless tensor without running it; None where it must be run to know.
+    """Return a module's output on a weightless tensor without a run; None where it must run.
 
     Running all of them would take half of a recording's time.
     """
@@ -183,7 +184,7 @@ _SUMS = {"add", "__add__", "mul", "__mul__"}
 
 
 def known_sum(name: str, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
-    """Return the sum or product of plain weightless tensors, of which torch takes long to tell the shape."""
+    """Return the sum or product of plain weightless tensors: torch is slow to tell its shape."""
     if (
         name not in _SUMS
         or len(args) != 2
@@ -203,7 +204,7 @@ def known_sum(name: str, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Return True if a module is one operator: known here, or torch's or timm's own without space inside."""
+    """Return True if a module is one operator: known, or torch's or timm's with no space inside."""
     kind = type(module)
     if (
         kind in MODULES or kind in _MODULES or kind is ParametrizationList
@@ -222,7 +223,8 @@ def is_leaf(module: nn.Module) -> bool:
 
 
 _OWN_FORWARDS = {nn.Linear.forward, nn.LayerNorm.forward, nn.GroupNorm.forward}
-# modules of these files treat every cell alike, or drop some in training: what they do inside says nothing of the grid
+# modules of these files treat every cell alike, or drop some in training: what they do inside says
+# nothing of the grid
 _WITHOUT_SPACE = {
     *(
         f"timm.layers.{name}"

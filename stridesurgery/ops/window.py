@@ -1,13 +1,14 @@
 """The arithmetic of one sliding window along one axis, at its own stride and at a fraction of it.
 
-The padding rule. An operator with kernel K, dilation d, stride s and left padding `left` turns H cells into o.
-At stride s/k keep `left` and pad on the right up to
+The padding rule. An operator with kernel K, dilation d, stride s and left padding `left` turns H
+cells into o. At stride s/k keep `left` and pad on the right up to
 
     right = (n - 1) * (s/k) + d*(K - 1) + 1 - H - left        (negative: crop)
 
-for n cells. Cell i*k of the finer output then reads exactly the cells that cell i of the original reads, so
-the output's `[::k]` is the original's output whatever n is; n = k*o makes the map exactly k times larger. On
-sizes that the stride does not divide, n stops at ceil(H*k/s): no border is invented.
+for n cells. Cell i*k of the finer output then reads exactly the cells that cell i of the original
+reads, so the output's `[::k]` is the original's output whatever n is; n = k*o makes the map exactly
+k times larger. On sizes that the stride does not divide, n stops at ceil(H*k/s): no border is
+invented.
 """
 
 from typing import NamedTuple
@@ -36,7 +37,8 @@ class Window(NamedTuple):
     dilation: int = 1  #: from one cell that is read to the next
     ceil: bool = False  #: a window may start inside and end beyond the padded map
     finer: int = 1  #: k, by which the stride is divided
-    tap: bool = False  #: read one cell near the window's centre instead of the whole window (a removed pool)
+    #: read one cell near the window's centre instead of the whole window (a removed pool)
+    tap: bool = False
 
     @property
     def step(self) -> int:
@@ -49,14 +51,14 @@ class Window(NamedTuple):
         return self.dilation * (self.kernel - 1) + 1
 
     def left(self, size: int) -> int:
-        """Cells of padding before the first cell of a map of `size` cells, at the original stride."""
+        """Return the padding before a map of `size` cells, at the original stride."""
         if self.padding == "same":
             total = at_least((-(-size // self.stride) - 1) * self.stride + self.span - size, 0)
             return total // 2
         return int(self.padding)
 
     def cells(self, size: int) -> int:
-        """Output cells of the original operator on `size` cells (0 or less: the map is too small)."""
+        """Return the original operator's output on `size` cells (0 or less: too small a map)."""
         if self.padding == "same":
             return -(-size // self.stride)
         left = int(self.padding)
@@ -70,7 +72,7 @@ class Window(NamedTuple):
         return out - 1 if (out - 1) * self.stride >= size + left else out
 
     def finer_cells(self, size: int) -> int:
-        """Output cells at the remaining stride: k times `cells`, less the border that would be invented."""
+        """Return the output at the remaining stride: k times `cells`, less the invented border."""
         cells = self.cells(size)
         if self.finer == 1 or cells > -(
             -size // self.stride
@@ -92,7 +94,7 @@ class Window(NamedTuple):
         return left, (self.finer_cells(size) - 1) * self.step + span - size - left
 
     def is_symmetric(self) -> bool:
-        """Return True if the plain operator with this padding on both sides and stride `step` is the finer operator."""
+        """Return True if the plain operator with this padding and stride is the finer one."""
         if self.tap or self.padding == "same":
             return False
         start = (
@@ -102,18 +104,18 @@ class Window(NamedTuple):
         return all(self.pads(size) == (self.padding, self.padding) for size in sizes)
 
     def at(self, finer: int, tap: bool = False) -> "Window":
-        """Return the same window with its remaining stride divided by `finer` (and reading one cell if `tap`)."""
+        """Return the window with its remaining stride divided by `finer` (`tap`: one cell read)."""
         return self._replace(finer=self.finer * finer, tap=tap or self.tap)
 
     def coarser(self, by: int, whole: bool) -> "Window":
-        """Return the window at `by` times its stride; `whole`: on a map `by` times finer it covers what it covered."""
+        """Return the window at `by` times its stride; `whole`: covering the same on a finer map."""
         if not whole:
             return self._replace(stride=self.stride * by)
         padding = self.padding if isinstance(self.padding, str) else self.padding * by
         return self._replace(kernel=self.kernel * by, stride=self.stride * by, padding=padding)
 
     def dilated(self, by: int) -> "Window | None":
-        """Return the window that reads on a map `by` times finer what this one reads; None if that is unknown."""
+        """Return the window that reads the same on a map `by` times finer; None if unknown."""
         if by == 1:
             return self
         if self.finer > 1 or self.tap or self.ceil:

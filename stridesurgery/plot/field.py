@@ -21,7 +21,10 @@ from stridesurgery.plot.marks import COLOURS, STYLE
 from stridesurgery.surgery import Surgery
 
 PANEL = 3.0  # inches
-KEY = "dots: where cells look; dashed: what the middle one\nsees; filled: the step from it to its neighbours"
+KEY = (
+    "dots: where cells look; dashed: what the middle one\n"
+    "sees; filled: the step from it to its neighbours"
+)
 
 
 def field(

@@ -53,7 +53,8 @@ def front(found: Search) -> Figure:
         figure = Figure(figsize=(6.4, 1.3 + ROW * max(len(found), 4)), layout="constrained")
         axes = figure.subplots()
         axes.set_title(
-            f"{found.model} at {h}x{w}: {len(found)} of {len(found.candidates)} surgeries, beaten by no other"
+            f"{found.model} at {h}x{w}: {len(found)} of {len(found.candidates)} surgeries, beaten "
+            "by no other"
         )
         scales = _scales(found)
         for scale, mark in zip(scales, marks(len(scales)), strict=True):

@@ -1,7 +1,8 @@
 """The whole answer of an operated model is what the same model gives with its strides edited by hand, or it is refused.
 
-The witness never meets the library: a second model from the same builder whose `stride` is set from outside. What is
-dilated is compared with the original: maps on its grid, and everything else as it is.
+The witness never meets the library: a second model from the same builder whose `stride` is set from
+outside. What is dilated is compared with the original: maps on its grid, and everything else as it
+is.
 """
 
 import contextlib

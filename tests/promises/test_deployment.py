@@ -64,7 +64,8 @@ def test_compiled_to_machine_code() -> None:
         assert largest_error(whole(image(64)), net(image(64))) < 1e-4
 
 
-# not of "same"-padded networks: paddings computed from sizes that are symbols take torch minutes to simplify
+# not of "same"-padded networks: paddings computed from sizes that are symbols take torch minutes to
+# simplify
 @every_kind
 @pytest.mark.parametrize("name", ("resnet18d", "mobilenetv3_small_050"))
 def test_exported_for_any_batch_and_size(make: Callable[[str], nn.Module], name: str) -> None:

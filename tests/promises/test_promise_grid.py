@@ -17,7 +17,8 @@ def test_every_map_is_as_large_as_its_reduction_says(case: Case) -> None:
     """Run for real: what every leaf module makes, against the level at which the stride went."""
     if case.name in LOSES_BORDERS:
         pytest.skip(
-            "pads nowhere: its maps are k times larger up to a border, see the law of the enlarged input"
+            "pads nowhere: its maps are k times larger up to a border, see the law of the enlarged "
+            "input"
         )
     for transition, run in case.watched:
         k = tuple(int(f) for f in transition.factor)

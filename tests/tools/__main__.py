@@ -2,8 +2,8 @@
 
     python -m tests.tools
 
-Each tool runs on four networks as they are and in five forms, in a process of its own for each network, and its
-result is compared with the model's own. Takes about half an hour on two cores.
+Each tool runs on four networks as they are and in five forms, in a process of its own for each
+network, and its result is compared with the model's own. Takes about half an hour on two cores.
 """
 
 import argparse

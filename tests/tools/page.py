@@ -26,9 +26,10 @@ def page(rows: list[Row]) -> str:
         f"which really runs each tool on {', '.join(networks)}, at 64x64 pixels,",
         f"and compares what it makes with the model itself. {_versions()}.",
         "",
-        "`module`, `graph` and `dilate` are what `eliminate` gives for S1L0, `features` and `dual path` return maps.",
-        f"**{len(networks)}**: works on all {len(networks)} networks; a smaller number: on so many; -: on none; "
-        "not run: not installed here.",
+        "`module`, `graph` and `dilate` are what `eliminate` gives for S1L0, `features` and `dual "
+        "path` return maps.",
+        f"**{len(networks)}**: works on all {len(networks)} networks; a smaller number: on so "
+        "many; -: on none; not run: not installed here.",
         "",
         f"| tool | {' | '.join(FORMS)} |",
         f"|---|{'---|' * len(FORMS)}",

@@ -1,6 +1,7 @@
 """Sweep the zoo: one line of JSON for each model in a cache, then docs/coverage.md from all of them.
 
-Run it again to go on where it stopped; rows made by other versions, or by other code of stridesurgery, are made anew.
+Run it again to go on where it stopped; rows made by other versions, or by other code of
+stridesurgery, are made anew.
 """
 
 import argparse

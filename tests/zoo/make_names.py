@@ -1,8 +1,9 @@
 """How timm_names.json is made: `python -m tests.zoo.make_names` prints the list for the timm that is installed.
 
-Of all models of timm, the one with the fewest parameters for each module x class x set of downsampling operators
-(the types of the modules that have a stride). A newer timm gives a longer list; names are kept as they are in
-timm_names.json so that sweeps can be compared, and those that another timm lacks are skipped and reported.
+Of all models of timm, the one with the fewest parameters for each module x class x set of
+downsampling operators (the types of the modules that have a stride). A newer timm gives a longer
+list; names are kept as they are in timm_names.json so that sweeps can be compared, and those that
+another timm lacks are skipped and reported.
 """
 
 import json

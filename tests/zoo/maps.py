@@ -11,7 +11,8 @@ Listed = dict[
     float, tuple[str, int]
 ]  # by reduction: the module that returns the map, and its channels
 
-# why timm lists another map, by how a model's name begins; the last reduction apart, where ours is the last of all
+# why timm lists another map, by how a model's name begins; the last reduction apart, where ours is
+# the last of all
 REASONS = {
     "works on tokens, which timm reshapes": "crossvit gemma4 hiera_ levit_128 levit_256 mvitv2 naflexvit tnt",
     "returns several values at once": "hrnet selecsls mobilenetv5",

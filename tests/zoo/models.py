@@ -64,7 +64,8 @@ def quiet():
 def awaken(model: nn.Module, seed: int = 0) -> nn.Module:
     """Randomise what a constructor leaves constant: norms, running statistics, layer scales, gains, zeroed tables.
 
-    A residual branch whose last norm is zero contributes nothing, and a wrong surgery inside it would pass.
+    A residual branch whose last norm is zero contributes nothing, and a wrong surgery inside it
+    would pass.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:

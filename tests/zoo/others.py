@@ -2,8 +2,8 @@
 
     python -m tests.zoo.others
 
-Every backbone class and every model class with image classification is built from its default configuration, without
-weights, where that needs no other package.
+Every backbone class and every model class with image classification is built from its default
+configuration, without weights, where that needs no other package.
 """
 
 import inspect

@@ -1,10 +1,11 @@
 """The law behind the numbers: an operated network is the tail of the original, applied to a finer map.
 
-Take what the operated network's eliminated layers give on an image, put it in the place of what the same layers of
-the *original* give on a k times larger image, and let the original run on from there: its last map and its logits
-must be the operated network's. The original computes everything that depends on the size of its maps (windows,
-masks, tables, padding) for the larger maps by itself, so whatever the operated network still computes for the old
-size shows as a difference, also where all shapes agree.
+Take what the operated network's eliminated layers give on an image, put it in the place of what the
+same layers of the *original* give on a k times larger image, and let the original run on from
+there: its last map and its logits must be the operated network's. The original computes everything
+that depends on the size of its maps (windows, masks, tables, padding) for the larger maps by
+itself, so whatever the operated network still computes for the old size shows as a difference, also
+where all shapes agree.
 """
 
 from collections.abc import Callable
@@ -29,7 +30,8 @@ def tail_errors(
 ) -> Result:
     """Largest differences of (logits, last map) from the original's tail, over how much two images' results differ.
 
-    image: (2, C, h, w). `larger` is the original built for the enlarged size, where it does not take other sizes.
+    image: (2, C, h, w). `larger` is the original built for the enlarged size, where it does not
+    take other sizes.
 
     Raises:
         LookupError: no input size gives the original's layers the maps of the operated network.

@@ -1,8 +1,9 @@
 """An independent witness: every aten operator that shrinks a map while a model runs, seen below the library's tracer.
 
-It knows nothing of stridesurgery's operator table or graph. A `TorchDispatchMode` sees what reaches the backend:
-convolutions and pools with their real strides, strided slices, resizes, `im2col`, and reshapes that fold cells into
-channels. Each is attributed to the module that was running, so that it can be compared with the layers by name.
+It knows nothing of stridesurgery's operator table or graph. A `TorchDispatchMode` sees what reaches
+the backend: convolutions and pools with their real strides, strided slices, resizes, `im2col`, and
+reshapes that fold cells into channels. Each is attributed to the module that was running, so that
+it can be compared with the layers by name.
 """
 
 import math
@@ -74,7 +75,8 @@ class Witness(TorchDispatchMode):
         if not sources:  # of parameters only: tables, filters, standardised weights
             return result
         name = func.overloadpacket.__name__
-        # beside a class token the map is meant; of queries, keys and values the queries, which come first
+        # beside a class token the map is meant; of queries, keys and values the queries, which come
+        # first
         source = max(sources, key=Tensor.numel) if name == "cat" else sources[0]
         for output in tree_leaves(result):
             if isinstance(output, Tensor):
