@@ -7,9 +7,8 @@ from torch import Tensor, fx
 
 BATCH = 41  # weightless images cost nothing, and a length of 41k can only be a batch of k windows
 Shape = tuple[int, ...]
-Key = tuple[
-    str, str, str, int
-]  # (module path, kind of node, target, how many such before): stable across recordings
+# (module path, kind of node, target, how many such before): stable across recordings
+Key = tuple[str, str, str, int]
 
 
 class NodeInfo:
@@ -93,9 +92,8 @@ def origins(node: fx.Node) -> list[str]:
         if current.op == "get_attr" or (
             current.op == "call_module" and not current.all_input_nodes
         ):
-            found.append(
-                str(current.target)
-            )  # a parametrized weight is what a module without inputs returns
+            # a parametrized weight is what a module without inputs returns
+            found.append(str(current.target))
         todo.extend(current.all_input_nodes)
     return found
 

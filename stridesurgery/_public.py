@@ -24,8 +24,7 @@ from stridesurgery._cost import (
     search,
 )
 from stridesurgery._features import Tiling, dual_path, features, sparse_path
-from stridesurgery._recalibrate import recalibrate
-from stridesurgery._rewrite import eliminate
+from stridesurgery._rewrite import eliminate, load, recalibrate, save
 from stridesurgery._verify import Verification, verify
 from stridesurgery.errors import (
     GridError,
@@ -36,7 +35,6 @@ from stridesurgery.errors import (
     TraceError,
 )
 from stridesurgery.ops import Operator, Window, register_operator
-from stridesurgery.saving import load, save
 from stridesurgery.surgery import Surgery
 
 __all__ = [

@@ -3,7 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from html import escape
 from typing import Any, NamedTuple, TypeVar
 
@@ -118,3 +118,35 @@ def gmac(count: float) -> str:
 def ratio(value: float | None, base: float | None) -> str:
     """Write how many times a base a value is; "?" where one is unknown."""
     return f"{value / base:.2f}" if value is not None and base else "?"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric of cost: in `METRICS`, and a field of `Budget`, `Candidate` and `Cost`."""
+
+    name: str  # field of `Budget`, `Candidate` and `Cost`
+    title: str  # of the column in tables
+    option: str  # name on the command line
+    unit: float  # what 1 of that option stands for
+    symbol: str
+    help: str
+
+    def of(self, costed: object) -> float | None:
+        """Return the value of the metric; None if it is unknown."""
+        value: float | None = getattr(costed, self.name)
+        return value
+
+
+METRICS = (
+    Metric("macs", "compute", "gmacs", 1e9, "X", "billions of multiply-accumulates"),
+    Metric(
+        "activation_bytes",
+        "activations",
+        "activations",
+        2**20,
+        "MIB",
+        "MiB of all values that are made",
+    ),
+    Metric("peak_bytes", "peak", "peak", 2**20, "MIB", "MiB of activations held at once"),
+)
+SECONDS = Metric("seconds", "latency", "milliseconds", 1e-3, "MS", "measured on this machine")

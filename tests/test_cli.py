@@ -580,7 +580,7 @@ def test_help_and_errors_of_usage_need_no_torch() -> None:
 def test_import_is_as_quiet_as_timm_and_shows_public_names_only() -> None:
     """Also when everything is imported; names that are there cannot be hidden by modules."""
     code = """
-import stridesurgery._recalibrate, stridesurgery.saving, sys, stridesurgery as ss
+import stridesurgery._rewrite.recalibrate, stridesurgery.plot, sys, stridesurgery as ss
 assert dir(ss) == sorted(ss.__all__)
 assert [name for name in dir(ss) if not callable(getattr(ss, name))] == ["detection"]
 assert "torch.utils.cpp_extension" not in sys.modules  # it looks for compilers, and says so

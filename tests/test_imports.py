@@ -12,8 +12,8 @@ import pytest
 import stridesurgery
 
 HOME = Path(stridesurgery.__file__).parent
-STREET = """errors < _hw < _node < _tables < _metrics < surgery < ops < _trace < _analysis < _rewrite < _features
-    < _cost | _verify | _recalibrate | saving < detection | plot < _public < __init__ < _cli < __main__"""
+STREET = """errors < _hw < _node < _tables < surgery < ops < _trace < _analysis < _rewrite < _features
+    < _cost | _verify < detection | plot < _public < __init__ < _cli < __main__"""
 LEVEL = {
     room: level
     for level, row in enumerate(STREET.split("<"))
@@ -43,11 +43,13 @@ EDITORS = {
     "ops.positions",  # the class that reads a table resampled
     "_rewrite.edit",
     "_rewrite.dilate",
+    "_rewrite.rearrange",
     "_features.extract",
     "_features.tokens",
-    "_features.dual_path",
+    "_features.dual_outputs",
     "_features.join",
     "_features.sparse_path",
+    "_features.tile_graph",
     "_features.freeze_norms",
 }
 
@@ -120,6 +122,15 @@ def test_only_named_files_edit_graphs_and_modules(file: str) -> None:
     assert bool(calls | written) == (file in EDITORS), (
         f"{file} edits: {calls | written or 'nothing (any more)'}"
     )
+
+
+def test_rooms_and_files_are_few_and_short() -> None:
+    beside = {"__init__.py", "__main__.py", "__pycache__", "py.typed"}
+    assert len({path.name for path in HOME.iterdir()} - beside) <= 16
+    long = {
+        file: n for file, path in FILES.items() if (n := len(path.read_text().splitlines())) > 300
+    }
+    assert not long
 
 
 @pytest.mark.parametrize("name", ["eliminate", "Surgery", "ops", "detection", "plot"])

@@ -9,8 +9,7 @@ import stridesurgery as ss
 from stridesurgery._cli.arguments import add_model, add_out, add_surgeries, add_taps, source
 from stridesurgery._cli.errors import CommandError
 from stridesurgery._cli.files import SUFFIXES, check_writable
-from stridesurgery._metrics import METRICS, SECONDS
-from stridesurgery._tables import plain
+from stridesurgery._tables import METRICS, SECONDS, plain
 from stridesurgery.surgery import AXES, Options, Positions
 
 # What needs torch is imported when a command runs, so that help and errors of usage are quick.

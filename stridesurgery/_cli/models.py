@@ -42,7 +42,7 @@ class Source:
         import torch
         from torch import nn
 
-        from stridesurgery.saving import fill, read
+        from stridesurgery._rewrite import fill, read
 
         make = _maker(self.name, pretrained=self.weights == PRETRAINED)
         try:

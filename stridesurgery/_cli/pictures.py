@@ -98,7 +98,7 @@ def _drawn(arguments: argparse.Namespace, draw: Callable[[Any], Any]) -> Answer:
         raise CommandError(
             f"pictures need matplotlib, the extra stridesurgery[plot]: {problem}"
         ) from problem
-    from stridesurgery.saving import written_whole
+    from stridesurgery._rewrite import written_whole
 
     figure = draw(plot)
     with written_whole(out) as part:

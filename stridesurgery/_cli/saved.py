@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from stridesurgery._cli.errors import CommandError
+from stridesurgery._rewrite import save, written_whole
 from stridesurgery._trace import image_for
-from stridesurgery.saving import save, written_whole
 from stridesurgery.surgery import Surgery
 
 _FIXED = (

@@ -3,7 +3,8 @@
 from stridesurgery._cost.compare import Comparison, Row, compare, describe
 from stridesurgery._cost.cost import Cost, Part, cost
 from stridesurgery._cost.latency import Timing
-from stridesurgery._cost.search import Budget, Candidate, Search, search
+from stridesurgery._cost.search import search
+from stridesurgery._cost.search_result import Budget, Candidate, Search
 
 __all__ = [
     "Budget",

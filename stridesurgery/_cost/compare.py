@@ -12,10 +12,9 @@ from stridesurgery._cost.cost import Cost, count
 from stridesurgery._cost.latency import Timing, in_turn, inference, training_step
 from stridesurgery._features import Tap, TapName, feature_of, find_taps
 from stridesurgery._hw import HW, hw_short, hw_text
-from stridesurgery._metrics import METRICS
 from stridesurgery._node import info
 from stridesurgery._rewrite import eliminate, requested
-from stridesurgery._tables import Shown, Table, gmac, mib, plain, ratio
+from stridesurgery._tables import METRICS, Shown, Table, gmac, mib, plain, ratio
 from stridesurgery._trace import copy_to_meta, one_image
 from stridesurgery.errors import RequestError, SurgeryError
 from stridesurgery.surgery import AXES, Surgery

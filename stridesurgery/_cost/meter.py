@@ -29,9 +29,8 @@ class NodeCost:
     pieces: tuple[int, ...]  # bytes of each piece of memory that it allocates
     kept: tuple[int, ...]  # indices of the pieces that outlive the call
     peak: int  # bytes: maximum of its own memory that it holds at once
-    uncounted: Mapping[str, int] = field(
-        default_factory=dict
-    )  # operators without a count: how many calls
+    # operators without a count: how many calls
+    uncounted: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def made(self) -> int:

@@ -1,161 +1,27 @@
 """Search for surgeries that give the wanted maps within a bound on cost."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from numbers import Real
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 from stridesurgery._analysis import Analysis, Part, analyse, part_of
-from stridesurgery._cost.compare import describe
 from stridesurgery._cost.feasible import feasible_plans
 from stridesurgery._cost.forecast import CostEstimate, Forecast, estimates
-from stridesurgery._cost.latency import Timing, in_turn, inference
+from stridesurgery._cost.latency import in_turn, inference
+from stridesurgery._cost.search_result import Budget, Candidate, Search, is_positive
 from stridesurgery._features import Tap, TapName, find_taps
-from stridesurgery._hw import HW, hw_numbers, hw_short
-from stridesurgery._metrics import METRICS, SECONDS
+from stridesurgery._hw import HW, hw_numbers
 from stridesurgery._rewrite import Plan, eliminate
-from stridesurgery._tables import Shown, Table, fields_of, in_sight, ratio
+from stridesurgery._tables import METRICS, in_sight
 from stridesurgery._trace import copy_to_meta, one_image
 from stridesurgery.errors import RequestError
 from stridesurgery.surgery import AXES, Axis, Options, Positions, Surgery
 
 ROUNDS = 7  # of timing, if seconds are bounded
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Upper bounds on the cost of inference on one image; None: no bound.
-
-    Example:
-        >>> import timm, stridesurgery as ss
-        >>> budget = ss.Budget(macs=3e8, peak_bytes=2**20)
-        >>> found = ss.search(timm.create_model("resnet18"), budget, taps="layer4", input_size=64)
-        >>> [candidate.name for candidate in found]
-        ['S1L16']
-    """
-
-    macs: float | None = None  #: multiply-accumulates
-    activation_bytes: float | None = None  #: of all values that are created
-    peak_bytes: float | None = None  #: of activations held at once
-    seconds: float | None = None  #: measured on the model's device
-
-    def __post_init__(self) -> None:
-        for name, bound in vars(self).items():
-            if bound is not None and not _is_positive(bound):
-                raise RequestError(
-                    f"{name} of a Budget is a positive number or None, got {bound!r}"
-                )
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One surgery, with the reductions it gives and its cost.
-
-    Example:
-        >>> import timm, stridesurgery as ss
-        >>> found = ss.search(timm.create_model("resnet18"), 3, taps="layer4", input_size=64)
-        >>> best = found[-1]
-        >>> best.name, best.reductions, best.macs
-        ('S1L16', ((16, 16),), 249221120)
-    """
-
-    surgery: Surgery
-    reductions: tuple[HW[float], ...]  #: at the taps, (rows, columns)
-    macs: int
-    activation_bytes: int
-    peak_bytes: int | None  #: None if the graph does not tell when the forward code frees values
-    first: int  #: number of the first transition that is eliminated
-    latency: Timing | None = None  #: measured if seconds are bounded
-
-    @property
-    def name(self) -> str:
-        """Short description of the surgery."""
-        return describe(self.surgery)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the surgery, its name and its cost as plain data."""
-        return {"name": self.name, **fields_of(self)}
-
-
-@dataclass(frozen=True, repr=False)
-class Search(Shown):
-    """Result of a search.
-
-    It shows itself as a table. Iteration, length and indexing are those of the Pareto set, `front`.
-
-    Example:
-        >>> import timm, stridesurgery as ss
-        >>> found = ss.search(timm.create_model("resnet18"), 3, taps="layer4", input_size=64)
-        >>> len(found), found[0].name, found.original.macs
-        (2, 'S1L11', 148557824)
-    """
-
-    model: str
-    input_size: HW[int]
-    taps: tuple[str, ...]
-    original: Candidate  #: the untouched model, as a surgery of no strides
-    candidates: tuple[Candidate, ...]  #: all within the budget
-    front: tuple[Candidate, ...]  #: the candidates that no other one beats
-    refused: tuple[str, ...]  #: transitions that cannot be eliminated, and why
-    closest: Candidate | None = None  #: without a front: the cheapest of those nearest to the goal
-    _records = "front"
-
-    def __iter__(self) -> Iterator[Candidate]:
-        return iter(self.front)
-
-    def __len__(self) -> int:
-        return len(self.front)
-
-    def __getitem__(self, number: int) -> Candidate:
-        return self.front[number]
-
-    def _table(self) -> Table:
-        h, w = self.input_size
-        timed = any(c.latency is not None for c in self.front)
-        header = (
-            "",
-            f"reduction at {', '.join(self.taps)}",
-            *(m.title for m in METRICS),
-            *([SECONDS.title] * timed),
-        )
-        rows = [_cells(c, self.original, timed) for c in (self.original, *self.front)]
-        title = (
-            f"{self.model} at {h}x{w}: {len(self.front)} of the {len(self.candidates)} surgeries "
-            "within the budget are beaten by no other; ratios to the model as it is"
-        )
-        return Table(title, header, rows, left=(0, 1), notes=[*self._way_out(), *self.refused])
-
-    def _way_out(self) -> list[str]:
-        """Return the price of the goal, or what comes nearest to it, if the budget buys nothing."""
-        if self.front:
-            return []
-        if self.closest is None:
-            return ["no transition can be eliminated"]
-        reductions = " ".join(map(hw_short, self.closest.reductions))
-        price = "; ".join(
-            f"{metric.title} {ratio(metric.of(self.closest), metric.of(self.original))}"
-            for metric in METRICS
-        )
-        return [
-            "nothing is within the budget; the cheapest that comes nearest is "
-            f"{self.closest.name}: reduction {reductions} at {', '.join(self.taps)}, at {price} "
-            "times the model as it is"
-        ]
-
-
-def _cells(candidate: Candidate, base: Candidate, timed: bool) -> tuple[str, ...]:
-    row = (
-        candidate.name if candidate.surgery.S else "as is",
-        " ".join(map(hw_short, candidate.reductions)),
-        *(ratio(metric.of(candidate), metric.of(base)) for metric in METRICS),
-    )
-    if not timed:
-        return row
-    return (*row, "" if candidate.latency is None else f"{1000 * candidate.latency.median:.1f} ms")
 
 
 def search(
@@ -280,7 +146,7 @@ def _outside(candidate: Candidate, part: Part) -> Candidate:
 
 
 def _times(budget: Any) -> float:
-    if not _is_positive(budget):
+    if not is_positive(budget):
         raise RequestError(
             "budget is a Budget, or how many times the model's compute may be spent, got "
             f"{budget!r}"
@@ -288,16 +154,12 @@ def _times(budget: Any) -> float:
     return float(budget)
 
 
-def _is_positive(number: Any) -> bool:
-    return isinstance(number, Real) and not isinstance(number, bool) and float(number) > 0
-
-
 def _wanted(reduction: Any, taps: int) -> tuple[float, ...]:
     """Return the most input pixels per cell at each tap."""
     many = list(reduction) if isinstance(reduction, Sequence) else [reduction] * taps
     if len(many) != taps:
         raise RequestError(f"reduction names {len(many)} maps, but there are {taps} taps")
-    if not all(r is None or _is_positive(r) for r in many):
+    if not all(r is None or is_positive(r) for r in many):
         raise RequestError(
             f"a reduction is a positive number of pixels per cell, got {reduction!r}"
         )

@@ -71,9 +71,8 @@ class Values:
         place, shape = self.analysis.grid_of[node], shape_of(node)
         if node.op == "placeholder" or shape is None or channel_axis(node, place) is None:
             return False
-        if (
-            node in self.borders or node.target in REARRANGING
-        ):  # a map of which there is another copy
+        # a map of which there is another copy
+        if node in self.borders or node.target in REARRANGING:
             return False
         passing = (
             node.op == "call_module" and module_traits(self.analysis.recording.module(node)).passes

@@ -95,12 +95,10 @@ class _Join:
         self.graph = copied(fine.graphs[original.recording.training])
         self.small: dict[Key, fx.Node] = {info(n).key: n for n in self.graph.nodes}
         self.changes = {c.site.node: c for c in changes_of(original.spatial_ops, planned)}
-        self.operated = after(
-            [self.small.get(info(n).key) for n in self.changes]
-        )  # of the small path alone
-        self.beyond: set[fx.Node] = (
-            set()
-        )  # nodes of the original's graph after the first eliminated operators
+        # of the small path alone
+        self.operated = after([self.small.get(info(n).key) for n in self.changes])
+        # nodes of the original's graph after the first eliminated operators
+        self.beyond: set[fx.Node] = set()
         self.large: dict[Key, fx.Node] = {}
         self.lasting = lasting_memory(self.graph)
         self.memory: dict[Any, Any] = {}  # by label in the original's graph, where it is shared
@@ -188,9 +186,8 @@ class _Join:
         """Return the large path's value of an input."""
         value = self.large[info(source).key]
         shared = value is self.small.get(info(source).key)
-        if (
-            shared and node not in self.changes and value.op != "get_attr"
-        ):  # statistics: both paths update them
+        # statistics: both paths update them
+        if shared and node not in self.changes and value.op != "get_attr":
             if shape_of(value) is not None and is_overwritten(value, self.operated):
                 raise OperatorError(
                     f"{info(node).path or node.name} reads a value from before the first "
@@ -226,9 +223,8 @@ class _Join:
             made = self.graph.call_function(sample, (fine, *step))
         self._describe(made, node)
         info(made).set(memory=made.name, writes=())
-        self.memory[info(node).memory] = (
-            made.name
-        )  # what is the large path's value of that memory from here on
+        # what is the large path's value of that memory from here on
+        self.memory[info(node).memory] = made.name
         if before is not None:
             self.samples.add(made)
         return made

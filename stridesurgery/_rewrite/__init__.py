@@ -1,10 +1,11 @@
 """From a request to an operated model."""
 
 from stridesurgery._rewrite.check_modes import check_alike
-from stridesurgery._rewrite.dilate import dilated_graph, rearranged, reassembled_map, with_samples
+from stridesurgery._rewrite.dilate import dilated_graph
 from stridesurgery._rewrite.eliminate import check_operated, eliminate, operate
 from stridesurgery._rewrite.plan import Change, Plan, changes_of, plan
-from stridesurgery._rewrite.recipe import ENTRY, recipes_in
+from stridesurgery._rewrite.rearrange import rearranged, reassembled_map, with_samples
+from stridesurgery._rewrite.recalibrate import recalibrate
 from stridesurgery._rewrite.records import (
     described,
     intermediates,
@@ -13,27 +14,32 @@ from stridesurgery._rewrite.records import (
     refreshed,
 )
 from stridesurgery._rewrite.request import check_one_path, requested
+from stridesurgery._rewrite.saving import fill, load, read, save, written_whole
 
 __all__ = [
-    "ENTRY",
-    "described",
     "Change",
     "Plan",
     "changes_of",
     "check_alike",
     "check_one_path",
+    "check_operated",
+    "described",
+    "dilated_graph",
     "eliminate",
+    "fill",
     "intermediates",
     "larger_by",
+    "load",
     "operate",
-    "dilated_graph",
     "plan",
+    "read",
     "rearranged",
-    "recipes_in",
+    "reassembled_map",
+    "recalibrate",
     "records_of",
     "refreshed",
-    "check_operated",
     "requested",
+    "save",
     "with_samples",
-    "reassembled_map",
+    "written_whole",
 ]

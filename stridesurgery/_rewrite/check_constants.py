@@ -155,9 +155,8 @@ def _changed(node: fx.Node, now: dict[Key, Shape]) -> bool:
 
 def _check_windows(original: Recording, now: dict[Key, Shape], followed: set[str]) -> None:
     """Refuse one entry per window (Swin's attention mask): it would be tiled over more windows."""
-    windows: dict[str, set[int]] = defaultdict(
-        set
-    )  # by module: the numbers of windows that are not so any more
+    # by module: the numbers of windows that are not so any more
+    windows: dict[str, set[int]] = defaultdict(set)
     for key, before in original.shapes.items():
         after = now.get(key, before)
         if before and after and after[0] != before[0] and before[0] % BATCH == 0:

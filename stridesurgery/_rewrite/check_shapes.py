@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
-from stridesurgery._analysis import Analysis, SpatialOp, beyond, spatial_ops
+from stridesurgery._analysis import Analysis, SpatialOp, spatial_ops
 from stridesurgery._hw import HW
-from stridesurgery._node import BATCH, Key, Shape, info, shape_of, tensors_in
+from stridesurgery._node import BATCH, Key, Shape, info, tensors_in
 from stridesurgery._rewrite.check_constants import check_constants, check_reads
 from stridesurgery._rewrite.plan import Plan
-from stridesurgery._rewrite.positions import follow_image
-from stridesurgery._trace import Recording, copied_model, record
-from stridesurgery.errors import GridError, TraceError
+from stridesurgery._rewrite.references import cells_of, factor_of, factors_of, reference_shapes
+from stridesurgery._trace import Recording
+from stridesurgery.errors import GridError
 from stridesurgery.ops import FUNCTIONS, function_traits
 
 
@@ -50,7 +50,9 @@ def check_grid(original: Analysis, operated: Recording, plan: Plan) -> GridCheck
         _is_local(original.recording)
         and all(_is_multiple(site, plan, now) for site in original.spatial_ops)
     ):
-        references = {factor: _reference(original, plan, factor, now) for factor in factors[1:]}
+        references = {
+            factor: reference_shapes(original, plan, factor, now) for factor in factors[1:]
+        }
     found = [r for r in references.values() if r is not None]
     complete = len(found) == len(factors) - 1
     _check_restored(plan, now)
@@ -62,9 +64,8 @@ def check_grid(original: Analysis, operated: Recording, plan: Plan) -> GridCheck
     joined: set[tuple[int, int]] = set()  # lengths of maps of several reductions, before and now
     windows = [p for p, m in operated.model.named_modules() if vars(m).get("pools_in_windows")]
     for key, shape in now.items():
-        if (
-            key in base
-        ):  # else control flow took another way; the layers below are compared all the same
+        # else control flow took another way; the layers below are compared all the same
+        if key in base:
             lengths = zip(base[key], shape, strict=False)
             joined |= {
                 (old, new)
@@ -105,8 +106,8 @@ def _check_restored(plan: Plan, now: dict[Key, Shape]) -> None:
             new.step // old.step
             for new, old in zip(change.operator.windows, site.operator.windows, strict=True)
         ]
-        if max(grown) > 1 and key in now and _cells(now[key], site) != site.out_grid:
-            have, want = _cells(now[key], site), site.out_grid
+        if max(grown) > 1 and key in now and cells_of(now[key], site) != site.out_grid:
+            have, want = cells_of(now[key], site), site.out_grid
             raise GridError(
                 f"{site.name} with the stride it takes on gives {have[0]}x{have[1]} cells instead "
                 f"of {want[0]}x{want[1]}: its larger window does not divide the map alike. Restore "
@@ -174,61 +175,6 @@ def _check_reductions(original: Analysis, operated: Recording, plan: Plan) -> No
             )
 
 
-def factors_of(plan: Plan) -> list[HW[int]]:
-    """Return the factors by which maps grow, from the first planned transition to the last."""
-    factors: list[HW[int]] = [(1, 1)]
-    for transition in plan.transitions:
-        rows, columns = factors[-1]
-        factors.append((int(rows * transition.by[0]), int(columns * transition.by[1])))
-    return list(dict.fromkeys(factors))  # restored strides lead back to 1
-
-
-def _factor_of(site: SpatialOp, plan: Plan) -> HW[int]:
-    old = site.after.reduction
-    new = plan.reduction(old)
-    return int(old[0] / new[0]), int(old[1] / new[1])
-
-
-def _reference(
-    original: Analysis, plan: Plan, factor: HW[int], now: dict[Key, Shape]
-) -> dict[Key, Shape] | None:
-    """Shapes of the original on the input that gives its maps the size they have after the cut."""
-    recording = original.recording
-    site = next(
-        (s for s in original.spatial_ops if s.is_strided and _factor_of(s, plan) == factor), None
-    )
-    if site is None:
-        return None
-    size = (recording.size[0] * factor[0], recording.size[1] * factor[1])
-    key = info(site.node).key
-    for _ in range(3):
-        if min(size) < 1:
-            return None  # the map has fewer cells than the original's at any size
-        try:
-            twin = recording.model
-            if plan.surgery.positions != "refuse":
-                twin = copied_model(twin)
-                follow_image(twin, original, factor, size, plan.surgery.positions)
-            shapes = record(twin, size, training=recording.training).shapes
-        except TraceError:
-            return None  # the model refuses other input sizes
-        if key not in shapes or key not in now:
-            return None
-        short = [_cells(now[key], site)[i] - _cells(shapes[key], site)[i] for i in range(2)]
-        if short == [0, 0]:
-            return shapes
-        # without padding, k*o cells need an input some pixels off k times the original's
-        rows, columns = (
-            s + d * int(r) for s, d, r in zip(size, short, site.after.reduction, strict=True)
-        )
-        size = rows, columns
-    return None
-
-
-def _cells(shape: Shape, site: SpatialOp) -> HW[int]:
-    return shape[site.operator.last - 1], shape[site.operator.last]
-
-
 def _check_value(
     key: Key,
     shape: Shape,
@@ -244,9 +190,8 @@ def _check_value(
         if not complete:
             choices |= {c for other in allowed for c in _grown(other[axis], factors)}
             if axis == 0 and base[0] == BATCH:
-                choices = {
-                    BATCH
-                }  # windows cannot be told from cells that are swallowed into the batch
+                # windows cannot be told from cells that are swallowed into the batch
+                choices = {BATCH}
         known = axis < len(base) and (base[axis], length) in joined
         if length not in choices and not known:
             raise GridError(_off(key, shape, allowed or [base], complete))
@@ -304,12 +249,12 @@ def _check_site(
     """Check one layer's output exactly; returns whether it is exactly k times larger."""
     if _is_multiple(site, plan, now):
         return True
-    key, factor = info(site.node).key, _factor_of(site, plan)
-    reference, cells = references.get(factor), _cells(now[key], site)
+    key, factor = info(site.node).key, factor_of(site, plan)
+    reference, cells = references.get(factor), cells_of(now[key], site)
     if reference is not None and now[key][0] != BATCH and reference.get(key) == now[key]:
         return True  # the larger map is cut into windows, where the smaller one was a single window
     times = [g * f for g, f in zip(site.out_grid, factor, strict=True)]
-    if reference is None or key not in reference or _cells(reference[key], site) != cells:
+    if reference is None or key not in reference or cells_of(reference[key], site) != cells:
         raise GridError(
             f"layer {site.name} leaves the grid: its output has {cells[0]}x{cells[1]} cells where "
             f"{times[0]}x{times[1]} were expected"
@@ -327,8 +272,8 @@ def _is_multiple(site: SpatialOp, plan: Plan, now: dict[Key, Shape]) -> bool:
         or site.operator.kind in ("pad", "unknown_pad")
     ):
         return True  # without a grid of its own; checked as a value
-    rows, columns = _factor_of(site, plan)
-    return _cells(now[key], site) == (site.out_grid[0] * rows, site.out_grid[1] * columns)
+    rows, columns = factor_of(site, plan)
+    return cells_of(now[key], site) == (site.out_grid[0] * rows, site.out_grid[1] * columns)
 
 
 def _is_local(recording: Recording) -> bool:
@@ -344,59 +289,3 @@ def _is_local(recording: Recording) -> bool:
         if not (traits.per_cell or traits.passes or traits.per_map):
             return False
     return True
-
-
-def batch_axes(shape: Shape) -> list[int]:
-    """Return the axes that the images of a recording's batch may lie along."""
-    return [i for i, length in enumerate(shape) if length and length % BATCH == 0]
-
-
-def check_phases(original: Analysis, dilated: Recording, planned: Plan) -> int:
-    """Compare every value of a dilated network with the original's: same shape, in each phase.
-
-    Returns:
-        How many values were compared.
-
-    Raises:
-        GridError: naming the first that differs.
-    """
-    now = {info(n).key: n for n in dilated.graph.nodes}
-    before = {info(n).key: n for n in original.recording.graph.nodes}
-    changed = {info(c.site.node).key for c in planned.changes}
-    count = 0
-    for key, node in before.items():
-        was, new = shape_of(node), shape_of(now.get(key))
-        if was is None or new is None or node.op in ("get_attr", "output") or key in changed:
-            continue
-        place = original.grid_of.get(node)
-        # what is made for a batch of a length that was read (class tokens) is not told by a
-        # reduction
-        transitions = [
-            c for c in planned.transitions if place is None or beyond(place.reduction, c.before)
-        ]
-        factors = [
-            math.prod(int(c.by[0] * c.by[1]) for c in transitions[:n])
-            for n in range(1, len(transitions) + 1)
-        ]
-        allowed = [
-            was,
-            *(
-                shape
-                for k in (factors if place is None else factors[-1:])
-                for shape in _batched(was, k)
-            ),
-        ]
-        if new not in allowed:
-            where = info(node).path or node.name
-            raise GridError(
-                f"the value at {where} would become {new} where {' or '.join(map(str, allowed))} "
-                "was expected: the model mixes the images of a batch. Choose a transition after "
-                "this place"
-            )
-        count += 1
-    return count
-
-
-def _batched(shape: tuple[int, ...], factor: int) -> list[tuple[int, ...]]:
-    """Return the shapes with a batch `factor` times as long, windows and heads beside it or not."""
-    return [(*shape[:i], shape[i] * factor, *shape[i + 1 :]) for i in batch_axes(shape)]

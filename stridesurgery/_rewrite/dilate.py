@@ -8,19 +8,21 @@ is the original's.
 """
 
 import operator
-from collections.abc import Callable
-from fractions import Fraction
 from functools import cached_property
-from typing import Any
 
 from torch import fx
 
-from stridesurgery._analysis import REARRANGING, Analysis, GridInfo, SpatialOp, beyond, channel_axis
-from stridesurgery._hw import HW
+from stridesurgery._analysis import REARRANGING, Analysis, SpatialOp, beyond, channel_axis
 from stridesurgery._node import BATCH, Key, info, returned, shape_of, tensors_in
-from stridesurgery._rewrite.atrous import reading_whole_maps
-from stridesurgery._rewrite.check_shapes import batch_axes
+from stridesurgery._rewrite.check_phases import batch_axes, check_no_map
 from stridesurgery._rewrite.plan import Plan, changes_of
+from stridesurgery._rewrite.rearrange import (
+    Phases,
+    describe_phases,
+    phase_count,
+    place_of,
+    reassembled_map,
+)
 from stridesurgery._trace import Recording, copied, record
 from stridesurgery.errors import GridError, OperatorError, TraceError
 from stridesurgery.ops import (
@@ -28,15 +30,11 @@ from stridesurgery.ops import (
     LONG_BATCH,
     across_batch,
     arguments,
-    batch_to_space,
     first_phase,
     function_traits,
-    original_cells,
     repeat_phases,
     space_to_batch,
 )
-
-Phases = tuple[tuple[int, int], ...]
 
 
 def dilated_graph(original: Analysis, planned: Plan) -> fx.Graph:
@@ -48,25 +46,6 @@ def dilated_graph(original: Analysis, planned: Plan) -> fx.Graph:
         OperatorError: an eliminated operator works on windows of the map.
     """
     return _Dilated(original, planned).graph
-
-
-def with_samples(original: Analysis, planned: Plan) -> fx.Graph:
-    """Return a copy of the original's graph: readers of whole maps get the original's cells."""
-    graph = copied(original.recording.graph)
-    if not planned.samples:
-        return graph
-    nodes = {info(n).key: n for n in graph.nodes}
-    for reader in reading_whole_maps(original, planned.is_beyond) or []:
-        node = nodes[info(reader).key]
-        for source in tensors_in([reader.args, reader.kwargs]):
-            place = original.grid_of.get(source)
-            if place is None or place.pooled or not planned.is_beyond(place):
-                continue
-            new = planned.reduction(place.reduction)
-            by = tuple(int(a / b) for a, b in zip(place.reduction, new, strict=True))
-            given = nodes[info(source).key]
-            node.replace_input_with(given, rearranged(given, original_cells, by, before=node))
-    return graph
 
 
 class _Dilated:
@@ -123,7 +102,7 @@ class _Dilated:
         shape, axes = shape_of(node) or (), self.batch_axes(node)
         if len(axes) != 1 or shape[axes[0]] != BATCH:
             raise GridError(
-                f"the value at {_place(node)}, {shape}, has no axis for the images alone, out of "
+                f"the value at {place_of(node)}, {shape}, has no axis for the images alone, out of "
                 "which their phases could be taken. Return the batch as an axis of its own, or "
                 "choose a transition after this place"
             )
@@ -182,7 +161,7 @@ class _Dilated:
             what = what or (f"all images of a batch (by {', '.join(mixing)})" if mixing else "")
         if what:
             raise OperatorError(
-                f"{_place(node)} computes with {what}, which would hold the phases; choose a "
+                f"{place_of(node)} computes with {what}, which would hold the phases; choose a "
                 "transition after it"
             )
 
@@ -226,8 +205,8 @@ class _Dilated:
             seen.add(node)
         if len(found) > 1:
             raise GridError(
-                f"{_place(value)} computes with the lengths of several batches, of which only some "
-                "would hold phases. Choose a transition after it"
+                f"{place_of(value)} computes with the lengths of several batches, of which only "
+                "some would hold phases. Choose a transition after it"
             )
         return next(iter(found), None)
 
@@ -235,11 +214,11 @@ class _Dilated:
         if have == wanted:
             return
         longer, shorter = (have, wanted) if len(have) > len(wanted) else (wanted, have)
-        axis, count = self.batch_axis(source), _count(longer[len(shorter) :])
+        axis, count = self.batch_axis(source), phase_count(longer[len(shorter) :])
         function = first_phase if longer is have else repeat_phases
         with self.graph.inserting_before(node):
             value = self.graph.call_function(function, (source, count, *([axis] if axis else [])))
-        _describe(value, source, "aligned", node.name)
+        describe_phases(value, source, "aligned", node.name)
         info(value).phases = wanted
         node.replace_input_with(source, value)
 
@@ -248,7 +227,7 @@ class _Dilated:
         source, axis = length.args
         if not isinstance(source, fx.Node) or info(source).key not in self.grid_of:
             return
-        have, want = _count(self.phases(source)), _count(wanted)
+        have, want = phase_count(self.phases(source)), phase_count(wanted)
         if have == want or axis != self.batch_axis(source):
             return
         function, factor = (
@@ -256,7 +235,7 @@ class _Dilated:
         )
         with self.graph.inserting_before(node):
             value = self.graph.call_function(function, (length, factor))
-        _describe(value, length, "aligned", node.name)
+        describe_phases(value, length, "aligned", node.name)
         node.replace_input_with(length, value)
 
     def _open(self, node: fx.Node, site: SpatialOp, added: Phases) -> None:
@@ -278,11 +257,10 @@ class _Dilated:
                 opened = self.graph.call_function(
                     space_to_batch, (value, by, last) if last != -1 else (value, by)
                 )
-            _describe(opened, node, "space_to_batch", len(opened.graph.nodes))
+            describe_phases(opened, node, "space_to_batch", len(opened.graph.nodes))
             value = opened
-        info(value).take(
-            node, key=info(value).key, ends=(), writes=()
-        )  # what follows works on its memory
+        # what follows works on its memory
+        info(value).take(node, key=info(value).key, ends=(), writes=())
         info(node).memory = f"{node.name} before phases"
         self.grid_of[info(value).key] = self.grid_of[info(node).key]
         for user in users:
@@ -299,7 +277,7 @@ class _Dilated:
                 continue
             axis = channel_axis(source, place)
             if axis is None:
-                _check_no_map(source, place)
+                check_no_map(source, place)
                 self._give(output, source, self.phases(source), ())
             else:
                 # put together last: until then the map may be written into
@@ -308,85 +286,8 @@ class _Dilated:
                 )
 
 
-def _place(node: fx.Node) -> str:
-    return str(node.target if node.op == "call_module" else info(node).path or node.name)
-
-
-def _check_no_map(node: fx.Node, place: GridInfo) -> None:
-    """Refuse to return one phase of a value that looks like a map of unknown grid.
-
-    Raises:
-        GridError: its cells cannot be put together.
-    """
-    shape = shape_of(node) or ()
-    if (
-        len(shape) == 4
-        and not place.pooled
-        and place.grid is not None
-        and min(*shape[2:], *shape[1:3]) > 1
-    ):
-        raise GridError(
-            f"the output at {_place(node)}, {shape}, has the form of a map, and its cells come "
-            "from operators that are not understood, so that its phases cannot be put together. "
-            "Leave dilate out, or choose a later transition"
-        )
-
-
 def _counts_images(node: fx.Node, lengths: dict[fx.Node, bool]) -> bool:
     """Return True if arithmetic with a tensor takes the number of images as a number."""
     return function_traits(node).arithmetic and any(
         lengths.get(source, False) for source in node.all_input_nodes
     )
-
-
-def reassembled_map(
-    node: fx.Node,
-    reduction: HW[Fraction],
-    phases: Phases,
-    axis: int,
-    *,
-    before: fx.Node | None = None,
-) -> fx.Node:
-    """Return the map of a node's phases, put together right after it, or before another node.
-
-    `reduction` is that of the phases, `axis` that of the channels.
-    """
-    image = next(n for n in node.graph.nodes if n.op == "placeholder")
-    rows, columns = (
-        (f.numerator, f.denominator)
-        for f in (Fraction(r) / _count_along(phases, i) for i, r in enumerate(reduction))
-    )
-    last = [-2] if axis == 3 else []
-    return rearranged(node, batch_to_space, phases, image, (rows, columns), *last, before=before)
-
-
-def rearranged(
-    node: fx.Node, function: Callable[..., Any], *args: Any, before: fx.Node | None = None
-) -> fx.Node:
-    """Insert a call that rearranges phases, right after its value or before a node."""
-    with (
-        node.graph.inserting_after(node) if before is None else node.graph.inserting_before(before)
-    ):
-        value = node.graph.call_function(function, (node, *args))
-    _describe(value, node, function.__name__, value.name)
-    info(value).phases = ()
-    return value
-
-
-def _count(phases: Phases) -> int:
-    return _count_along(phases, 0) * _count_along(phases, 1)
-
-
-def _count_along(phases: Phases, axis: int) -> int:
-    count = 1
-    for by in phases:
-        count *= by[axis]
-    return count
-
-
-def _describe(made: fx.Node, of: fx.Node, what: str, number: Any) -> None:
-    """Copy node info to an inserted node."""
-    path, _, target, count = info(of).key
-    info(made).take(of, key=(path, made.op, f"{what}:{target}:{number}", count), ends=(), writes=())
-    if made.target not in (first_phase, original_cells):  # which are views
-        info(made).memory = f"{what} {number}"

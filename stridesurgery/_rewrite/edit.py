@@ -8,9 +8,10 @@ from torch import fx, nn
 from stridesurgery._analysis import Analysis, FeatureInfo
 from stridesurgery._node import info
 from stridesurgery._rewrite.check_modes import check_alike, check_output_kind
-from stridesurgery._rewrite.dilate import dilated_graph, with_samples
+from stridesurgery._rewrite.dilate import dilated_graph
 from stridesurgery._rewrite.plan import Change, Draft, Plan, changes_of
 from stridesurgery._rewrite.positions import follow_positions
+from stridesurgery._rewrite.rearrange import with_samples
 from stridesurgery._rewrite.recipe import attach
 from stridesurgery._rewrite.records import refreshed, update_records
 from stridesurgery._trace import RewrittenModel, is_fixed_size, record, rewritten

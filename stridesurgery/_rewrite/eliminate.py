@@ -9,7 +9,8 @@ from torch import nn
 from stridesurgery._analysis import Analysis, Part, analyse, kind_of, part_of
 from stridesurgery._hw import HW
 from stridesurgery._rewrite.check_modes import check_same_maps
-from stridesurgery._rewrite.check_shapes import GridCheck, check_grid, check_phases
+from stridesurgery._rewrite.check_phases import check_phases
+from stridesurgery._rewrite.check_shapes import GridCheck, check_grid
 from stridesurgery._rewrite.edit import Draft, finish, is_graph, make_draft
 from stridesurgery._rewrite.plan import Plan, plan
 from stridesurgery._rewrite.positions import knows_positions
@@ -120,9 +121,8 @@ def eliminate(
         positions=positions,
     )
     if isinstance(S, Surgery) and S.after is not None:
-        if (
-            inplace
-        ):  # tried without weights first: the model is untouched if a later surgery is refused
+        # tried without weights first: the model is untouched if a later surgery is refused
+        if inplace:
             eliminate(copy_to_meta(model), S, L, input_size=input_size, **options.options)
         model = eliminate(model, S.after, input_size=input_size, inplace=inplace)
         S = replace(S, after=None)

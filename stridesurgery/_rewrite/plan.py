@@ -31,9 +31,8 @@ class PlannedTransition:
     """One step of the chain of reductions that is eliminated, or takes eliminated strides on."""
 
     before: HW[Fraction]  # maps up to this reduction keep their grid
-    by: HW[
-        Fraction
-    ]  # k: all later maps grow by this, (rows, columns); below 1 where strides are restored
+    # k: all later maps grow by this, (rows, columns); below 1 where strides are restored
+    by: HW[Fraction]
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,8 @@ class Draft:
     """An operated model without weights, and what it computes."""
 
     model: nn.Module
-    recordings: dict[
-        bool, Recording
-    ]  # by whether it trains; of an edited module that of eval mode alone
+    # by whether it trains; of an edited module that of eval mode alone
+    recordings: dict[bool, Recording]
 
 
 def plan(analysis: Analysis, surgery: Surgery) -> Plan:

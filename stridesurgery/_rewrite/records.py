@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from stridesurgery._analysis import Analysis, FeatureInfo, analyse, geometry_of, reduction_of
 from stridesurgery._hw import HW
 from stridesurgery._node import Shape, returned, shape_of
-from stridesurgery._rewrite.check_shapes import factors_of
 from stridesurgery._rewrite.plan import Draft, Plan
+from stridesurgery._rewrite.references import factors_of
 from stridesurgery._trace import RewrittenModel, one_image
 from stridesurgery.errors import GridError
 
@@ -71,9 +71,8 @@ def described(model: nn.Module) -> dict[str, Any]:
 
 
 def _entries(info: Any) -> Any:
-    entries = (
-        info if isinstance(info, (list, tuple)) else getattr(info, "info", None)
-    )  # timm's FeatureInfo
+    # timm's FeatureInfo
+    entries = info if isinstance(info, (list, tuple)) else getattr(info, "info", None)
     return entries if isinstance(entries, (list, tuple)) else ()
 
 

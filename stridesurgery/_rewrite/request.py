@@ -97,9 +97,8 @@ def request(
     for layer in named:
         _check_names_one(analysis, layer)
     groups = {analysis.transitions_of(layer): layer for layer in reversed(named)}
-    layers = tuple(
-        layer for layer in dict.fromkeys(named) if layer in groups.values()
-    )  # one of each transition
+    # one of each transition
+    layers = tuple(layer for layer in dict.fromkeys(named) if layer in groups.values())
     if S is not None and S != len(layers):
         raise RequestError(
             f"S is {S} but L = {listed(named)} names {len(layers)} transition(s). "

@@ -21,11 +21,12 @@ from stridesurgery._trace.recording import (
 
 __all__ = [
     "Numbers",
-    "RewrittenModel",
     "Recording",
+    "RewrittenModel",
     "check_plain",
     "copied",
     "copied_model",
+    "copy_to_meta",
     "default_size",
     "image_for",
     "input_channels",
@@ -38,5 +39,4 @@ __all__ = [
     "rewritten",
     "state_of",
     "tensors_returned",
-    "copy_to_meta",
 ]

@@ -253,9 +253,8 @@ def default_size(model: nn.Module) -> tuple[int, int]:
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     if isinstance(config, dict) and config.get("input_size"):
         return tuple(config["input_size"][-2:])
-    return (
-        (299, 299) if type(model).__name__ == "Inception3" else (224, 224)
-    )  # torchvision records no size
+    # torchvision records no size
+    return (299, 299) if type(model).__name__ == "Inception3" else (224, 224)
 
 
 @torch.inference_mode(False)  # in which a copy could never learn

@@ -1,9 +1,7 @@
 """Run a weightless model and record what it computes, for `trace`."""
 
 import inspect
-import operator
 import random
-import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -12,46 +10,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.overrides import TorchFunctionMode
 
 from stridesurgery._node import info, tensors_among
+from stridesurgery._trace.function_calls import FunctionCalls
 from stridesurgery._trace.hooks import Hooks
 from stridesurgery._trace.leftovers import clear_caches, state_of
-from stridesurgery._trace.meta_copy import numbers_of
-from stridesurgery._trace.numbers import with_numbers
 from stridesurgery._trace.recording import give_keys, lost_no_grad, tensors_returned
-from stridesurgery._trace.values import Values, holds_value
 from stridesurgery.errors import TraceError
-from stridesurgery.ops import Watch, beyond_numbers, known_result, known_sum, module_traits
-
-_OPERATORS = {
-    f"__{name}__": getattr(operator, name)
-    for name in (
-        "add sub mul truediv floordiv mod pow matmul neg eq ne lt le gt ge getitem setitem invert "
-        "and_ or_ xor iadd isub imul itruediv ifloordiv imod ipow iand ior abs"
-    ).split()
-} | {"__and__": operator.and_, "__or__": operator.or_}
-_REFLECTED = {
-    f"__r{name}__": getattr(operator, name)
-    for name in "add sub mul truediv floordiv mod pow matmul".split()
-}
-_REFLECTED["__rdiv__"] = operator.truediv
-_PLAIN = {
-    "dim",
-    "ndimension",
-    "is_floating_point",
-    "is_complex",
-    "stride",
-    "is_contiguous",
-    "element_size",
-    "storage_offset",
-}
-
+from stridesurgery.ops import Watch, beyond_numbers, known_result, module_traits
 
 _VIEWS = (nn.Flatten, nn.Unflatten)
 
 
-class Recorder(Values, TorchFunctionMode):
+class Recorder(FunctionCalls):
     """Run a weightless model and record every torch function and leaf module as an fx node."""
 
     def __init__(
@@ -59,9 +30,7 @@ class Recorder(Values, TorchFunctionMode):
     ) -> None:
         super().__init__(model, watch)
         self.innermost: tuple[str, str] | None = None  # module that raised the first exception
-        self.fixed: list[str] = []  # parameters and buffers in the call that raised it
         self._give_back = state_of(model)
-        self._created: list[weakref.ref[Tensor]] = []  # of no other tensor: what caches hold
         self._hooks: dict[nn.Module, Hooks] = {}
         self.adds_to_answer = False  # True if a hook of the model itself replaces its output
         # what the hooks of leaves compute; it is computed again when the leaf runs
@@ -277,75 +246,6 @@ class Recorder(Values, TorchFunctionMode):
         elif isinstance(value, (tuple, list, dict)):
             for i, part in value.items() if isinstance(value, dict) else enumerate(value):
                 self._note_end(f"{path}[{i}]", part)
-        return value
-
-    # functions
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if self._paused:
-            return func(*args, **kwargs)
-        name = getattr(func, "__name__", "")
-        if name == "__get__":
-            return self._attribute(func.__self__.__name__, func, args)
-        if name == "size":
-            return self._size(*args, **kwargs)
-        if name in _PLAIN or name in ("__set__", "_assert"):
-            return func(*args, **kwargs)
-        if name == "_set_grad_enabled":
-            self._grad_off = not args[0]
-            return func(*args, **kwargs)
-        self._paused += 1
-        versions = self._versions(args, kwargs)
-        try:
-            result = known_sum(name, args, kwargs) if self.watch is None else None
-            if result is None:
-                result = with_numbers(func, args, kwargs)
-            writes = self._written(versions)
-        except Exception:
-            self.fixed = self.fixed or self._constants(args, kwargs)
-            if not all(tensor.is_meta for tensor in tensors_among([args, kwargs])):
-                self.meets_unknown = True
-            raise
-        finally:
-            self._paused -= 1
-        if name == "__setitem__":
-            info(self.emit("call_function", operator.setitem, args, kwargs)).writes = writes
-            return result
-        if not holds_value(result):
-            if any(numbers_of(t) is not None for t in tensors_among((args, kwargs))):
-                place = self.scope[-1][0] if self.scope else ""
-                self.missed[f"{place or 'the forward code'} reads the numbers of a buffer"] = None
-            return result
-        node = self._call(func, name, args, kwargs)
-        info(node).writes = writes
-        if isinstance(result, Tensor) and not tensors_among([args, kwargs]):
-            self._created.append(weakref.ref(result))
-        return self._tag(result, node)
-
-    def _call(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> fx.Node:
-        if (
-            getattr(torch.Tensor, name, None) is func
-            or getattr(func, "__module__", "") == "torch._tensor"
-        ):
-            if name in _REFLECTED:
-                return self.emit("call_function", _REFLECTED[name], (args[1], args[0]), {})
-            if name in _OPERATORS:
-                return self.emit("call_function", _OPERATORS[name], args, kwargs)
-            return self.emit("call_method", name, args, kwargs)
-        return self.emit("call_function", func, args, kwargs)
-
-    def _attribute(self, name: str, getter: Any, args: Any) -> Any:
-        tensor = args[0]
-        if name == "shape":
-            return self._size(tensor)
-        self._paused += 1
-        try:
-            value = getter(*args)
-        finally:
-            self._paused -= 1
-        if isinstance(value, Tensor) and name not in ("grad", "_base"):
-            return self._tag(value, self.emit("call_function", getattr, (tensor, name), {}))
         return value
 
 

@@ -195,9 +195,8 @@ def _run(node: fx.Node, model: nn.Module, x: Tensor) -> Tensor:
             return (x.shape if of is source else shape_of(of) or ())[axis]  # type: ignore[index]
         if shape_of(argument) is None and argument.op == "call_function":  # computed from sizes
             return argument.target(*fx.node.map_arg(argument.args, value))  # type: ignore[operator]
-        return torch.randn(shape_of(argument) or (), generator=generator).to(
-            x.device, x.dtype
-        )  # a computed weight
+        # a computed weight
+        return torch.randn(shape_of(argument) or (), generator=generator).to(x.device, x.dtype)
 
     args: Any = fx.node.map_arg(node.args, value)
     kwargs: Any = fx.node.map_arg(node.kwargs, value)

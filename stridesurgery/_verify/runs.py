@@ -12,6 +12,15 @@ from stridesurgery.errors import SurgeryError
 
 
 @dataclass(frozen=True)
+class OutputCheck:
+    """The result for one tensor that the models return."""
+
+    name: str  #: such as `output['maps'][0]`
+    what: str  #: the finding, in words
+    error: float | None  #: largest relative difference; None if nothing was compared
+
+
+@dataclass(frozen=True)
 class Run:
     value: Any
     changed: list[str]  # names of the buffers that the run has changed

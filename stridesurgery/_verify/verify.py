@@ -12,8 +12,9 @@ from stridesurgery._tables import Shown, Table
 from stridesurgery._trace import RewrittenModel, copy_to_meta, number_format, one_image, record
 from stridesurgery._verify.maps import MapCheck, check_maps
 from stridesurgery._verify.operators import SiteCheck, check_site
-from stridesurgery._verify.outputs import OutputCheck, check_outputs
+from stridesurgery._verify.outputs import check_outputs
 from stridesurgery._verify.records import check_followed, check_modes, check_records
+from stridesurgery._verify.runs import OutputCheck
 from stridesurgery.errors import GridError, ModelError, RequestError, SurgeryError, TraceError
 from stridesurgery.ops import own_class
 from stridesurgery.surgery import Surgery

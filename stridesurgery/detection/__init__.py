@@ -13,7 +13,8 @@ from stridesurgery.detection.anchors import (
     Stand,
     check_looks,
 )
-from stridesurgery.detection.dual import DualPath, choose_bound, dual_path
+from stridesurgery.detection.bound import choose_bound
+from stridesurgery.detection.dual import DualPath, dual_path
 from stridesurgery.detection.levels import Level, levels
 from stridesurgery.detection.placement import Placement, placement
 from stridesurgery.detection.pooling import set_scales

@@ -167,9 +167,8 @@ class GeometryBoxes(DefaultBoxGenerator):
     def __init__(self, stock: DefaultBoxGenerator, where: Sequence[Stand]) -> None:
         super().__init__(stock.aspect_ratios, scales=stock.scales, clip=stock.clip)
         self.where = tuple(where)
-        shapes = [
-            pairs.clamp(0, 1) if stock.clip else pairs for pairs in stock._wh_pairs
-        ]  # (boxes, 2): w, h in 0..1
+        # (boxes, 2): w, h in 0..1
+        shapes = [pairs.clamp(0, 1) if stock.clip else pairs for pairs in stock._wh_pairs]
         self._wh_pairs = [
             p * torch.tensor(s.scale).flip(0) for p, s in zip(shapes, where, strict=True)
         ]
@@ -200,9 +199,8 @@ class GeometryAnchors(AnchorGenerator):
     def __init__(self, stock: AnchorGenerator, where: Sequence[Stand]) -> None:
         super().__init__(stock.sizes, stock.aspect_ratios)
         self.where = tuple(where)
-        shapes = [
-            cell.to("cpu", torch.float32) for cell in stock.cell_anchors
-        ]  # (anchors, 4), around (0, 0)
+        # (anchors, 4), around (0, 0)
+        shapes = [cell.to("cpu", torch.float32) for cell in stock.cell_anchors]
         self.cell_anchors = [
             c * torch.tensor(s.scale).flip(0).repeat(2) for c, s in zip(shapes, where, strict=True)
         ]

@@ -165,9 +165,8 @@ def _mixes(func: Any, call: dict[str, Any], shapes: list[tuple[int, ...]], resul
     if "scaled_dot_product" in name:
         return any(i >= len(shape) - 2 for shape in shapes for i in _axes(shape))
     if "batch_norm" in name and (call.get("training") or call.get("running_mean") is None):
-        return (
-            first[:1] != (1,) or axis != 1
-        )  # with the images among the channels it is an instance norm
+        # with the images among the channels it is an instance norm
+        return first[:1] != (1,) or axis != 1
     return not name.startswith(_IMAGES_FIRST) or any(
         _axes(shape) not in ([], [0]) for shape in shapes
     )

@@ -103,9 +103,8 @@ def avg_pool2d(
 
 def _counts(x: Tensor, window: Any, size: int, include_pad: bool) -> Tensor:
     """Return the number of cells that each output cell averages over along one axis."""
-    if (
-        window.tap or window.padding == "same"
-    ):  # "same" padding is inside the map as far as torch can tell
+    # "same" padding is inside the map as far as torch can tell
+    if window.tap or window.padding == "same":
         return torch.full(
             (window.finer_cells(size),),
             1 if window.tap else window.kernel,

@@ -1,7 +1,6 @@
-"""The known functions, one entry each: what forward code may call instead of a module."""
+"""The known functions that make maps coarser, one entry each: convolutions, pools, merges."""
 
 import math
-import operator as py
 from collections.abc import Callable
 from typing import Any
 
@@ -16,10 +15,7 @@ from stridesurgery.ops.registry import (
     FUNCTIONS,
     FunctionRule,
     Operator,
-    blocks_as_tokens,
-    deformed,
     pair,
-    scales,
     windows,
 )
 from stridesurgery.ops.window import Window
@@ -27,9 +23,10 @@ from stridesurgery.ops.window import Window
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Return True if a value is no node of a graph, and holds none."""
     return (
-        all(map(_is_number, value))
+        all(map(is_number, value))
         if isinstance(value, (list, tuple))
         else not isinstance(value, fx.Node)
     )
@@ -50,12 +47,17 @@ def _is_size_of(value: Any, source: Any) -> bool:
     )
 
 
+def unchangeable(a: dict[str, Any], to: Operator) -> Call:
+    """Refuse an operator without a finer form."""
+    raise NotImplementedError(to.name)  # planning refuses these before
+
+
 def _read_f_conv(a: dict[str, Any]) -> Operator | None:
     weight = shape_of(a["weight"])
     stride, padding, dilation = a.get("stride", 1), a.get("padding", 0), a.get("dilation", 1)
     if weight is None or len(weight) != 4:
         return None
-    if not all(_is_number(v) for v in (stride, padding, dilation)):
+    if not all(is_number(v) for v in (stride, padding, dilation)):
         return Operator(
             "conv2d",
             "opaque",
@@ -93,7 +95,7 @@ def _read_f_pool(name: str, kind: str) -> Callable[[dict[str, Any]], Operator | 
         padding, dilation = a.get("padding", 0), a.get("dilation", 1)
         if padding in (0, (0, 0)) and _is_size_of(kernel, a["input"]):
             return Operator(name, "adaptive")  # global pooling, whatever its stride
-        if not all(_is_number(v) for v in (kernel, stride, padding, dilation)):
+        if not all(is_number(v) for v in (kernel, stride, padding, dilation)):
             return Operator(
                 name, "opaque", refusal="computes its kernel, stride or padding from the input"
             )
@@ -182,7 +184,7 @@ def _read_sample(a: dict[str, Any]) -> Operator:
 
 
 FUNCTIONS[fine_functional.sample] = FunctionRule(
-    ("input", "by", "last"), _read_sample, lambda a, to: _unchangeable(a, to)
+    ("input", "by", "last"), _read_sample, unchangeable
 )
 
 
@@ -196,164 +198,4 @@ FUNCTIONS[F.pixel_unshuffle] = FunctionRule(
     ("input", "downscale_factor"),
     _read_unshuffle,
     lambda a, to: (fine_functional.space_to_depth, (a["input"], to.windows, True), {}),
-)
-
-
-def _read_interpolate(a: dict[str, Any]) -> Operator | None:
-    shape = shape_of(a["input"])
-    if shape is None or len(shape) != 4:
-        return None
-    factor = a.get("scale_factor")
-    known = a.get("size") is None and _is_number(factor)
-    return Operator("interpolate", "resize", scale=scales(factor) if known else None)
-
-
-def _refine_interpolate(a: dict[str, Any], to: Operator) -> Call:
-    assert to.scale is not None
-    settings = {k: v for k, v in a.items() if k != "input"} | {
-        "scale_factor": tuple(float(s) for s in to.scale)
-    }
-    return F.interpolate, (a["input"],), settings
-
-
-FUNCTIONS[F.interpolate] = FunctionRule(
-    (
-        "input",
-        "size",
-        "scale_factor",
-        "mode",
-        "align_corners",
-        "recompute_scale_factor",
-        "antialias",
-    ),
-    _read_interpolate,
-    _refine_interpolate,
-)
-
-
-def _unchangeable(a: dict[str, Any], to: Operator) -> Call:
-    raise NotImplementedError(to.name)  # planning refuses these before
-
-
-def _read_transposed(a: dict[str, Any]) -> Operator:
-    weight, stride = shape_of(a["weight"]) or (1, 1, 1, 1), a.get("stride", 1)
-    sides = windows(weight[2:], 1, a.get("padding", 0), a.get("dilation", 1))
-    refusal = "is a learned upsampling, whose stride has no finer form"
-    return Operator(
-        "conv_transpose2d", "resize", sides, scale=scales(stride), refusal=refusal, transposed=True
-    )
-
-
-FUNCTIONS[torch.conv_transpose2d] = FunctionRule(
-    ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation"),
-    _read_transposed,
-    _unchangeable,
-)
-
-
-def _read_only(kind: str, name: str, refusal: str | None = None) -> FunctionRule:
-    return FunctionRule(("input",), lambda a: Operator(name, kind, refusal=refusal), _unchangeable)
-
-
-FUNCTIONS[F.fold] = _read_only("resize", "fold")
-FUNCTIONS[F.unfold] = FunctionRule(
-    ("input", "kernel_size", "dilation", "padding", "stride"),
-    lambda a: blocks_as_tokens(
-        "unfold", a["kernel_size"], a.get("stride", 1), a.get("padding", 0), a.get("dilation", 1)
-    ),
-    _unchangeable,
-)
-_DEFORM = ("input", "weight", "offset", "mask", "bias", "stride_h", "stride_w", "pad_h", "pad_w")
-FUNCTIONS[torch.ops.torchvision.deform_conv2d] = FunctionRule(
-    (*_DEFORM, "dilation_h", "dilation_w"),
-    lambda a: deformed(
-        "deform_conv2d",
-        (shape_of(a["weight"]) or (1, 1, 1, 1))[2:],
-        *((a[f"{name}_h"], a[f"{name}_w"]) for name in ("stride", "pad", "dilation")),
-    ),
-    _unchangeable,
-)
-
-
-def _read_adaptive(name: str) -> FunctionRule:
-    def read(a: dict[str, Any]) -> Operator:
-        size = a.get("output_size")
-        if not _is_number(size):
-            return Operator(name, "opaque", refusal="pools to a size that is computed from its own")
-        return Operator(
-            name, "pad" if isinstance(size, (tuple, list)) and None in size else "adaptive"
-        )
-
-    return FunctionRule(("input", "output_size"), read, _unchangeable)
-
-
-for _adaptive in (F.adaptive_avg_pool2d, F.adaptive_max_pool2d):
-    FUNCTIONS[_adaptive] = _read_adaptive(_adaptive.__name__)
-for _strange in (F.lp_pool2d, F.fractional_max_pool2d):
-    FUNCTIONS[_strange] = _read_only("opaque", _strange.__name__, "is not understood")
-
-
-def _read_f_pad(a: dict[str, Any]) -> Operator | None:
-    shape, pads = shape_of(a["input"]), a["pad"]
-    if shape is None or len(shape) != 4 or len(pads) not in (4, 6):
-        return None
-    last = -1 if len(pads) == 4 else -2
-    left, top = pads[-4], pads[-2]
-    if len(pads) == 6 and (pads[0], pads[1]) != (0, 0):
-        return None
-    # a padding computed from the size is on the right in every known model; what is not a number
-    # shifts nothing known
-    known = _is_number(left) and _is_number(top)
-    return Operator(
-        "pad",
-        "pad" if known else "unknown_pad",
-        windows(1, 1, (top, left)) if known else windows(1),
-        last,
-    )
-
-
-FUNCTIONS[F.pad] = FunctionRule(
-    ("input", "pad"), _read_f_pad, lambda a, to: (F.pad, tuple(a.values()), {})
-)
-
-
-def _read_getitem(a: dict[str, Any]) -> Operator | None:
-    shape, index = shape_of(a["input"]), a["index"]
-    index = index if isinstance(index, tuple) else (index,)
-    if shape is None or not any(isinstance(i, slice) for i in index):
-        return None
-    if any(not isinstance(i, slice) and i is not Ellipsis for i in index):
-        return None
-    if Ellipsis in index:
-        at = index.index(Ellipsis)
-        index = (*index[:at], *(slice(None),) * (len(shape) - len(index) + 1), *index[at + 1 :])
-    slices = list(index) + [slice(None)] * (len(shape) - len(index))
-    changed = [i for i, s in enumerate(slices) if s != slice(None)]
-    if (
-        len(shape) != 4
-        or not changed
-        or not all(_is_number(v) for s in slices for v in (s.start, s.step))
-    ):
-        return None
-    last = next((c for c in (-1, -2) if set(changed) <= {4 + c, 3 + c}), None)
-    strides = [slices[i].step or 1 for i in changed]
-    if last is None or (len(changed) == 1 and changed == [4 + last] and max(strides) == 1):
-        return None  # channels, or one axis only: nothing that is known to be space
-    if len(changed) == 1:
-        return None
-    rows, columns = slices[3 + last], slices[4 + last]
-    if any((s.start or 0) < 0 for s in (rows, columns)):
-        return None
-    sides = tuple(Window(1, s.step or 1, -(s.start or 0)) for s in (rows, columns))
-    kind = "slice" if max(strides) > 1 else "pad"
-    refusal = (
-        "ends before the map does" if any(s.stop is not None for s in (rows, columns)) else None
-    )
-    return Operator("slice", kind, sides, last, refusal=refusal)  # type: ignore[arg-type]
-
-
-FUNCTIONS[py.getitem] = FunctionRule(
-    ("input", "index"),
-    _read_getitem,
-    lambda a, to: (fine_functional.strided_slice, (a["input"], to.windows, to.last), {}),
 )

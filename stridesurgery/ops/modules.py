@@ -245,10 +245,7 @@ for _upsample in (nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d):
 register_operator(
     nn.PixelShuffle,
     read=lambda m: Operator(
-        "PixelShuffle",
-        "resize",
-        scale=scales(m.upscale_factor),
-        refusal="spreads channels over space",
+        "PixelShuffle", "resize", scale=scales(m.upscale_factor), refusal="spreads channels"
     ),
 )
 register_operator(

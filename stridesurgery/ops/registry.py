@@ -67,9 +67,8 @@ class ModuleRule(NamedTuple):
     """The entry of a module type."""
 
     read: Callable[[Any], Operator]
-    refine: (
-        Callable[[Any, Operator], None] | None
-    )  # edits the module so that `read` gives the operator
+    # edits the module so that `read` gives the operator
+    refine: Callable[[Any, Operator], None] | None
 
 
 class FunctionRule(NamedTuple):

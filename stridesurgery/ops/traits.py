@@ -206,13 +206,11 @@ def known_sum(name: str, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
 def is_leaf(module: nn.Module) -> bool:
     """Return True if a module is one operator: known, or torch's or timm's with no space inside."""
     kind = type(module)
-    if (
-        kind in MODULES or kind in _MODULES or kind is ParametrizationList
-    ):  # which may keep its gradients to itself
+    # which may keep its gradients to itself
+    if kind in MODULES or kind in _MODULES or kind is ParametrizationList:
         return True
-    if kind.forward in _OWN_FORWARDS and not any(
-        module.children()
-    ):  # a subclass that computes the same
+    # a subclass that computes the same
+    if kind.forward in _OWN_FORWARDS and not any(module.children()):
         return True
     if kind.__module__.startswith("torch.nn.modules"):
         return not isinstance(

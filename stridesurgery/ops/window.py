@@ -62,9 +62,8 @@ class Window(NamedTuple):
         if self.padding == "same":
             return -(-size // self.stride)
         left = int(self.padding)
-        room = (
-            size + left + max(left, 0) - self.span
-        )  # a crop (negative padding) is on the left only
+        # a crop (negative padding) is on the left only
+        room = size + left + max(left, 0) - self.span
         if not self.ceil:
             return room // self.stride + 1
         out = -(-room // self.stride) + 1
@@ -74,9 +73,8 @@ class Window(NamedTuple):
     def finer_cells(self, size: int) -> int:
         """Return the output at the remaining stride: k times `cells`, less the invented border."""
         cells = self.cells(size)
-        if self.finer == 1 or cells > -(
-            -size // self.stride
-        ):  # the original itself reads beyond the border
+        # the original itself reads beyond the border
+        if self.finer == 1 or cells > -(-size // self.stride):
             return self.finer * cells
         return at_most(self.finer * cells, -(-size // self.step))
 
@@ -97,9 +95,8 @@ class Window(NamedTuple):
         """Return True if the plain operator with this padding and stride is the finer one."""
         if self.tap or self.padding == "same":
             return False
-        start = (
-            4 * self.span * self.stride
-        )  # beyond small-size effects `pads` is periodic in the stride
+        # beyond small-size effects `pads` is periodic in the stride
+        start = 4 * self.span * self.stride
         sizes = range(start, start + self.stride)
         return all(self.pads(size) == (self.padding, self.padding) for size in sizes)
 

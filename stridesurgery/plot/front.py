@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from stridesurgery._cost import Candidate, Search
 from stridesurgery._hw import hw_short
-from stridesurgery._metrics import METRICS
+from stridesurgery._tables import METRICS
 from stridesurgery.errors import RequestError
 from stridesurgery.plot.marks import GREY, STYLE, marks
 

@@ -14,7 +14,8 @@ from timm.models import clean_state_dict
 from torch import Tensor, nn
 
 from stridesurgery._analysis import FeatureInfo
-from stridesurgery._rewrite import ENTRY, eliminate, recipes_in
+from stridesurgery._rewrite.eliminate import eliminate
+from stridesurgery._rewrite.recipe import ENTRY, recipes_in
 from stridesurgery._trace import check_plain
 from stridesurgery.errors import RequestError
 from stridesurgery.surgery import Surgery
