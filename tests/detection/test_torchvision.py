@@ -2,15 +2,15 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models import detection
+from torchvision.models import detection, get_model, list_models
 from torchvision.ops.poolers import LevelMapper
 
 import stridesurgery as ss
@@ -24,54 +24,56 @@ from tests.detection.laws import RESIZED, SMALL, Seen, check_anchors, check_loss
 
 @dataclass(frozen=True)
 class Case:
-    """A detector and a surgery, and how it is asked for its anchors."""
+    """A detector, and the transition of its backbone that the default run eliminates, if any."""
 
-    build: Callable[..., nn.Module]
     options: dict[str, Any]
-    surgery: str
     generator: str
     size: tuple[int, int]  # (h, w) pixels at which maps are compared
+    default: int | None = None
     runs_at: tuple[int, int] | None = None  # (w, h) pixels, of detectors with a fixed size
 
 
-def _ssd(
-    build: Callable[..., nn.Module], surgery: str, side: int, runs_at: tuple[int, int]
-) -> Case:
-    return Case(build, SMALL, surgery, "anchor_generator", (side, side), runs_at)
+def _ssd(default: int, side: int, runs_at: tuple[int, int]) -> Case:
+    return Case(SMALL, "anchor_generator", (side, side), default, runs_at)
 
 
-def _fpn(build: Callable[..., nn.Module]) -> Case:
-    return Case(build, SMALL | RESIZED, "S1L0", "anchor_generator", (512, 512))
-
-
-def _rcnn(build: Callable[..., nn.Module]) -> Case:
-    few = {"rpn_post_nms_top_n_test": 20, "rpn_post_nms_top_n_train": 20}
-    return Case(build, SMALL | RESIZED | few, "S1L0", "rpn.anchor_generator", (512, 512))
-
-
-CASES = {
-    "ssd": _ssd(detection.ssd300_vgg16, "S1L9", 300, (168, 144)),
-    "ssdlite": _ssd(detection.ssdlite320_mobilenet_v3_large, "S1L0", 320, (192, 160)),
-    "retinanet": _fpn(detection.retinanet_resnet50_fpn),
-    "fcos": _fpn(detection.fcos_resnet50_fpn),
-    "faster_rcnn": _rcnn(detection.fasterrcnn_resnet50_fpn),
-    "mobilenet": _rcnn(detection.fasterrcnn_mobilenet_v3_large_fpn),
-    "mask_rcnn": _rcnn(detection.maskrcnn_resnet50_fpn),
-    "keypoint_rcnn": _rcnn(detection.keypointrcnn_resnet50_fpn),
+FPN = Case(SMALL | RESIZED, "anchor_generator", (512, 512))
+FEW = {"rpn_post_nms_top_n_test": 20, "rpn_post_nms_top_n_train": 20}
+RCNN = Case(SMALL | RESIZED | FEW, "rpn.anchor_generator", (512, 512))
+CASES = {  # every builder of torchvision
+    "ssd300_vgg16": _ssd(2, 300, (168, 144)),
+    "ssdlite320_mobilenet_v3_large": _ssd(0, 320, (192, 160)),
+    "retinanet_resnet50_fpn": replace(FPN, default=0),
+    "retinanet_resnet50_fpn_v2": FPN,
+    "fcos_resnet50_fpn": replace(FPN, default=2),
+    "fasterrcnn_resnet50_fpn": replace(RCNN, default=0),
+    "fasterrcnn_resnet50_fpn_v2": RCNN,
+    "fasterrcnn_mobilenet_v3_large_fpn": replace(RCNN, default=1),
+    "fasterrcnn_mobilenet_v3_large_320_fpn": RCNN,
+    "maskrcnn_resnet50_fpn": replace(RCNN, default=0),
+    "maskrcnn_resnet50_fpn_v2": RCNN,
+    "keypointrcnn_resnet50_fpn": replace(RCNN, default=0),
 }
+
+
+def test_every_builder_is_here() -> None:
+    assert set(list_models(module=detection)) == set(CASES)
 
 
 class Pair:
     """A stock detector, and its operated copy at a small size."""
 
-    def __init__(self, case: Case) -> None:
-        self.case = case
-        self.stock = case.build(**case.options).eval()
+    def __init__(self, name: str, transition: int) -> None:
+        self.case = case = CASES[name]
+        self.stock = get_model(name, **case.options).eval()
+        torch.manual_seed(0)
+        self.transition = ss.inspect(self.stock).transitions[transition]
         self.as_built = (
             repr(self.stock),
             {k: v.clone() for k, v in self.stock.state_dict().items()},
         )
-        self.finer = ss.eliminate(self.stock, case.surgery)
+        self.layer = self.transition.layers[0]
+        self.finer = ss.eliminate(self.stock, 1, self.layer)
         self._levels: dict[nn.Module, tuple[Level, ...]] = {}
         if case.runs_at is not None:
             self.finer.transform.fixed_size = case.runs_at
@@ -87,7 +89,14 @@ class Pair:
     @cached_property
     def other(self) -> nn.Module:
         """Operated with the options that are not the default."""
-        return ss.eliminate(self.stock, self.case.surgery, sizes="stay", centres="carried")
+        options = {"sizes": "stay", "centres": "carried", "pool": "keep"}
+        return ss.eliminate(self.stock, 1, self.layer, **options)  # type: ignore[arg-type]
+
+    @cached_property
+    def factors(self) -> list[int]:
+        """How many times finer each map is: those after the transition are."""
+        before = [level.looks.step[0] for level in self.levels(self.stock)]
+        return [2 if step > self.transition.level[0] else 1 for step in before]
 
     @cached_property
     def seen(self) -> Seen:
@@ -95,10 +104,17 @@ class Pair:
         return watched(self.finer.eval(), self.generator(self.finer))
 
 
-@pytest.fixture(scope="module", params=CASES)
+def _params() -> Iterator[Any]:
+    """Three transitions of each detector; one or none of them in the default run."""
+    for name, case in CASES.items():
+        for transition in range(3):
+            marks = () if transition == case.default else pytest.mark.zoo
+            yield pytest.param((name, transition), id=f"{name}-{transition}", marks=marks)
+
+
+@pytest.fixture(scope="module", params=_params())
 def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
-    torch.manual_seed(0)
-    yield Pair(CASES[request.param])
+    yield Pair(*request.param)
 
 
 # ---- every detector
@@ -112,9 +128,35 @@ def test_anchors_stand_where_the_cells_look(pair: Pair) -> None:
 
 
 def test_maps_after_the_stride_are_finer(pair: Pair) -> None:
-    for old, new in zip(pair.levels(pair.stock), pair.levels(pair.finer), strict=True):
-        assert new.looks.step == (old.looks.step[0] / 2, old.looks.step[1] / 2)
-        assert new.grid >= old.grid
+    levels_ = (pair.levels(model) for model in (pair.stock, pair.finer))
+    assert max(pair.factors) == 2
+    for old, new, k in zip(*levels_, pair.factors, strict=True):
+        assert new.looks.step == (old.looks.step[0] / k, old.looks.step[1] / k)
+        assert new.grid >= old.grid if k > 1 else new.grid == old.grid
+
+
+def test_the_layers_map_sampled_is_the_stock_detectors(pair: Pair) -> None:
+    path = f"{pair.finer.surgery.at}.{ss.inspect(pair.stock).layers[pair.layer].name}"
+    image = torch.rand(1, 3, *pair.case.size)
+    old, new = (output_of(path, model, image) for model in (pair.stock, pair.other))
+    torch.testing.assert_close(new[..., ::2, ::2], old)
+    assert new.shape[2] > old.shape[2]
+
+
+class Reached(Exception):
+    """Ends a forward pass at the layer that was asked for."""
+
+
+def output_of(path: str, detector: nn.Module, image: Tensor) -> Tensor:
+    def keep(module: nn.Module, given: Any, output: Tensor) -> None:
+        raise Reached(output)
+
+    handle = detector.get_submodule(path).register_forward_hook(keep)
+    with torch.inference_mode(), pytest.raises(Reached) as reached:
+        detector.get_submodule("backbone")(image)
+    handle.remove()
+    output: Tensor = reached.value.args[0]
+    return output
 
 
 def test_weights_are_the_stock_detectors_and_it_is_untouched(pair: Pair) -> None:
@@ -129,9 +171,10 @@ def test_weights_are_the_stock_detectors_and_it_is_untouched(pair: Pair) -> None
 
 
 def test_box_sizes_follow_the_maps_or_stay(pair: Pair) -> None:
-    for model, factor in ((pair.finer, 0.5), (pair.other, 1.0)):
-        for new, old in zip(shapes(pair, model), shapes(pair, pair.stock), strict=True):
-            torch.testing.assert_close(new, old * factor, rtol=1e-4, atol=1e-3)
+    for model, follows in ((pair.finer, True), (pair.other, False)):
+        shapes_ = (shapes(pair, of) for of in (model, pair.stock))
+        for new, old, k in zip(*shapes_, pair.factors, strict=True):
+            torch.testing.assert_close(new, old / (k if follows else 1), rtol=1e-4, atol=1e-3)
 
 
 def shapes(pair: Pair, model: nn.Module) -> list[Tensor]:
