@@ -68,8 +68,9 @@ def eliminate(
             convolution its stride, a pool its stride and window), so that the maps after it keep
             their sizes.
         form: "module" returns a copy of the model with its modules edited (a rewritten graph where
-            the stride is written in the forward code, or the code computes its padding from it);
-            "graph" returns the rewritten `torch.fx.GraphModule` for any model.
+            the stride is written in the forward code, the code computes its padding from it, or
+            `forward_intermediates` would give maps of the old grid); "graph" returns the rewritten
+            `torch.fx.GraphModule` for any model.
         positions: what becomes of what fixes the size of a grid, such as a vision transformer's
             table of positions: "refuse", or "resample" it where the finer cells look, each time
             that it is read. It keeps its key and its values. "resample-timm" takes the centres that
@@ -175,25 +176,20 @@ def followed(model: nn.Module, whole: nn.Module, part: Part, planned: Plan) -> N
 def _checked_draft(model: nn.Module, analysis: Analysis, planned: Plan, inplace: bool) -> Draft:
     """Make the first draft that passes all checks.
 
-    If edited modules do not, the original's graph is tried, edited: forward code that computes its
-    padding from a stride (TensorFlow's) needs that. A stride in the forward code may follow an
-    attribute that is set along with the positions.
+    If edited modules do not, a graph is tried. Forward code that computes its padding from a
+    stride (TensorFlow's) needs the original's, edited. A stride in the forward code may follow an
+    attribute that is set along with the positions. `forward_intermediates` may fix a size that
+    `forward` does not: a graph is without it.
     """
     refusal: GridError | None = None
     ways = ["graph"] if is_graph(planned) else ["module", "as recorded"]
-    if (
-        planned.surgery.positions != "refuse"
-        and ways == ["graph"]
-        and planned.surgery.form != "graph"
-    ):
-        ways = ["module", "graph"]
+    if planned.surgery.positions != "refuse" and planned.surgery.form != "graph":
+        ways = list(dict.fromkeys(["module", "graph", *ways]))
     for how in ways[:1] if inplace else ways:
         try:
             draft = make_draft(copy_to_meta(model), analysis, planned, how)
             for check in CHECKS:
                 check(analysis, planned, draft)
-            if "graph" in ways:  # the next way gives a network without the method
-                check_intermediates(analysis, planned, draft)
             break
         except (TraceError, GridError) as problem:
             refusal = refusal or (
@@ -211,7 +207,6 @@ def _checked_draft(model: nn.Module, analysis: Analysis, planned: Plan, inplace:
             refusal, cause = GridError(f"{refusal}.{hint}".replace("..", ".")), refusal.__cause__
             raise refusal from cause
         raise refusal from refusal.__cause__
-    check_intermediates(analysis, planned, draft)
     return draft
 
 
@@ -252,7 +247,11 @@ def check_values(analysis: Analysis, planned: Plan, draft: Draft) -> GridCheck:
     return check_grid(analysis, recording, planned)
 
 
-CHECKS: tuple[Callable[[Analysis, Plan, Draft], object], ...] = (check_same_maps, check_values)
+CHECKS: tuple[Callable[[Analysis, Plan, Draft], object], ...] = (
+    check_same_maps,
+    check_values,
+    check_intermediates,
+)
 
 
 def check_operated(analysis: Analysis, planned: Plan, meta_model: nn.Module) -> GridCheck:

@@ -163,8 +163,8 @@ def check_intermediates(analysis: Analysis, planned: Plan, draft: Draft) -> None
             raise GridError(
                 f"{planned.surgery.name} is not possible: forward_intermediates would give "
                 f"{tuple(now.shape[1:])} as map {i}, which was {tuple(was.shape[1:])}: it computes "
-                "the grid from something that does not follow the stride. form='graph' gives a "
-                "network without this method; `features` takes its maps out"
+                "the grid from something that does not follow the stride. Not in place, a graph "
+                "without this method is tried; `features` takes its maps out"
             )
 
 

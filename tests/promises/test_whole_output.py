@@ -181,15 +181,17 @@ def test_token_maps_follow_the_patches(name: str, size: int, options: dict[str, 
     ss.verify(net, fine)
 
 
-def test_token_maps_of_another_grid_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_maps_of_another_grid_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     net = create("vit_small_patch16_dinov3_qkvb", depth=1)
     monkeypatch.setattr(
         type(net.patch_embed),
         "dynamic_feat_size",
         lambda self, size: (size[0] // 16, size[1] // 16),
     )
+    fine = ss.eliminate(net, "S1L0", stride=8, input_size=64)
+    assert not hasattr(fine, "forward_intermediates") and ss.verify(net, fine)
     with pytest.raises(ss.GridError, match="forward_intermediates would give"):
-        ss.eliminate(net, "S1L0", stride=8, input_size=64)
+        ss.eliminate(net, "S1L0", stride=8, input_size=64, inplace=True)
 
 
 def test_maps_whose_cells_are_not_understood_are_not_dilated() -> None:

@@ -204,6 +204,25 @@ def test_it_equals_the_model_that_is_built_for_the_finer_grid(name: str) -> None
         torch.testing.assert_close(fine(image), twin(image), rtol=1e-4, atol=1e-4)
 
 
+def test_a_size_in_forward_intermediates_gives_a_graph() -> None:
+    """Its twin is told the new grid by hand: the constructor of the model has no size."""
+    model = awake(timm.create_model("efficientformer_l1", depths=(1, 1, 1, 2), num_vit=1)).eval()
+    layer, image = model.stages[3].downsample.conv, torch.randn(2, 3, 224, 224)
+    nn.init.normal_(model.stages[3].blocks[2].token_mixer.attention_biases)
+    fine = ss.eliminate(model, L="stages.3.downsample.conv", positions="resample")
+    assert not hasattr(fine, "forward_intermediates") and ss.verify(model, fine)
+    earlier = ss.eliminate(model, L="stages.2.downsample.conv", positions="resample")
+    layer.stride = (1, 1)
+    old = model.stages[3].blocks[2].token_mixer
+    twin = type(old)(448, key_dim=old.key_dim, num_heads=8, resolution=14)
+    table = earlier.stages[3].blocks[2].token_mixer.attention_biases
+    made = {"attention_biases": table, "attention_bias_idxs": twin.attention_bias_idxs}
+    twin.load_state_dict(old.state_dict() | made)
+    model.stages[3].blocks[2].token_mixer = twin
+    with torch.no_grad():
+        torch.testing.assert_close(fine(image), model.eval()(image), rtol=1e-4, atol=1e-4)
+
+
 def test_without_it_the_refusal_names_it() -> None:
     with pytest.raises(ss.GridError, match="positions='resample'"):
         ss.eliminate(built(VIT), "S1L0")
