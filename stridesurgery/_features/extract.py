@@ -64,8 +64,8 @@ def features(
 
     Example:
         >>> import timm, torch, stridesurgery as ss
-        >>> maps = ss.features(timm.create_model("resnet18").eval(), ["layer2", "layer4"],
-        input_size=64)
+        >>> net = timm.create_model("resnet18").eval()
+        >>> maps = ss.features(net, ["layer2", "layer4"], input_size=64)
         >>> {name: tuple(map_.shape) for name, map_ in maps(torch.rand(1, 3, 64, 64)).items()}
         {'layer2': (1, 128, 8, 8), 'layer4': (1, 512, 2, 2)}
     """
