@@ -2,7 +2,8 @@
 
 import json
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
+from types import NoneType
 from typing import Any, Literal, get_args
 
 from stridesurgery.errors import RequestError
@@ -34,6 +35,8 @@ class Options:
     positions: Positions = (
         "refuse"  #: tables of positions: "resample" (or "resample-timm") or "refuse" them
     )
+    #: arguments of `forward` besides the image, bound in the result
+    forward_kwargs: dict[str, Any] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.axis, str) or self.axis not in AXES:
@@ -56,6 +59,15 @@ class Options:
             raise RequestError(f"form is 'module' or 'graph', got {self.form!r}")
         if self.positions not in get_args(Positions):
             raise RequestError(f"positions is one of {get_args(Positions)}, got {self.positions!r}")
+        given = self.forward_kwargs
+        if given is not None and not isinstance(given, dict):
+            raise RequestError(f"forward_kwargs is a dict of arguments by name, got {given!r}")
+        for name, value in (given or {}).items():
+            if not isinstance(value, (str, int, float, NoneType)):
+                raise RequestError(
+                    f"{name!r} in forward_kwargs is a {type(value).__name__}, which no recipe can "
+                    "hold; bind it before: model.forward = functools.partial(model.forward, ...)"
+                )
         if isinstance(self.stride, bool) or not isinstance(self.stride, int) or self.stride < 1:
             raise RequestError(
                 f"stride, what remains of the original one, is a positive int, got {self.stride!r}"

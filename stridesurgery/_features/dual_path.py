@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -23,7 +23,7 @@ from stridesurgery._features.extract import (
 from stridesurgery._features.join import join, split_modules
 from stridesurgery._hw import HW
 from stridesurgery._node import info
-from stridesurgery._rewrite import check_alike, operate, plan, requested
+from stridesurgery._rewrite import bound, check_alike, operate, plan, requested
 from stridesurgery._trace import RewrittenModel
 from stridesurgery.errors import RequestError
 from stridesurgery.surgery import Axis, Options, Pool, Positions, Surgery
@@ -44,6 +44,7 @@ def dual_path(
     pool: Pool = Options.pool,
     dilate: bool = Options.dilate,
     positions: Positions = Options.positions,
+    forward_kwargs: dict[str, Any] | None = Options.forward_kwargs,
     input_size: int | HW[int] | None = None,
 ) -> RewrittenModel:
     """Eliminate strides, and run the later layers again on the maps sampled back to the old grid.
@@ -78,6 +79,7 @@ def dual_path(
         dilate: keep the features of the small path, as `eliminate` does; the large path is then a
             part of it (the first phase) and costs nothing. Both paths share one run of every norm.
         positions: what becomes of tables of positions in the small path; as for `eliminate`.
+        forward_kwargs: arguments that `forward` gets besides the image; as for `eliminate`.
         input_size: pixels at which the maps are checked, one number or (h, w); by default the
             model's own.
 
@@ -104,7 +106,15 @@ def dual_path(
     _check(sampler, "sampler", ("slice", "original"))
     _check(large_norm, "large_norm", ("shared", "frozen"))
     asked = taps_by_path(taps)
-    options = Options(stride=stride, axis=axis, pool=pool, dilate=dilate, positions=positions)
+    options = Options(
+        stride=stride,
+        axis=axis,
+        pool=pool,
+        dilate=dilate,
+        positions=positions,
+        forward_kwargs=forward_kwargs,
+    )
+    model = bound(model, S if isinstance(S, Surgery) else options)
     surgery, analysis = requested(model, S, L, input_size, options)
     surgery = replace(surgery, form="graph")
     if surgery.restore_at is not None:

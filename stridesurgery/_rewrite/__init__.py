@@ -13,12 +13,13 @@ from stridesurgery._rewrite.records import (
     records_of,
     refreshed,
 )
-from stridesurgery._rewrite.request import check_one_path, requested
+from stridesurgery._rewrite.request import bound, check_one_path, requested
 from stridesurgery._rewrite.saving import fill, load, read, save, written_whole
 
 __all__ = [
     "Change",
     "Plan",
+    "bound",
     "changes_of",
     "check_alike",
     "check_one_path",

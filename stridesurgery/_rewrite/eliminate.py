@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -16,7 +16,7 @@ from stridesurgery._rewrite.plan import Plan, plan
 from stridesurgery._rewrite.positions import knows_positions
 from stridesurgery._rewrite.recipe import attach
 from stridesurgery._rewrite.records import check_intermediates
-from stridesurgery._rewrite.request import requested
+from stridesurgery._rewrite.request import bound, requested
 from stridesurgery._trace import Numbers, copied_model, copy_to_meta, record
 from stridesurgery.errors import GridError, RequestError, SurgeryError, TraceError
 from stridesurgery.surgery import Axis, Form, Options, Pool, Positions, Surgery
@@ -39,6 +39,7 @@ def eliminate(
     sizes: str = Options.sizes,
     centres: str = Options.centres,
     positions: Positions = Options.positions,
+    forward_kwargs: dict[str, Any] | None = Options.forward_kwargs,
     output_stride: int | None = None,
     input_size: int | HW[int] | None = None,
     inplace: bool = False,
@@ -75,6 +76,9 @@ def eliminate(
             table of positions: "refuse", or "resample" it where the finer cells look, each time
             that it is read. It keeps its key and its values. "resample-timm" takes the centres that
             timm's resampling has.
+        forward_kwargs: arguments that `forward` gets besides the image, by name, such as
+            `{"interpolate_pos_encoding": True}`. They are bound in the result, and part of its
+            recipe.
         output_stride: in place of S and L: the last strides go that have to, for the last map to
             have this reduction.
         at: the path of the submodule to operate, such as "backbone.body"; layers are numbered in
@@ -120,6 +124,7 @@ def eliminate(
         sizes=sizes,
         centres=centres,
         positions=positions,
+        forward_kwargs=forward_kwargs,
     )
     if isinstance(S, Surgery) and S.after is not None:
         # tried without weights first: the model is untouched if a later surgery is refused
@@ -129,7 +134,13 @@ def eliminate(
         S = replace(S, after=None)
     if isinstance(S, Surgery):
         at, input_size = S.at if at is None else at, input_size or S.input_size
+    unbound, model = model, bound(model, S if isinstance(S, Surgery) else options)
     part = part_of(model, at, input_size)
+    if model is not unbound and (inplace or part.at):
+        raise RequestError(
+            "forward_kwargs are bound in a copy of the whole model; leave inplace and at out, or "
+            "bind them before: model.forward = functools.partial(model.forward, ...)"
+        )
     surgery, analysis = requested(part.module, S, L, part.size, options, output_stride)
     return operate(  # type: ignore[return-value]  # a graph has the attributes of its class
         model, surgery, analysis=analysis, inplace=inplace, part=part

@@ -4,16 +4,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from fractions import Fraction
+from functools import partial
+from inspect import signature
 from operator import index
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, TypeVar
 
 from torch import nn
 
 from stridesurgery._analysis import REARRANGING, Analysis, analyse
 from stridesurgery._hw import HW
+from stridesurgery._trace import copied_model
 from stridesurgery.errors import RequestError
 from stridesurgery.ops import sample
 from stridesurgery.surgery import DEFAULTS, Options, Surgery
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def requested(
@@ -61,6 +66,27 @@ def requested(
         settings["restore_at"] = layer_number(analysis, options.restore_at)
         _check_names_one(analysis, settings["restore_at"])
     return replace(request(analysis, S, L, settings), input_size=analysis.recording.size), analysis
+
+
+def bound(model: M, asked: Options) -> M:
+    """Return a copy of a model whose forward has the asked arguments; without any, the model.
+
+    Raises:
+        RequestError: an argument that forward does not name.
+    """
+    given = asked.forward_kwargs
+    if not given or not isinstance(model, nn.Module):
+        return model
+    names = list(signature(model.forward).parameters)
+    for name in given:
+        if name not in names:
+            raise RequestError(
+                f"forward of {type(model).__name__} names no argument {name!r}; it takes "
+                f"{', '.join(names)}"
+            )
+    copy: M = copied_model(model)  # type: ignore[assignment]
+    copy.forward = partial(copy.forward, **given)  # type: ignore[method-assign]
+    return copy
 
 
 def check_one_path(analysis: Analysis, way_out: str) -> None:

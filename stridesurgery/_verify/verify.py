@@ -7,7 +7,7 @@ from torch import Tensor, fx, nn
 
 from stridesurgery._analysis import Analysis, FeatureInfo, analyse, part_of
 from stridesurgery._hw import HW
-from stridesurgery._rewrite import check_operated, eliminate, operate, plan
+from stridesurgery._rewrite import bound, check_operated, eliminate, operate, plan
 from stridesurgery._tables import Shown, Table
 from stridesurgery._trace import RewrittenModel, copy_to_meta, number_format, one_image, record
 from stridesurgery._verify.maps import MapCheck, check_maps
@@ -133,6 +133,7 @@ def verify(
         between = eliminate(original, surgery.after)
         verify(original, between, input_size)
         original = between
+    original = bound(original, surgery)
     for model in (original, operated):
         if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
             raise ModelError(
