@@ -126,18 +126,23 @@ def channel_axis(node: fx.Node, place: GridInfo) -> int | None:
     if len(shape) != 4 or place.pooled or place.grid is None or shape[0] % BATCH:
         return None
     if shape[2:] == place.grid == shape[1:3]:
-        return _axis_by_history(node)  # equally many channels, rows and columns
+        return _axis_by_history(
+            node, math.prod(place.grid)
+        )  # equally many channels, rows and columns
     if shape[2:] == place.grid:
         return 1
     return 3 if shape[1:3] == place.grid else None
 
 
-def _axis_by_history(node: fx.Node) -> int:
+def _axis_by_history(node: fx.Node, cells: int) -> int:
     """Return the axis to which the last permutation has moved the channels.
 
-    After a convolution the channels come first (axis 1).
+    After a convolution the channels come first (axis 1), after tokens where the tokens have them.
     """
     while sources := tensors_in(node.args[:1]):
+        tokens = shape_of(sources[0]) or ()
+        if len(tokens) == 3 and cells in tokens[1:]:
+            return 3 if tokens[1] == cells else 1
         orders = {(0, 2, 3, 1): 3, (0, 3, 1, 2): 1}
         order = (
             tuple(node.args[1])

@@ -298,13 +298,40 @@ def test_models_of_volumes_are_refused_as_such() -> None:
         ss.inspect(torchvision.models.video.r3d_18(), SIZE)
 
 
-@pytest.mark.parametrize("name", ["FPN", "Unet", "MAnet"])
+FORMS: list[dict[str, Any]] = [{}, {"form": "graph"}, {"dilate": True}]
+
+
+@pytest.mark.parametrize("options", FORMS)
+def test_images_of_five_channels(options: dict[str, Any]) -> None:
+    net = awake(nn.Sequential(nn.Conv2d(5, 8, 3, 2, 1), nn.Conv2d(8, 4, 3, 2, 1))).eval()
+    ss.verify(net, ss.eliminate(net, S=1, input_size=SIZE, **options))
+    ss.verify(net, ss.dual_path(net, S=1, input_size=SIZE, dilate="dilate" in options))
+
+
+def test_maps_that_timm_takes_inside_of_blocks() -> None:
+    net = create("efficientnet_b0", features_only=True, feature_location="expansion")
+    fine = ss.eliminate(net, S=1, input_size=SIZE)
+    assert [SIZE // m.shape[-1] for m in fine(image(SIZE))] == fine.feature_info.reduction()
+    assert fine.feature_info.reduction() == [r // 2 for r in net.feature_info.reduction()]
+    ss.verify(net, fine)
+
+
+def test_two_paths_of_a_model_that_writes_its_window_down_as_it_runs() -> None:
+    transformers = pytest.importorskip("transformers")
+    small = {"image_size": 32, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2]}
+    net = awake(transformers.SwinModel(transformers.SwinConfig(**small, window_size=4))).eval()
+    # as many channels as rows and columns: the tokens tell which axis is which
+    ss.verify(net, ss.dual_path(net, S=1, L=0, stride=2, input_size=32))
+
+
+@pytest.mark.parametrize("name", ["FPN", "Unet", "MAnet", "PAN"])
 def test_masks_of_segmentation_keep_their_size_if_the_whole_network_is_operated(name: str) -> None:
     smp = pytest.importorskip("segmentation_models_pytorch")
+    size = 128 if name == "PAN" else SIZE
     net = awake(getattr(smp, name)("resnet18", encoder_weights=None)).eval()
-    assert ss.eliminate(net, S=1, input_size=SIZE)(image(SIZE)).shape == (1, 1, SIZE, SIZE)
-    net.encoder = ss.eliminate(net.encoder, S=1, input_size=SIZE)
-    assert net(image(SIZE)).shape[-1] == SIZE * (1 if name == "Unet" else 2)
+    assert ss.eliminate(net, S=1, input_size=size)(image(size)).shape == (1, 1, size, size)
+    net.encoder = ss.eliminate(net.encoder, S=1, input_size=size)
+    assert net(image(size)).shape[-1] == size * (1 if name == "Unet" else 2)
 
 
 class Upsampling(nn.Module):
