@@ -9,6 +9,14 @@ FORMS = ("original", "module", "graph", "dilate", "features", "dual path")
 PACKAGES = """torch torchvision timm onnx onnxruntime openvino torchao torch-pruning accelerate
 pytorch-lightning safetensors"""
 
+WHY = {  # in words, before what the tool says
+    "torch.jit.script": "TorchScript, which torch has deprecated, compiles no star arguments and no "
+    "`super()`: rewritten graphs call functions that have the one, and a layer whose padding is by "
+    "rule has the other. `torch.jit.trace` and `torch.export` take them all.",
+    "PT2E quantization (torchao)": "The quantizer takes the calls of one module for one operator, and "
+    "both paths of a dual path call the same modules. It refuses any network that calls one twice.",
+}
+
 
 def page(rows: list[Row]) -> str:
     """Return the page: a table of tools by forms, and what each failure says."""
@@ -45,7 +53,7 @@ def page(rows: list[Row]) -> str:
                 if (result := results[tool, form, net]) not in ("works", "not run"):
                     found.setdefault(result, []).append(f"{net} ({form})")
         if found:
-            lines += [f"**{tool}**", ""]
+            lines += [f"**{tool}** {WHY.get(tool, '')}".rstrip(), ""]
             lines += [f"- `{why.replace('`', '')}`: {', '.join(who)}" for why, who in found.items()]
             lines.append("")
     return "\n".join(lines).rstrip() + "\n"

@@ -1,14 +1,19 @@
 """The scripts that try other people's tools and tests say what happened."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
+import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
-from tests.timm_tests import outcomes
+from tests.models import awake
+from tests.suites import outcomes
 from tests.tools.page import FORMS, page
-from tests.tools.trials import jit_trace, trial
+from tests.tools.trials import FORMS as MAKE
+from tests.tools.trials import TOOLS, jit_trace, trial
 
 TESTS = """
 import pytest, timm, torch
@@ -54,12 +59,25 @@ def test_the_page_counts_and_says_why() -> None:
     )
 
 
-def test_tests_of_timm_run_on_operated_models(tmp_path: Path) -> None:
+def test_another_librarys_tests_run_on_operated_models(tmp_path: Path) -> None:
     path = tmp_path / "test_models.py"
     path.write_text(TESTS)
-    found = {name.partition("::")[2]: what for name, what in outcomes(str(path), [], True).items()}
+    found = {
+        name.partition("::")[2]: what
+        for name, what in outcomes("timm.create_model", str(path)).items()
+    }
     assert found == {
         "test_forward_features[resnet18]": "passed",
         "test_forward_features[vit_tiny_patch16_224]": "refused",
         "test_size": "failed",
     }
+
+
+@pytest.mark.tools
+@pytest.mark.parametrize("name", TOOLS)
+def test_every_tool_takes_an_operated_network(name: str) -> None:
+    tool, package = TOOLS[name]
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    net = awake(timm.create_model("resnet18", scriptable=True)).eval()
+    assert {trial(tool, MAKE[form](net)) for form in ("original", "module", "graph")} == {"works"}

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import sys
 import tempfile
 import warnings
@@ -220,6 +221,9 @@ def trial(tool: Tool, net: nn.Module) -> str:
                 found = tool(net, x)
         except Exception as problem:
             text = " ".join(str(problem).split()).partition(' File "')[0]  # no paths of a machine
+            text = re.sub(
+                r" \(of Python compilation unit at: 0x\w+\)|___torch_mangle_\d+\.", "", text
+            )
             return f"{type(problem).__name__}: {text[:160]}"
     if found is None:
         return "works"
