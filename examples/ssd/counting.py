@@ -7,7 +7,6 @@ count nothing. The paper calls the result GFLOPS.
 """
 
 import copy
-import math
 from typing import Any
 
 import torch
@@ -28,12 +27,12 @@ def compute(module: nn.Module, size: int) -> int:
 
     Shapes alone are computed. Two paths of a dual-path network share weights, not work.
     """
-    skeleton, calls = copy.deepcopy(module).to("meta").eval(), _Calls()
-    for part in skeleton.modules():
+    weightless, calls = copy.deepcopy(module).to("meta").eval(), _Calls()
+    for part in weightless.modules():
         if type(part) in PER_INPUT_MODULES:
             part.register_forward_pre_hook(lambda _, inputs: calls.add(inputs[0].numel()))
     with torch.inference_mode(), calls:
-        skeleton(torch.empty(1, 3, size, size, device="meta"))
+        weightless(torch.empty(1, 3, size, size, device="meta"))
     return calls.total
 
 
@@ -54,13 +53,3 @@ class _Calls(TorchFunctionMode):
         elif func is F.batch_norm or func is torch.batch_norm:  # a mode does not see itself
             self.add(2 * args[0].numel())
         return result
-
-
-def two_decimals(value: float) -> float:
-    """Round as the paper's counter prints."""
-    return round(value, 2)
-
-
-def to_one_decimal(value: float) -> float:
-    """Round half up, as a person rounds two printed decimals."""
-    return math.floor(value * 10 + 0.5 + 1e-9) / 10

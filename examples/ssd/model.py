@@ -1,6 +1,5 @@
 """The detector: torchvision's SSD on an operated backbone, with the paper's neck, heads and boxes."""
 
-import copy
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -15,13 +14,11 @@ from examples.ssd import backbones
 from examples.ssd.configurations import Configuration
 from examples.ssd.neck import Neck
 from examples.ssd.pelee import PeleeNeck
-from examples.ssd.programs import DetectionError
 from examples.ssd.rfb import RFBNeck
 
 COCO_CLASSES = 81  # background and 80
 NECKS: dict[str, Any] = {"ssd": Neck, "rfb": RFBNeck, "rfb_mobile": RFBNeck, "pelee": PeleeNeck}
 ASPECTS = {4: [2], 6: [2, 3]}  # by boxes per cell: the aspect ratios beside 1, each also upright
-Cells = tuple[list[float], list[float]]  # step and first centre, [y, x], in pixels
 
 
 class Pyramid(nn.Module):
@@ -30,47 +27,41 @@ class Pyramid(nn.Module):
     def __init__(self, features: nn.Module, row: Configuration) -> None:
         super().__init__()
         self.features, known = features, backbones.info(features)
-        self.channels = {f.name: f.channels for f in known.features}
-        self.neck = NECKS[row.neck](row, list(self.channels), known.channels())
+        # Of backbones that work on (N, H, W, C), such as Swin.
+        self.turned = [f.name for f in known.features if f.sources[0].channel_axis == 3]
+        keys = [f.name for f in known.features]
+        self.neck = NECKS[row.neck](row, keys, known.channels())
         initialise(self.neck)
-        maps = weightless(features, row.size)
-        unclear = [key for key, x in maps.items() if x.shape[1] == x.shape[3]]
-        if unclear and any(x.shape[1] != self.channels[key] for key, x in maps.items()):
-            raise DetectionError(
-                f"map {unclear[0]} has as many channels as rows: take another --size."
-            )
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
-        maps = {key: self._channels_first(key, x) for key, x in self.features(images).items()}
+        maps = self.features(images)
+        for key in self.turned:
+            maps[key] = maps[key].permute(0, 3, 1, 2)
         return OrderedDict((str(i), x) for i, x in enumerate(self.neck(maps)))
-
-    def _channels_first(self, key: str, x: Tensor) -> Tensor:
-        """Turn the maps of backbones that work on (N, H, W, C)."""
-        return x if x.shape[1] == self.channels[key] else x.permute(0, 3, 1, 2)
 
 
 class DefaultBoxes(DefaultBoxGenerator):
-    """SSD's default boxes around cells that the configuration or the geometry places."""
+    """SSD's default boxes, around centres that the row's steps or the geometry of the maps give."""
 
-    def __init__(self, row: Configuration, cells: Sequence[Cells]) -> None:
-        """cells: of each predictor's map."""
+    def __init__(self, row: Configuration, maps: Sequence[ss.detection.Level]) -> None:
+        """Place them. maps: what the predictors read."""
         shares = [size / row.size for size in row.sizes]
         super().__init__([ASPECTS[count] for count in row.boxes], scales=shares)
-        self.size, self.cells = row.size, cells
-
-    def unclipped(self, grids: Sequence[Any]) -> Tensor:
-        """Return (P, 4): centre x, centre y, width, height as shares of the image."""
-        parts = []
-        for grid, (step, first), sides in zip(grids, self.cells, self._wh_pairs, strict=True):
-            ys, xs = (first[i] + step[i] * torch.arange(grid[i]) for i in (0, 1))
-            centres = torch.cartesian_prod(ys, xs).view(-1, 2).flip(1) / self.size
+        steps, parts = row.steps or [None] * len(maps), []
+        for level, step, sides in zip(maps, steps, self._wh_pairs, strict=True):
+            if step is None:
+                ys, xs = level.looks.centres(level.grid)
+            else:  # the paper's: the last centres may lie outside the image
+                ys, xs = (step / 2 + step * torch.arange(cells) for cells in level.grid)
+            centres = torch.cartesian_prod(ys, xs).flip(1) / row.size
             around = centres.repeat_interleave(len(sides), dim=0)
             parts.append(torch.cat([around, sides.repeat(len(centres), 1)], dim=1))
-        return torch.cat(parts)
+        # (P, 4): centre x, centre y, width, height as shares of the image
+        self.boxes = torch.cat(parts)
 
     def _grid_default_boxes(self, grid_sizes: Any, image_size: Any, dtype: Any = None) -> Tensor:
         """Limit each of the four numbers to 0..1, as the paper's code does."""
-        return self.unclipped(grid_sizes).clamp(0, 1).to(dtype or torch.float32)
+        return self.boxes.clamp(0, 1).to(dtype or torch.float32)
 
 
 class Detector(SSD):
@@ -107,12 +98,12 @@ def build(
     Example:
         >>> from examples.ssd import configurations, model
         >>> ssd = model.build(configurations.find("SSDMnetv1-S1L0"))
-        >>> [rows for rows, columns in model.grids(ssd)]
+        >>> [level.grid[0] for level in model.maps(ssd)]
         [38, 19, 10, 5, 3, 2]
     """
     net = backbones.create(row.backbone) if backbone is None else backbone
     pyramid = Pyramid(backbones.maps_of(net, row), row)
-    boxes = DefaultBoxes(row, printed_cells(row) if row.steps else true_cells(pyramid))
+    boxes = DefaultBoxes(row, ss.detection.levels(pyramid, row.size))
     counts = boxes.num_anchors_per_location()
     head = SSDHead(list(pyramid.neck.out_channels), counts, classes)
     if row.head_kernel == 1:
@@ -134,36 +125,6 @@ def initialise(part: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-# ---- where the cells look
-
-
-def printed_cells(row: Configuration) -> list[Cells]:
-    """Return the paper's: the first centre half a step in, so that the last may lie outside."""
-    return [([step, step], [step / 2, step / 2]) for step in row.steps or ()]
-
-
-def true_cells(pyramid: Pyramid) -> list[Cells]:
-    """Return where the cells of each predictor's map really look."""
-    neck: Any = pyramid.neck
-    looks = {f.name: f.geometry for f in backbones.info(pyramid.features).features}
-    found = [(looks[key].step, looks[key].offset) for key in neck.sources]
-    # Of the extras alone, in cells of the map that they start from, on one that is large enough.
-    root, taps = looks[neck.root], [str(i) for i in range(len(neck.extras))]
-    extras = ss.features(nn.Sequential(*neck.extras), taps, input_size=64)
-    for look in backbones.info(extras).geometry():
-        step = [root.step[i] * look.step[i] for i in (0, 1)]
-        found.append((step, [root.offset[i] + root.step[i] * look.offset[i] for i in (0, 1)]))
-    # The library counts from the centre of the first pixel, boxes from the image's corner.
-    return [(list(step), [v + 0.5 for v in offset]) for step, offset in found]
-
-
-def grids(ssd: SSD) -> list[tuple[int, int]]:
-    """Return (rows, columns) of every predictor's map, without computing one."""
-    maps = weightless(ssd.backbone, ssd.transform.fixed_size[0])
-    return [(x.shape[2], x.shape[3]) for x in maps.values()]
-
-
-@torch.inference_mode()
-def weightless(module: nn.Module, size: int) -> Any:
-    """Return what a copy that computes shapes only gives for one image."""
-    return copy.deepcopy(module).to("meta").eval()(torch.empty(1, 3, size, size, device="meta"))
+def maps(ssd: SSD) -> tuple[ss.detection.Level, ...]:
+    """Return what the predictors read: each map's cells, and where they look."""
+    return ss.detection.levels(ssd.backbone, ssd.transform.fixed_size[0])

@@ -1,7 +1,6 @@
 """The neck between the backbone's maps and the predictors: a scale on the first, smaller maps.
 
-Every neck has `sources` and `root`, the keys of the maps that predictors read and that the extras
-start from, `extras`, and `out_channels` of the maps it gives.
+Every neck takes the backbone's maps by key, and has the `out_channels` of the maps that it gives.
 """
 
 from collections.abc import Mapping, Sequence
@@ -62,6 +61,24 @@ class PlainExtra(nn.Module):
         return F.relu(self.conv(F.relu(self.reduce(x))))
 
 
+class Concat(nn.ModuleList):
+    """Modules side by side on one map; what they make is concatenated over the channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([part(x) for part in self], dim=1)
+
+
+class Residual(nn.Module):
+    """A ReLU of the sum of what two modules make of one map."""
+
+    def __init__(self, main: nn.Module, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.main, self.shortcut, self.relu = main, shortcut, nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.main(x) + self.shortcut(x))
+
+
 class Neck(nn.Module):
     """The paper's: the backbone's maps and the extras'; the first is scaled.
 
@@ -71,21 +88,21 @@ class Neck(nn.Module):
     def __init__(self, row: Configuration, keys: Sequence[str], channels: Sequence[int]) -> None:
         super().__init__()
         width = dict(zip(keys, channels, strict=True))
-        own, more = tuple(keys[: len(row.small)]), tuple(keys[len(row.small) :])
+        self.own, more = keys[: len(row.small)], keys[len(row.small) :]
         split = row.combine == "split" and bool(row.large)
-        self.sources, self.root = own, more[-1] if split else own[-1]
+        self.root = more[-1] if split else self.own[-1]  # which the extras start from
         self.joined = more if row.widen_third else ()
-        self.norm = L2Norm(width[own[0]])
+        self.norm = L2Norm(width[self.own[0]])
         make = SeparableExtra if row.separable else PlainExtra
         inputs = (width[self.root], *row.depths)
         self.extras = nn.ModuleList(map(make, inputs, row.depths, row.extras))
         third, *others = row.depths
         third += sum(width[key] for key in self.joined)
-        self.out_channels = (*(width[key] for key in own), third, *others)
+        self.out_channels = (*(width[key] for key in self.own), third, *others)
 
     def forward(self, maps: Mapping[str, Tensor]) -> list[Tensor]:
         """maps: (N, C, H, W) by key. Returns one map for each predictor."""
-        first, *others = (maps[key] for key in self.sources)
+        first, *others = (maps[key] for key in self.own)
         extras = chained(self.extras, maps[self.root])[1:]
         if self.joined:
             extras[0] = torch.cat([extras[0], *(maps[key] for key in self.joined)], dim=1)

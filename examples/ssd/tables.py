@@ -9,15 +9,14 @@ Every figure is counted on a network that was just built; the paper's stand besi
 
 import argparse
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
-from torch import Tensor
 from tqdm import tqdm
 
 from examples.ssd import counting, model
 from examples.ssd.configurations import ROWS, find
-from examples.ssd.counting import to_one_decimal, two_decimals
 from examples.ssd.paper import DELTAS, TABLE_1, TABLE_2, TABLE_3, printed
 from examples.ssd.programs import as_table, run
 
@@ -51,36 +50,47 @@ def measure(name: str) -> Measured:
     """Build a row and count."""
     row = find(name)
     ssd = model.build(row)
-    maps = model.grids(ssd)
-    cells = (model.printed_cells(row), model.true_cells(ssd.backbone))
-    boxes = [model.DefaultBoxes(row, c).unclipped(maps) for c in cells]
+    maps, outside = model.maps(ssd), []
+    for kind in (row, replace(row, steps=None)):
+        centres = model.DefaultBoxes(kind, maps).boxes[:, :2]
+        outside.append(int(((centres < 0) | (centres > 1)).any(dim=1).sum()))
     gmacs = counting.compute(model.Network(ssd), row.size) / 1e9
-    return Measured(
-        name, counting.parameters(ssd), gmacs, maps, len(boxes[0]), *map(outside, boxes)
-    )
+    grids = [level.grid for level in maps]
+    return Measured(name, counting.parameters(ssd), gmacs, grids, len(centres), *outside)
 
 
-def outside(boxes: Tensor) -> int:
-    """Return how many of (P, 4) boxes are centred outside the image."""
-    return int(((boxes[:, :2] < 0) | (boxes[:, :2] > 1)).any(dim=1).sum())
+def as_printed(value: float) -> float:
+    """Round to two decimals as the paper's counter prints, then half up to one as a person does."""
+    return math.floor(round(value, 2) * 10 + 0.5 + 1e-9) / 10
 
 
 def line(m: Measured) -> tuple[str, ...]:
     """Return a row of a table."""
     paper, maps = printed(m.row), [f"{r}x{c}" if r != c else str(r) for r, c in m.feature_maps]
-    verdict, stated = "-", ("", "")
+    verdict, compute, params = "-", "", ""
     if paper is not None:
-        compute = paper.compute is None or as_printed(m.gmacs) == paper.compute
-        note = f"no [{1 + list(EXPLAINED).index(m.row)}]" if m.row in EXPLAINED else "no"
-        verdict = "yes" if compute and as_printed(m.params / 1e6) == paper.params else note
-        stated = ("" if paper.compute is None else f"{paper.compute:.1f}", f"{paper.params:.1f}")
-    own = (f"{m.gmacs:.2f}", stated[0], f"{m.params / 1e6:.2f}", stated[1], verdict)
+        compute, params = f"{paper.compute or ''}", f"{paper.params}"
+        found = (as_printed(m.gmacs), as_printed(m.params / 1e6))
+        verdict = "yes" if found == (paper.compute or found[0], paper.params) else "no"
+        if verdict == "no" and m.row in EXPLAINED:
+            verdict = f"no [{1 + list(EXPLAINED).index(m.row)}]"
+    own = (f"{m.gmacs:.2f}", compute, f"{m.params / 1e6:.2f}", params, verdict)
     return (m.row, *own, *map(str, (m.priors, m.outside, m.outside_true)), " ".join(maps))
 
 
-def as_printed(value: float) -> float:
-    """Round to two decimals, then half up to one, as the paper does."""
-    return to_one_decimal(two_decimals(value))
+def differences(measured: Mapping[str, Measured]) -> list[list[str]]:
+    """Return those that the text states, between figures of two decimals, as the paper takes them."""
+    lines = []
+    for row, base, compute, params in DELTAS:
+        if {row, base} <= measured.keys():
+            a, b = measured[row], measured[base]
+            gmacs = round(a.gmacs, 2) - round(b.gmacs, 2)
+            millions = round(a.params / 1e6, 2) - round(b.params / 1e6, 2)
+            stated = ["" if value is None else f"{value:+}" for value in (compute, params)]
+            lines.append(
+                [f"{row} - {base}", f"{gmacs:+.2f}", stated[0], f"{millions:+.2f}", stated[1]]
+            )
+    return lines
 
 
 def as_text(measured: Mapping[str, Measured]) -> str:
@@ -96,21 +106,13 @@ def as_text(measured: Mapping[str, Measured]) -> str:
         lines = [line(measured[row]) for row in rows if row in measured]
         if lines:
             parts.append(f"{title}\n{as_table((*COLUMNS, 'maps'), lines, left=(9,))}\n")
-    deltas = []
-    for row, base, *stated in DELTAS:  # between figures of two decimals, as the paper takes them
-        if {row, base} <= measured.keys():
-            pair, cells = (measured[row], measured[base]), [f"{row} - {base}"]
-            for values, given in zip(
-                ([m.gmacs for m in pair], [m.params / 1e6 for m in pair]), stated, strict=True
-            ):
-                found = two_decimals(values[0]) - two_decimals(values[1])
-                cells += [f"{found:+.2f}", "" if given is None else f"{given:+}"]
-            deltas.append(cells)
-    if deltas:
+    if deltas := differences(measured):
         parts.append(f"Differences in the text\n{as_table(('', *COLUMNS[1:5]), deltas)}\n")
-    notes = [f"[{n}] {row}: {why}." for n, (row, why) in enumerate(EXPLAINED.items(), start=1)
-             if row in measured]  # fmt: skip
-    return "\n".join([*parts, FOOT, *notes])
+    parts.append(FOOT)
+    for number, (row, why) in enumerate(EXPLAINED.items(), start=1):
+        if row in measured:
+            parts.append(f"[{number}] {row}: {why}.")
+    return "\n".join(parts)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -52,7 +52,7 @@ def test_l2_norm_gives_every_cell_its_learned_length() -> None:
 
 
 def test_the_first_boxes_of_the_base_network_by_hand() -> None:
-    boxes = built("SSDMnetv1").anchor_generator.unclipped(model.grids(built("SSDMnetv1"))) * 300
+    boxes = built("SSDMnetv1").anchor_generator.boxes * 300
     between, wide, tall = sqrt(45 * 90), 45 * sqrt(2), 45 / sqrt(2)
     sides = [(45, 45), (between, between), (wide, tall), (tall, wide)]
     torch.testing.assert_close(boxes[:4], torch.tensor([(8.0, 8.0, *s) for s in sides]))
@@ -61,25 +61,27 @@ def test_the_first_boxes_of_the_base_network_by_hand() -> None:
 
 def test_the_papers_steps_leave_the_image_and_true_ones_do_not() -> None:
     for name in ("SSDMnetv1", "SSD-VGG16", "SSDMnetv1-S1L0-DualPath19-10-S", "PeleeNet"):
-        ssd, row = built(name), ROWS[name]
-        cells = model.true_cells(ssd.backbone)
-        centres = model.DefaultBoxes(row, cells).unclipped(model.grids(ssd))[:, :2]
+        row, maps = replace(ROWS[name], steps=None), model.maps(built(name))
+        centres = model.DefaultBoxes(row, maps).boxes[:, :2]
         assert centres.min() > 0 and centres.max() <= 1
     printed = built("SSDMnetv1").anchor_generator
-    assert printed.unclipped(model.grids(built("SSDMnetv1")))[:, :2].max() > 1
-    assert printed._grid_default_boxes(model.grids(built("SSDMnetv1")), [300, 300]).max() == 1
+    assert printed.boxes[:, :2].max() > 1
+    assert printed._grid_default_boxes([], [300, 300]).max() == 1
 
 
-def test_true_cells_follow_the_extras_and_other_necks() -> None:
+def looks(ssd: nn.Module) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+    return [(level.looks.step, level.looks.offset) for level in model.maps(ssd)]
+
+
+def test_true_places_follow_the_extras_and_other_necks() -> None:
     """RFB-Net's blocks keep the places of the extras that they stand for; Pelee's by hand."""
     for name, alike in (("RFB-Net-300", "SSD-VGG16"), ("RFB-MobileNet-300", "SSDMnetv1")):
-        both = [model.true_cells(built(n).backbone) for n in (name, alike)]
-        assert both[0] == both[1]
-    first, again, second, *extras = model.true_cells(built("PeleeNet").backbone)
-    assert first == again and first[0] == [16, 16] and second[0] == [32, 32]
-    assert [step for step, _ in extras] == [[64, 64]] * 3
+        assert looks(built(name)) == looks(built(alike))
+    first, again, second, *extras = looks(built("PeleeNet"))
+    assert first == again and first[0] == (16, 16) and second[0] == (32, 32)
+    assert [step for step, _ in extras] == [(64, 64)] * 3
     # padded with stride 2, then twice not padded
-    assert [centre[0] - second[1][0] for _, centre in extras] == [0, 64, 128]
+    assert [offset[0] - second[1][0] for _, offset in extras] == [0, 64, 128]
 
 
 @pytest.mark.parametrize("name", ["SSDMnetv1", "SSDMnetv1-S1L0", "SSDMnetv1-S2L4-6"])
@@ -116,8 +118,8 @@ def test_any_backbone_trains_and_detects(backbone: str, surgery: str | None, dua
 def test_a_surgery_makes_boxes_smaller_and_cells_denser() -> None:
     rows = [backbones.configuration_for("test_resnet", s, 96) for s in (None, "S1L0")]
     assert rows[1].sizes[0] < rows[0].sizes[0]
-    steps = [model.true_cells(model.build(row).backbone)[0][0] for row in rows]
-    assert steps[0] == [2 * v for v in steps[1]]
+    coarse, fine = (looks(model.build(row))[0][0] for row in rows)
+    assert coarse == (2 * fine[0], 2 * fine[1])
 
 
 class PatchesLast(nn.Module):
@@ -139,15 +141,13 @@ class PatchesLast(nn.Module):
 
 
 def test_backbones_with_their_channels_last_are_read_all_the_same() -> None:
-    row = Configuration("patches", size=64, small=("first", "second"), steps=None)
+    row = Configuration("patches", size=32, small=("first", "second"), steps=None)
     torch.manual_seed(1)
     first, last = (model.build(row, 4, PatchesLast(turned)).eval() for turned in (True, False))
     last.load_state_dict(first.state_dict())
-    image = torch.randn(2, 3, 64, 64)
+    image = torch.randn(2, 3, 32, 32)  # as many rows as channels
     with torch.inference_mode():
         torch.testing.assert_close(model.Network(last)(image), model.Network(first)(image))
-    with pytest.raises(DetectionError, match="map first has as many channels as rows"):
-        model.build(replace(row, size=32), 4, PatchesLast(turned=False))
 
 
 def test_classifiers_are_left_out_and_unknown_backbones_told() -> None:

@@ -18,7 +18,7 @@ PRINTED = sorted({*TABLE_1, *TABLE_2, *TABLE_3} - {*tables.EXPLAINED})
 
 
 def compute(name: str) -> float:
-    return counting.two_decimals(counting.compute(Network(built(name)), ROWS[name].size) / 1e9)
+    return round(counting.compute(Network(built(name)), ROWS[name].size) / 1e9, 2)
 
 
 def parameters(name: str, classes: int = 81) -> float:
@@ -32,7 +32,7 @@ def test_printed_figures_come_out(name: str) -> None:
         if name in table:
             assert parameters(name) == table[name].params
             if table[name].compute is not None:
-                assert counting.to_one_decimal(compute(name)) == table[name].compute
+                assert tables.as_printed(compute(name)) == table[name].compute
 
 
 def test_the_explained_figures() -> None:
@@ -40,7 +40,7 @@ def test_the_explained_figures() -> None:
     assert set(tables.EXPLAINED) == {"SSD-VGG16-S1L2", "PeleeNet"}
     assert compute("SSD-VGG16-S1L2") == 128.97 and TABLE_2["SSD-VGG16-S1L2"].compute == 128.9
     assert parameters("SSD-VGG16-S1L2") == TABLE_2["SSD-VGG16-S1L2"].params
-    assert counting.to_one_decimal(compute("PeleeNet")) == TABLE_3["PeleeNet"].compute
+    assert tables.as_printed(compute("PeleeNet")) == TABLE_3["PeleeNet"].compute
     assert parameters("PeleeNet", classes=21) == TABLE_3["PeleeNet"].params
 
 
@@ -50,7 +50,7 @@ def test_the_texts_differences_come_out(delta) -> None:
     digits = len(str(stated).partition(".")[2])
     assert round(compute(row) - compute(base), digits) == stated
     if params is not None:
-        sizes = [counting.two_decimals(counting.parameters(built(n)) / 1e6) for n in (row, base)]
+        sizes = [round(counting.parameters(built(n)) / 1e6, 2) for n in (row, base)]
         assert round(sizes[0] - sizes[1], 1) == params
 
 
@@ -75,10 +75,9 @@ MAPS = {
 
 @pytest.mark.parametrize("name", MAPS)
 def test_maps_and_numbers_of_boxes(name: str) -> None:
-    grids, boxes = model.grids(built(name)), built(name).anchor_generator
-    assert grids == [(side, side) for side in MAPS[name]]
+    assert [level.grid for level in model.maps(built(name))] == [(s, s) for s in MAPS[name]]
     expected = sum(s * s * count for s, count in zip(MAPS[name], ROWS[name].boxes, strict=True))
-    assert boxes.unclipped(grids).shape == (expected, 4)
+    assert built(name).anchor_generator.boxes.shape == (expected, 4)
 
 
 def test_a_larger_input_that_costs_what_s1l0_costs_and_paths_that_add_no_parameter() -> None:
