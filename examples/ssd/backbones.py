@@ -1,14 +1,9 @@
-"""Backbones without their classifiers, operated, as modules that give the maps an SSD reads.
-
-`configuration_for` makes a detector's configuration for any backbone: taps, steps and boxes follow
-the geometry.
-"""
+"""Backbones without their classifiers, operated, as modules that give the maps an SSD reads."""
 
 import argparse
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
-from math import log2
 from typing import Any
 
 import timm
@@ -19,11 +14,6 @@ import stridesurgery as ss
 from examples.ssd.configurations import PELEENET, VGG, Configuration, find
 from examples.ssd.pelee import peleenet
 from examples.ssd.programs import DetectionError, positive
-
-# What the paper's rows have in common, by the number of halvings of a 300 pixel image: a map with a
-# step of 4 pixels gets boxes of 5, one of 8 pixels 10, one of 16 pixels 45, and so on.
-SIZES = {2: 5, 3: 10, 4: 45, 5: 90, 6: 135, 7: 180, 8: 225, 9: 270, 10: 315}
-EXTRA_STEPS = (2, 4, 8, 16)  # what the four extras do to the step of the map they start from
 
 
 def create(name: str) -> nn.Module:
@@ -94,23 +84,21 @@ def configuration_for(
     *,
     dual: bool = False,
 ) -> Configuration:
-    """Return the configuration of a backbone by name under a surgery.
+    """Return the configuration of a backbone by name under a surgery; its boxes follow the geometry.
 
     taps: maps for the first predictors; by default the last two reductions of the untouched backbone.
     dual: the split network: predictors on the surgery's maps, extras on the untouched path.
     """
     if dual and surgery is None:
         raise DetectionError("two paths need a stride to remove: give --surgery, such as S1L0.")
-    net = create(backbone)
     if taps is None:
-        taps = info(ss.features(net, input_size=size)).module_name()[-2:]
-        if len(taps) < 2:
-            raise DetectionError(f"{backbone} gives one map only; name two or more with --taps.")
-    original = ss.features(net, taps, input_size=size)
-    modules = info(original).module_name()
-    operated = ss.eliminate(net, surgery, input_size=size) if surgery else net
-    before, after = steps(original), steps(ss.features(operated, modules, input_size=size))
-    root = before[-1] if dual else after[-1]
+        known = info(ss.features(create(backbone), input_size=size))
+        taps = known.module_name()[-2:]
+        if len(set(known.reduction()[-2:])) < 2:
+            raise DetectionError(
+                f"{backbone} has no two maps of different size, as a vision transformer has only "
+                "tokens; take a backbone that reduces in steps, or name two or more with --taps."
+            )
     return Configuration(
         "-".join(["SSD", backbone, *filter(None, (surgery, "DualPath-S" * dual))]),
         backbone=backbone,
@@ -119,30 +107,15 @@ def configuration_for(
         small=tuple(taps),
         large=(taps[-1],) if dual else (),
         boxes=(6,) * (len(taps) + 3) + (4,),
-        sizes=sizes_for([*after, *(root * k for k in EXTRA_STEPS)], size),
+        sizes=None,
         steps=None,
     )
 
 
-def steps(features: nn.Module) -> list[float]:
-    """Return the input pixels between neighbouring cells of each map."""
-    return [max(look.step) for look in info(features).geometry()]
-
-
-def sizes_for(steps: Sequence[float], side: int) -> tuple[float, ...]:
-    """Return the box sizes for maps with those steps (pixels), the paper's rule: one more than maps."""
-    halvings = [min(max(round(log2(step)), min(SIZES)), max(SIZES) - 1) for step in steps]
-    return tuple(SIZES[h] * side / 300 for h in (*halvings, halvings[-1] + 1))
-
-
-# ---- as the programs ask for it
-
-
 def add_detector(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that name a detector."""
-    add = parser.add_argument_group(
-        "the detector: a row of the paper, or any backbone"
-    ).add_argument
+    title = "the detector: a row of the paper, or any backbone"
+    add = parser.add_argument_group(title).add_argument
     add("--config", metavar="ROW", help="a row that python -m examples.ssd.tables prints")
     add("--backbone", help="instead: a name that timm or torchvision knows")
     add("--surgery", help="of --backbone, by the paper's name: S1L0")

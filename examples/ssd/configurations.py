@@ -31,7 +31,8 @@ class Configuration:
     widen_third: concatenate the rest of the large path to the first extra's map, for its predictor.
     extras: one letter each: S has stride 2 and padding 1, P stride 2 and padding 0, a space neither.
     separable: extras as on MobileNet, depthwise with batch norm; else plain with biases.
-    boxes: per cell of each predictor. sizes: of the boxes in pixels, one more than predictors.
+    boxes: per cell of each predictor.
+    sizes: of the boxes in pixels, one more than predictors; None: by the steps of the maps.
     steps: between cells in pixels, as printed; None: boxes stand where the cells really look.
     neck: the paper's ("ssd"), or that of a network it compares with.
     """
@@ -49,20 +50,11 @@ class Configuration:
     depths: tuple[int, ...] = (512, 256, 256, 128)  # channels of each extra map
     separable: bool = True
     boxes: tuple[int, ...] = (6, 6, 6, 6, 6, 4)
-    sizes: tuple[float, ...] = (45, 90, 135, 180, 225, 270, 315)
+    sizes: tuple[float, ...] | None = (45, 90, 135, 180, 225, 270, 315)
     steps: tuple[float, ...] | None = (16, 32, 64, 100, 150, 300)
     neck: str = "ssd"
     head_kernel: int = 3  # of the predictors
     recipe: Recipe = Recipe()
-
-    def __post_init__(self) -> None:
-        # Pelee's first map feeds two predictors.
-        predictors = len(self.small) + len(self.extras) + (self.neck == "pelee")
-        counts = (len(self.boxes), len(self.sizes) - 1, len(self.steps or self.boxes))
-        if set(counts) != {predictors}:
-            raise DetectionError(
-                f"{self.name} has {predictors} predictors, and boxes, sizes, steps for {counts}."
-            )
 
 
 # fmt: off

@@ -1,15 +1,20 @@
-"""COCO images as batches; the same whatever the number of workers and processes.
+"""Read a set in COCO's format: say what is wrong with it, or copy some of its images.
 
-python -m examples.ssd.data COCO_FOLDER              # reads everything, and says what is wrong
+    python -m examples.ssd.data COCO_FOLDER                           # decodes every image
+    python -m examples.ssd.data COCO_FOLDER --copy 200 --out small    # then --data small
+
+The other programs import this file: images as batches, the same whatever the number of workers and
+processes.
 """
 
 import argparse
 import hashlib
 import io
 import json
+import shutil
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,13 +29,12 @@ from torchvision.datasets import CocoDetection, VisionDataset
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from examples.ssd.programs import DetectionError, existing, read_image, run
+from examples.ssd.programs import DetectionError, positive, read_image, run, write_atomically
 
 GREY = [124, 116, 104]  # ImageNet's mean, around images that are made smaller
 LEAST_SIDE = 1.0  # pixels; a box that is narrower has no area to learn from
 Batch = tuple[Tensor, list[dict[str, Tensor]], list[int]]  # images, targets, positions in the set
 Ticket = tuple[int, int]  # which image to draw, and the seed of its augmentation
-Entry = Mapping[str, Any]
 
 
 # ---- annotation files
@@ -57,6 +61,13 @@ def find_split(folder: Path, name: str) -> Split:
     raise DetectionError(f"{folder} holds no annotations for {name}; looked for {looked}.")
 
 
+def add_images(add: Callable[..., Any], name: str) -> None:
+    """Add the arguments that `split_from` reads. name: of the set, train or val."""
+    add("--data", type=Path, help=f"COCO's layout, or {name}/ with instances.json and images/")
+    add("--json", type=Path, help="instead: an annotation file")
+    add("--images", type=Path, help="and its images")
+
+
 def split_from(arguments: argparse.Namespace, name: str) -> Split:
     """Return the set that --json and --images name, or the one in --data."""
     own = (arguments.json, arguments.images)
@@ -65,55 +76,49 @@ def split_from(arguments: argparse.Namespace, name: str) -> Split:
     return Split(*own) if arguments.data is None else find_split(arguments.data, name)
 
 
-def _numbers(values: list[Any]) -> bool:
+def numbers(*values: Any) -> bool:
     """Return True if they are numbers of pixels; nan and infinity are not."""
     return all(type(v) in (int, float) and abs(v) < 1e9 for v in values)
 
 
-# What an entry must have, by the words for who lacks it.
-NEEDS: Mapping[str, Mapping[str, Callable[[Entry, Mapping[str, Any]], bool]]] = {
-    "images": {
-        "a whole number as id": lambda e, ids: type(e["id"]) is int,
-        "a width and height in pixels": lambda e, ids: (
-            _numbers([e["width"], e["height"]]) and min(e["width"], e["height"]) >= 1
-        ),
-        "a file_name": lambda e, ids: "\0" not in str.strip(e["file_name"]),
-    },
-    "categories": {
-        "a whole number as id": lambda e, ids: type(e["id"]) is int,
-        "a name": lambda e, ids: type(e["name"]) is str,
-    },
-    "annotations": {
-        "an image_id among the images": lambda e, ids: e["image_id"] in ids["images"],
-        "a category_id among the categories": lambda e, ids: e["category_id"] in ids["categories"],
-        "a bbox of four numbers": lambda e, ids: len(e["bbox"]) == 4 and _numbers(e["bbox"]),
-        "an iscrowd of 0 or 1": lambda e, ids: e.get("iscrowd", 0) in (0, 1),
-    },
-}
+# What each entry of a part must have: words, and a test of the entry and the ids of each part.
+NEEDS: Sequence[tuple[str, str, Callable[[Any, Any], bool]]] = (
+    ("images", "a whole number as id", lambda e, _: type(e["id"]) is int),
+    ("images", "a file_name", lambda e, _: "\0" not in str.strip(e["file_name"])),
+    ("images", "a width and height in pixels", lambda e, _: numbers(e["width"], e["height"])),
+    ("images", "a width and height above 0", lambda e, _: min(e["width"], e["height"]) >= 1),
+    ("categories", "a whole number as id", lambda e, _: type(e["id"]) is int),
+    ("categories", "a name", lambda e, _: type(e["name"]) is str),
+    ("annotations", "an image_id among the images", lambda e, ids: e["image_id"] in ids["images"]),
+    ("annotations", "a category_id among the categories",
+     lambda e, ids: e["category_id"] in ids["categories"]),
+    ("annotations", "a bbox of four numbers", lambda e, _: len(e["bbox"]) == 4),
+    ("annotations", "a bbox of numbers", lambda e, _: numbers(*e["bbox"])),
+    ("annotations", "an iscrowd of 0 or 1", lambda e, _: e.get("iscrowd", 0) in (0, 1)),
+)  # fmt: skip
 
 
 def read_coco(path: Path) -> dict[str, list[Any]]:
     """Return what a file in COCO's format holds; each entry has what boxes need."""
     try:
         whole = json.loads(path.read_text(encoding="utf-8"))
-        content = {part: list(whole[part]) for part in NEEDS}
-        ids = {part: [e["id"] for e in content[part]] for part in ("images", "categories")}
-        known = {part: dict.fromkeys(numbers) for part, numbers in ids.items()}
+        content = {part: list(whole[part]) for part in ("images", "categories", "annotations")}
+        ids = {part: {e["id"] for e in content[part]} for part in ("images", "categories")}
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as problem:
         what = f"{type(problem).__name__}: {str(problem)[:200]}"
         raise DetectionError(f"{path} cannot be read as COCO's JSON ({what}).") from problem
-    for part, needs in NEEDS.items():
-        if part in ids and (not ids[part] or len(known[part]) < len(ids[part])):
+    for part, found in ids.items():
+        if not found or len(found) < len(content[part]):
             raise DetectionError(f"{path} has no {part}, or two with one id.")
+    for part, what, is_there in NEEDS:
         for place, entry in enumerate(content[part]):
-            for what, is_there in needs.items():
-                try:
-                    fits = is_there(entry, known)
-                except (KeyError, TypeError, AttributeError):
-                    fits = False
-                if not fits:
-                    shown = ascii(entry)[:150]
-                    raise DetectionError(f"{path}: {part}[{place}] needs {what}: {shown}")
+            try:
+                fits = is_there(entry, ids)
+            except (KeyError, TypeError, AttributeError):
+                fits = False
+            if not fits:
+                shown = ascii(entry)[:150]
+                raise DetectionError(f"{path}: {part}[{place}] needs {what}: {shown}")
     return content
 
 
@@ -140,10 +145,10 @@ class CocoImages(CocoDetection):
         VisionDataset.__init__(self, split.images)
         content, self.split, self.transform = read_coco(split.annotations), split, v2.Identity()
         images = {image["id"]: image for image in content["images"]}
-        paths = [split.images / image["file_name"] for image in images.values()]
-        missing = [path.name for path in paths if not path.is_file()]
+        names = [image["file_name"] for image in images.values()]
+        missing = [name for name in names if not (split.images / name).is_file()]
         if missing:
-            told = f"{len(missing)} of {len(paths)} images are not in {split.images}"
+            told = f"{len(missing)} of {len(names)} images are not in {split.images}"
             raise DetectionError(f"{told}, the first is {missing[0][:100]!r}.")
         self.categories = dict(sorted((c["id"], c["name"]) for c in content["categories"]))
         labels = {number: label for label, number in enumerate(self.categories, start=1)}
@@ -152,30 +157,20 @@ class CocoImages(CocoDetection):
             box = inside(mark["bbox"], images[mark["image_id"]])
             if mark.get("iscrowd"):
                 left_out["crowds"] += 1
-            elif box is None:
+            elif min(box[2:]) < LEAST_SIDE:
                 left_out["boxes narrower than a pixel inside the image"] += 1
             else:
                 own = {"category_id": labels[mark["category_id"]], "bbox": box}
                 marks.append({"id": number, "image_id": mark["image_id"], **own})
-        self.coco, self.ids = indexed({"images": content["images"], "annotations": marks}), []
-        for number in sorted(images):
-            if with_objects and not self.coco.imgToAnns[number]:
-                left_out["images without objects"] += 1
-            else:
-                self.ids.append(number)
+        self.coco = indexed({"images": content["images"], "annotations": marks})
+        self.ids = [i for i in sorted(images) if self.coco.imgToAnns[i] or not with_objects]
+        left_out["images without objects"] = len(images) - len(self.ids)
         self.ids = self.ids[:first]
         objects = sum(len(self.coco.imgToAnns[i]) for i in self.ids)
         self.said = f"{len(self.ids)} images, {objects} objects, {len(labels)} categories"
-        self.said += "".join(f"; left out: {count} {what}" for what, count in left_out.items())
+        self.said += "".join(f"; left out: {n} {what}" for what, n in left_out.items() if n)
         if not self.ids:
             raise DetectionError(f"{split.annotations} has nothing to train on: {self.said}.")
-
-    def digest(self) -> str:
-        """Return a short text that differs where images or objects do, wherever the folder is."""
-        told = hashlib.sha256(json.dumps(self.categories).encode())
-        for number in self.ids:
-            told.update(json.dumps([self.coco.imgs[number], self.coco.imgToAnns[number]]).encode())
-        return told.hexdigest()[:12]
 
     def __getitem__(self, ticket: Ticket) -> tuple[Tensor, dict[str, Tensor], int]:
         position, seed = ticket
@@ -200,25 +195,20 @@ class CocoImages(CocoDetection):
         return image
 
 
-def inside(box: list[float], image: Entry) -> list[float] | None:
-    """Return the part of x, y, width, height inside the image; None where too little is left."""
+def inside(box: list[float], image: Mapping[str, Any]) -> list[float]:
+    """Return the part of a box (x, y, width, height) inside an image; negative sides: nothing."""
     x, y, width, height = box
     left, top = max(0.0, x), max(0.0, y)
-    width, height = min(image["width"], x + width) - left, min(image["height"], y + height) - top
-    return [left, top, width, height] if min(width, height) >= LEAST_SIDE else None
+    right, bottom = min(image["width"], x + width), min(image["height"], y + height)
+    return [left, top, right - left, bottom - top]
 
 
-def for_training(size: int, augment: bool = True) -> v2.Transform:
-    """Return SSD's augmentation (distortion, expansion, a crop by IoU, mirroring), and a resize."""
+def transform(size: int, augment: bool = False) -> v2.Transform:
+    """Return a resize; with SSD's augmentation: distortion, expansion, a crop by IoU, mirroring."""
+    resize = v2.Resize((size, size), antialias=True)
+    last = [resize, v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes()]
     random = [v2.RandomPhotometricDistort(), v2.RandomZoomOut(fill=GREY), v2.RandomIoUCrop()]
-    random += [v2.RandomHorizontalFlip()]
-    last = [for_testing(size), v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes()]
-    return v2.Compose([*random, *last] if augment else last)
-
-
-def for_testing(size: int) -> v2.Transform:
-    """Return a plain resize: the same image gives the same input."""
-    return v2.Resize((size, size), antialias=True)
+    return v2.Compose([*random, v2.RandomHorizontalFlip(), *last] if augment else last)
 
 
 # ---- batches
@@ -245,14 +235,19 @@ def loader(
 ) -> DataLoader[Batch]:
     """Return batches: images (N, 3, S, S) of bytes, targets in their pixels, positions."""
     images.transform = transform
+    return DataLoader(
+        images,
+        batch_sampler=batches,  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=stack,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=leave_signals,
+    )
 
-    def stack(samples: list[Any]) -> Batch:
-        pixels, targets, positions = zip(*samples, strict=True)
-        return torch.stack(pixels), list(targets), list(positions)
 
-    gpu = torch.cuda.is_available()
-    how: dict[str, Any] = {"batch_sampler": batches, "collate_fn": stack, "pin_memory": gpu}
-    return DataLoader(images, num_workers=workers, worker_init_fn=leave_signals, **how)
+def stack(samples: list[Any]) -> Batch:
+    pixels, targets, positions = zip(*samples, strict=True)
+    return torch.stack(pixels), list(targets), list(positions)
 
 
 def leave_signals(worker: int) -> None:
@@ -261,15 +256,39 @@ def leave_signals(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def main() -> None:
-    """Read annotations and decode every image; say what is wrong."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("folder", type=existing)
-    parser.add_argument("--split", choices=("train", "val"), default="train")
-    arguments = parser.parse_args()
-    images = CocoImages(find_split(arguments.folder, arguments.split))
+# ---- the program
+
+
+def copy(images: CocoImages, count: int, folder: Path) -> None:
+    """Copy images, evenly from the set, with all that is annotated on them, as a set of their own."""
+    content = read_coco(images.split.annotations)
+    kept = set(images.ids[:: max(1, len(images.ids) // count)][:count])
+    content["images"] = [entry for entry in content["images"] if entry["id"] in kept]
+    content["annotations"] = [m for m in content["annotations"] if m["image_id"] in kept]
+    (folder / "images").mkdir(parents=True)
+    for entry in tqdm(content["images"], desc="copying", leave=False):
+        path = images.split.images / entry["file_name"]
+        entry["file_name"] = f"{entry['id']:012d}{path.suffix}"
+        shutil.copyfile(path, folder / "images" / entry["file_name"])
+    with write_atomically(folder / "instances.json") as part:
+        part.write_text(json.dumps(content))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read annotations, and decode every image or copy some."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("folder", type=Path, help="COCO's layout, or instances.json and images/")
+    add("--split", choices=("train", "val"), default="val", help="(val)")
+    add("--copy", type=positive, metavar="IMAGES", help="so many that have objects, to --out")
+    add("--out", type=Path, default=Path("small"), help="the folder to make (small)")
+    arguments = parser.parse_args(argv)
+    split = find_split(arguments.folder, arguments.split)
+    images = CocoImages(split, with_objects=arguments.copy is not None)
     print(images.said)
-    for number in tqdm(images.ids, desc="decoding", leave=False):
+    if arguments.copy:
+        copy(images, arguments.copy, arguments.out)
+    for number in tqdm(() if arguments.copy else images.ids, desc="decoding", leave=False):
         try:
             images._load_image(number)
         except DetectionError as fault:

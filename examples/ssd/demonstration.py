@@ -3,21 +3,21 @@
     python -m examples.ssd.demonstration                  # base and S1L0 on drawn shapes
     python -m examples.ssd.demonstration --surgeries S1L0 S1L2 --out shown
 
-Draws a data set of small, medium and large shapes, trains a small detector with and without the
-surgery from the same random weights, in the same number of steps, and evaluates all of them.
+Draws a data set of small, medium and large shapes (in --out, for the other programs too), trains a
+small detector with and without the surgery from the same random weights, in the same number of
+steps, and evaluates all of them.
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from examples.ssd import evaluate, synthetic, train
+from examples.ssd import evaluate, model, synthetic, train
 from examples.ssd.backbones import configuration_for
 from examples.ssd.programs import positive, run
 
-SIZE = 160  # pixels; the shapes are drawn on 320
 # The shapes are drawn with random sizes and places: what SSD's augmentation would add, costs steps.
-RECIPE = "--batch 8 --lr 0.02 --warmup 1 --no-augment --weights none --workers 0"
+RECIPE = "--size 160 --batch 8 --lr 0.02 --warmup 1 --no-augment --weights none --workers 0"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -32,22 +32,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--out", type=Path, default=Path("demonstration"), help="folder (demonstration)")
     arguments = parser.parse_args(argv)
     for surgery in arguments.surgeries:  # what cannot be built is told before minutes of training
-        configuration_for(arguments.backbone, surgery, SIZE)
+        model.build(configuration_for(arguments.backbone, surgery, 160))
     shapes, checkpoints = arguments.out / "shapes", []
     if not (shapes / "annotations" / "instances_val2017.json").is_file():
         counts = {"train2017": arguments.images, "val2017": max(1, arguments.images // 6)}
         synthetic.write(shapes, counts)
+    where = ["--data", shapes, "--device", arguments.device]
     for surgery in (None, *arguments.surgeries):
         out = arguments.out / (surgery or "base")
-        words = [*RECIPE.split(), "--backbone", arguments.backbone, "--size", SIZE]
+        words = [*RECIPE.split(), "--backbone", arguments.backbone, *where, "--out", out]
         words += ["--surgery", surgery] if surgery else []
-        words += ["--epochs", arguments.epochs, "--device", arguments.device, "--out", out]
-        files = ["--json", shapes / "annotations/instances_train2017.json"]
-        words += [*files, "--images", shapes / "train2017", "--resume"]
+        words += ["--epochs", arguments.epochs, "--resume"]
         train.main(list(map(str, words)))
-        checkpoints.append(str(out / "last.pt"))
-    how = ["--data", str(shapes), "--workers", "0", "--device", arguments.device]
-    evaluate.main([*checkpoints, *how, "--out", str(arguments.out)])
+        checkpoints.append(out / "last.pt")
+    words = [*checkpoints, *where, "--workers", "0", "--out", arguments.out]
+    evaluate.main(list(map(str, words)))
 
 
 if __name__ == "__main__":

@@ -12,29 +12,30 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torchvision.models.detection.ssd import SSD
 from torchvision.transforms.v2 import functional as VF
 from torchvision.utils import draw_bounding_boxes
 from tqdm import tqdm
 
 from examples.ssd import programs
-from examples.ssd.data import for_testing
-from examples.ssd.programs import DetectionError, existing
-from examples.ssd.training import Known, detector
+from examples.ssd.programs import DetectionError
+from examples.ssd.training import detector
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")  # of the images that are taken from a folder
 # Told apart by everyone.
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 
 
 @torch.inference_mode()
-def drawn(pixels: Tensor, known: Known, threshold: float, device: torch.device) -> Tensor:
-    """Return (3, H, W), uint8: the image with the boxes above a score."""
-    size, (height, width) = known.row.size, pixels.shape[1:]
-    [found] = known.ssd.to(device)([for_testing(size)(pixels).to(device).float() / 255])
+def drawn(pixels: Tensor, ssd: SSD, names: Sequence[str], threshold: float) -> Tensor:
+    """Return (3, H, W), uint8: the image with the boxes above a score. names: of the labels 1.."""
+    size, (height, width) = ssd.transform.fixed_size[0], pixels.shape[1:]
+    device = next(ssd.parameters()).device
+    [found] = ssd([VF.resize(pixels, [size, size], antialias=True).to(device).float() / 255])
     sure = found["scores"] > threshold
     boxes = found["boxes"][sure].cpu() * torch.tensor([width, height] * 2) / size
     boxes[:, 2:] = torch.maximum(boxes[:, 2:], boxes[:, :2] + 1)  # a thinner one is not drawn
     labels, scores = found["labels"][sure].tolist(), found["scores"][sure].tolist()
-    names = list(known.categories.values())
     said = [f"{names[label - 1]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
     colours, line = [COLOURS[label % len(COLOURS)] for label in labels], min(height, width) // 200
     return draw_bounding_boxes(pixels, boxes, said, colours, width=max(1, line))
@@ -44,31 +45,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Detect and draw."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
-    add("paths", nargs="+", type=existing, help="checkpoints (.pt), then images or folders")
+    add("paths", nargs="+", type=Path, help="checkpoints (.pt), then images or folders")
     # The paper's threshold, in its Figures 4 and 7.
     add("--threshold", type=programs.share, default=0.2, help="least score (0.2)")
     add("--out", type=Path, default=Path("detections"), help="of the drawings (detections)")
     add("--device", help="cpu, cuda, ... (default: the GPU if there is one)")
     arguments = parser.parse_args(argv)
     device = programs.wanted_device(arguments.device)
-    checkpoints = [path for path in arguments.paths if path.suffix == ".pt"]
-    images = [path for path in arguments.paths if path.suffix != ".pt"]
-    images = [p for path in images for p in (programs.images_in(path) if path.is_dir() else [path])]
-    if not checkpoints or not images:
+    known = [detector(path) for path in arguments.paths if path.suffix == ".pt"]
+    images = []
+    for path in arguments.paths:
+        if path.is_dir():
+            images += sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        elif path.suffix != ".pt":
+            images.append(path)
+    if not known or not images:
         raise DetectionError("give at least one checkpoint (a .pt file) and one image.")
-    if len({path.name for path in images}) < len(images):
-        raise DetectionError("two images have one name; give them to two runs, each with an --out.")
-    if any(path.resolve() == (arguments.out / path.name).resolve() for path in images):
-        raise DetectionError("an image would be overwritten; give another folder with --out.")
-    known = [detector(path) for path in checkpoints]
     arguments.out.mkdir(parents=True, exist_ok=True)
     for path in tqdm(images, desc="detecting", leave=False):
+        drawing = arguments.out / f"{path.stem}.png"
+        if drawing.exists():
+            raise DetectionError(f"{drawing} is there already; give another folder with --out.")
         pixels = VF.pil_to_tensor(programs.read_image(path))
-        parts = [drawn(pixels, one, arguments.threshold, device) for one in known]
-        usual = path.suffix.lower() in programs.IMAGE_SUFFIXES
-        name = path.name if usual else f"{path.name}.png"
-        VF.to_pil_image(torch.cat(parts, dim=2)).save(arguments.out / name, quality=95)
-    print(f"Drew {len(images)} images in {arguments.out}: {' | '.join(k.row.name for k in known)}")
+        parts = [
+            drawn(pixels, ssd.to(device), list(categories.values()), arguments.threshold)
+            for ssd, _, categories in known
+        ]
+        VF.to_pil_image(torch.cat(parts, dim=2)).save(drawing)
+    print(
+        f"Drew {len(images)} images in {arguments.out}: {' | '.join(row.name for _, row, _ in known)}"
+    )
 
 
 if __name__ == "__main__":

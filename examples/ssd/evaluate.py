@@ -20,12 +20,13 @@ import torch
 from pycocotools.coco import COCO  # type: ignore[import-untyped]
 from pycocotools.cocoeval import COCOeval  # type: ignore[import-untyped]
 from torchvision.models.detection.ssd import SSD
+from torchvision.ops import box_convert
 
 from examples.ssd import counting, data, programs
 from examples.ssd.data import CocoImages, indexed
 from examples.ssd.model import Network
 from examples.ssd.processes import Processes, processes
-from examples.ssd.programs import DetectionError, existing, write_atomically
+from examples.ssd.programs import DetectionError, write_atomically
 from examples.ssd.training import detector
 
 Detection = Mapping[str, Any]  # image_id, category_id, bbox (x, y, width, height) and score
@@ -43,13 +44,12 @@ def detect_all(
     size, ids, found = ssd.transform.fixed_size[0], list(images.categories), []
     own = [(position, 0) for position in range(everyone.rank, len(images), everyone.world)]
     batches = [own[i : i + batch] for i in range(0, len(own), batch)]
-    for pixels, _, positions in data.loader(images, data.for_testing(size), batches, workers):
+    for pixels, _, positions in data.loader(images, data.transform(size), batches, workers):
         outputs = ssd(list(pixels.to(everyone.device, non_blocking=True).float() / 255))
         for position, output in zip(positions, outputs, strict=True):
             entry = images.coco.imgs[images.ids[position]]
             sides = torch.tensor([entry["width"], entry["height"]] * 2)
-            boxes = output["boxes"].cpu() * sides / size
-            boxes[:, 2:] -= boxes[:, :2]
+            boxes = box_convert(output["boxes"].cpu(), "xyxy", "xywh") * sides / size
             values = (boxes.tolist(), output["scores"].tolist(), output["labels"].tolist())
             for box, score, label in zip(*values, strict=True):
                 where = {"image_id": entry["id"], "category_id": ids[label - 1]}
@@ -128,39 +128,35 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
-    add("checkpoints", type=existing, nargs="+")
-    add("--data", type=existing, help="COCO's layout, or val/ with instances.json and images/")
-    add("--json", type=existing, help="instead: an annotation file")
-    add("--images", type=existing, help="and its images")
+    add("checkpoints", type=Path, nargs="+")
+    data.add_images(add, "val")
     add("--batch", type=programs.positive, default=16, help="images at once (16)")
     add("--workers", type=programs.natural, default=2, help="processes that read images (2)")
     add("--device", help="cpu, cuda, ... (default: the GPU if there is one)")
     add("--out", type=Path, help="folder for the detections and summary.json")
     arguments = parser.parse_args(argv)
-    split = data.split_from(arguments, "val")
-    images, truth, records = CocoImages(split), load_truth(split.annotations), {}
+    split, records = data.split_from(arguments, "val"), {}
+    images, truth = CocoImages(split), load_truth(split.annotations)
+    how: dict[str, Any] = {"batch": arguments.batch, "workers": arguments.workers}
     with processes(programs.wanted_device(arguments.device)) as everyone:
         for path in arguments.checkpoints:
             ssd, row, known = detector(path)
             if known != images.categories:
                 raise DetectionError(f"{path} knows other categories than {split.annotations} has.")
-            how: dict[str, Any] = {"batch": arguments.batch, "workers": arguments.workers}
             found = detect_all(ssd.to(everyone.device), images, everyone, **how)
-            figures, _, classes = evaluate(truth, found)
             name = row.name if row.name not in records else str(path)
             gmacs = counting.compute(Network(ssd), row.size) / 1e9
             counts = {"gmacs": gmacs, "params": counting.parameters(ssd)}
-            records[name] = {**counts, **figures, "per_class": classes}
+            figures, _, per_class = evaluate(truth, found)
+            records[name] = {**counts, **figures, "per_class": per_class}
             if everyone.first and arguments.out is not None:
                 write_results(arguments.out / f"{name.replace('/', '-')}.json", found)
-    if not everyone.first:
-        return
-    lines = [(name, *(f"{r[c]:.1f}" for c in COLUMNS)) for name, r in records.items()]
-    titles = [f"{c[:2].upper()}{c[2:].replace('_', ' ')}" for c in COLUMNS]
-    print(programs.as_table(("network", *titles), lines))
-    if arguments.out is not None:
-        with write_atomically(arguments.out / "summary.json") as part:
-            part.write_text(json.dumps(records, indent=2))
+    if everyone.first:
+        lines = [(name, *(f"{r[c]:.1f}" for c in COLUMNS)) for name, r in records.items()]
+        titles = [f"{c[:2].upper()}{c[2:].replace('_', ' ')}" for c in COLUMNS]
+        print(programs.as_table(("network", *titles), lines))
+        if arguments.out is not None:
+            (arguments.out / "summary.json").write_text(json.dumps(records, indent=2))
 
 
 if __name__ == "__main__":

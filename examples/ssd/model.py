@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from math import log2
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ from examples.ssd.rfb import RFBNeck
 
 COCO_CLASSES = 81  # background and 80
 NECKS: dict[str, Any] = {"ssd": Neck, "rfb": RFBNeck, "rfb_mobile": RFBNeck, "pelee": PeleeNeck}
+# What the paper's rows have in common, by the number of halvings of a 300 pixel image: a map with a
+# step of 4 pixels gets boxes of 5, one of 8 pixels 10, one of 16 pixels 45, and so on.
+SIZES = {2: 5, 3: 10, 4: 45, 5: 90, 6: 135, 7: 180, 8: 225, 9: 270, 10: 315}
 ASPECTS = {4: [2], 6: [2, 3]}  # by boxes per cell: the aspect ratios beside 1, each also upright
 
 
@@ -45,7 +49,7 @@ class DefaultBoxes(DefaultBoxGenerator):
 
     def __init__(self, row: Configuration, maps: Sequence[ss.detection.Level]) -> None:
         """Place them. maps: what the predictors read."""
-        shares = [size / row.size for size in row.sizes]
+        shares = [size / row.size for size in row.sizes or sizes_for(maps, row.size)]
         super().__init__([ASPECTS[count] for count in row.boxes], scales=shares)
         steps, parts = row.steps or [None] * len(maps), []
         for level, step, sides in zip(maps, steps, self._wh_pairs, strict=True):
@@ -114,6 +118,13 @@ def build(
     limits = {"score_thresh": 0.01, "nms_thresh": 0.6, "detections_per_img": 100}
     size = (row.size, row.size)
     return Detector(pyramid, boxes, size, classes, head=head, **limits, **options)
+
+
+def sizes_for(maps: Sequence[ss.detection.Level], side: int) -> list[float]:
+    """Return the sizes of boxes (pixels) that the paper's rule gives maps, one more than maps."""
+    halvings = [round(log2(max(level.looks.step))) for level in maps]
+    halvings = [min(max(h, min(SIZES)), max(SIZES) - 1) for h in halvings]
+    return [SIZES[h] * side / 300 for h in (*halvings, halvings[-1] + 1)]
 
 
 def initialise(part: nn.Module) -> None:

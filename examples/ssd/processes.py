@@ -2,18 +2,13 @@
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-from examples.ssd.programs import DetectionError
-
-ECHO = 2.0  # seconds in which a second signal is the first again: a launcher passes on what it gets
 
 
 class Processes:
@@ -35,16 +30,6 @@ class Processes:
             dist.all_gather_object(values, value)
         return values
 
-    def from_first(self, make: Callable[[], Any]) -> Any:
-        """Return what the first process makes, everywhere; what it cannot do stops all of them."""
-        try:
-            made = self.gather(make() if self.first else None)[0]
-        except DetectionError as problem:
-            made = self.gather(problem)[0]
-        if isinstance(made, DetectionError):
-            raise made
-        return made
-
 
 @contextmanager
 def processes(device: torch.device) -> Iterator[Processes]:
@@ -63,9 +48,9 @@ def processes(device: torch.device) -> Iterator[Processes]:
 
 
 class Stop:
-    """Set by SIGTERM or Ctrl-C while entered; a second signal ends the program at once."""
+    """Set by SIGTERM or Ctrl-C while entered, however often they come; Ctrl-\\ ends at once."""
 
-    code, told_at = 0, 0.0  # the exit code of who was told
+    code = 0  # the exit code of who was told
 
     def __enter__(self) -> "Stop":
         numbers = (signal.SIGTERM, signal.SIGINT)
@@ -77,7 +62,4 @@ class Stop:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: Any) -> None:
-        again = self.code and time.monotonic() - self.told_at >= ECHO
-        self.code, self.told_at = self.code or 128 + number, time.monotonic()
-        if again:
-            raise SystemExit(self.code)
+        self.code = self.code or 128 + number

@@ -15,8 +15,6 @@ from PIL import Image
 
 import stridesurgery as ss
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
-
 
 class DetectionError(ValueError):
     """An error at which the programs stop, told in one sentence: the place, the fact and the way out."""
@@ -60,22 +58,7 @@ def number(kind: type, least: float, below: float = math.inf) -> Callable[[str],
 positive, natural, share = number(int, 1), number(int, 0, 2**63), number(float, 0, 1)
 
 
-def existing(text: str) -> Path:
-    """Return a path for argparse that is there."""
-    if not Path(text).exists():
-        raise argparse.ArgumentTypeError(f"there is no {text!r}")
-    return Path(text)
-
-
 # ---- files
-
-
-def images_in(folder: Path) -> list[Path]:
-    """Return the image files of a folder by name."""
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not found:
-        raise DetectionError(f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
-    return found
 
 
 def read_image(path: Path) -> Image.Image:
@@ -90,11 +73,10 @@ def read_image(path: Path) -> Image.Image:
 def read_tensors(path: Path) -> Any:
     """Return what torch saved, on the CPU; nothing in it is executed."""
     try:
-        if zipfile.is_zipfile(path):  # torch writes checksums and does not compare them
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
-            if damaged is not None:
-                raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
+        with zipfile.ZipFile(path) as archive:  # torch writes checksums and does not compare them
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as problem:  # damaged bytes fail wherever they lead: a dozen types of error
         raise DetectionError(f"{path} cannot be read: {sentence(problem)[:120]}.") from problem
@@ -103,17 +85,15 @@ def read_tensors(path: Path) -> Any:
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
     """Give a path to write to; it replaces `path` in one step, if nothing was raised."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         with part.open("rb+") as written:
             os.fsync(written.fileno())
         os.replace(part, path)
-        if os.name == "posix":  # the new name survives a power cut once its folder is on the disk
-            folder = os.open(path.parent, os.O_RDONLY)
-            os.fsync(folder)
-            os.close(folder)
+    except (OSError, RuntimeError) as problem:  # torch's writer turns the disk's errors into these
+        raise DetectionError(f"{path} could not be written ({sentence(problem)}).") from problem
     finally:
         part.unlink(missing_ok=True)
 

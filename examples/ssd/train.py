@@ -25,10 +25,11 @@ import torch
 from examples.ssd import backbones, data, programs
 from examples.ssd.configurations import Configuration, Recipe
 from examples.ssd.data import CocoImages
+from examples.ssd.evaluate import detect_all, evaluate, load_truth
 from examples.ssd.model import Detector, build
 from examples.ssd.processes import Processes, Stop, processes
-from examples.ssd.programs import DetectionError, existing, number, positive
-from examples.ssd.training import AMP, Options, Training
+from examples.ssd.programs import DetectionError, number, positive
+from examples.ssd.training import AMP, Options, Training, load
 from examples.ssd.weights import load_backbone, wake_norms
 
 WAKING_IMAGES = 32
@@ -41,11 +42,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, epilog=Options.__doc__, **how)
     backbones.add_detector(parser)
     add = parser.add_argument_group("the run").add_argument
-    add("--data", type=existing, help="COCO's layout, or train/ with instances.json and images/")
-    add("--json", type=existing, help="instead: an annotation file")
-    add("--images", type=existing, help="and its images")
+    data.add_images(add, "train")
     add("--first", type=positive, help="use only so many images")
     add("--weights", default="pretrained", help="of the backbone: pretrained, none, or a file")
+    add("--init-from", type=Path, metavar="CHECKPOINT", help="start from another detector")
+    add("--evaluate-every", type=positive, metavar="EPOCHS", help="on val of --data, to the log")
     add("--out", type=Path, required=True, help="folder for last.pt and log.jsonl")
     add("--resume", action="store_true", help="go on with the run in --out, or start it")
     add("--device", help="cpu, cuda, ... (default: the GPU if there is one)")
@@ -66,15 +67,20 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def train(arguments: argparse.Namespace, everyone: Processes, stop: Stop) -> None:
     """Train to the end of the recipe, or to a signal."""
     row, path = backbones.detector(arguments), arguments.out / "last.pt"
-    split = data.split_from(arguments, "train")
+    split, every = data.split_from(arguments, "train"), arguments.evaluate_every
+    if every and not arguments.data:
+        raise DetectionError("--evaluate-every needs --data, which has a val beside its train.")
     images = CocoImages(split, with_objects=True, first=arguments.first)
-    exists = everyone.from_first(path.is_file)
+    exists = everyone.gather(path.is_file())[0]
     if exists and not arguments.resume:
         raise DetectionError(f"{path} holds another run: --resume goes on with it.")
     asked = {f.name: getattr(arguments, f.name) for f in fields(Options)}
     options = Options(**{k: getattr(row.recipe, k) if v is None else v for k, v in asked.items()})
     torch.manual_seed(options.seed)
-    ssd, told = on_backbone(row, images, "none" if exists else arguments.weights)
+    new = not exists and not arguments.init_from
+    ssd, told = on_backbone(row, images, arguments.weights if new else "none")
+    if arguments.init_from and not exists:
+        told = take_over(ssd, arguments.init_from)
     training = Training(ssd, row, images, everyone, options, arguments.out, stop)
     if exists:
         changed = training.resume()
@@ -86,22 +92,35 @@ def train(arguments: argparse.Namespace, everyone: Processes, stop: Stop) -> Non
     if log is not None:
         print(f"{row.name} on {images.said}\n{told}")
     while not training.finished and training.run_epoch(log):
-        pass
+        if every and training.steps % (every * training.per_epoch) == 0:
+            val = data.find_split(arguments.data, "val")
+            found = detect_all(training.best, CocoImages(val), everyone, workers=options.workers)
+            if log is not None:
+                log(training.steps, evaluate(load_truth(val.annotations), found).figures)
     if log is not None and not training.finished:
         print(f"Stopped; {path} holds the run, --resume goes on with it.")
 
 
 def on_backbone(row: Configuration, images: CocoImages, weights: str) -> tuple[Detector, str]:
     """Return a detector that expects the pixels of its backbone's weights, and what was loaded."""
-    backbone, woken = load_backbone(row.backbone, weights), 0
+    (backbone, pixels), woken = load_backbone(row.backbone, weights), 0
     if weights != "none":
-        images.transform = data.for_testing(row.size)
+        images.transform = data.transform(row.size)
         few = [images[i, 0][0].float() / 255 for i in range(min(WAKING_IMAGES, len(images)))]
-        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (backbone.mean, backbone.std))
-        woken = wake_norms(backbone.net, (torch.stack(few) - mean) / std)
-    pixels = {"image_mean": backbone.mean, "image_std": backbone.std}
+        mean, std = (torch.tensor(value).view(3, 1, 1) for value in pixels.values())
+        woken = wake_norms(backbone, (torch.stack(few) - mean) / std)
     told = f"Backbone: {row.backbone}, weights {weights}; {woken} folded batch norms woken"
-    return build(row, 1 + len(images.categories), backbone.net, **pixels), told
+    return build(row, 1 + len(images.categories), backbone, **pixels), told
+
+
+def take_over(ssd: Detector, path: Path) -> str:
+    """Load what fits of another detector; predictors of other classes stay new. Return how much."""
+    content, own = load(path), ssd.state_dict()
+    found = content["average"] or content["model"]
+    fits = {k: v for k, v in found.items() if k in own and v.shape == own[k].shape}
+    ssd.load_state_dict(fits, strict=False)
+    ssd.transform.image_mean, ssd.transform.image_std = content["pixels"]
+    return f"Of {path}: {len(fits)} of {len(own)} tensors fit"
 
 
 class Log:

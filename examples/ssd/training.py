@@ -2,16 +2,16 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from examples.ssd import data
@@ -19,9 +19,9 @@ from examples.ssd.configurations import Configuration, Recipe
 from examples.ssd.data import Batch, CocoImages, seeded
 from examples.ssd.model import Detector, build
 from examples.ssd.processes import Processes, Stop
-from examples.ssd.programs import DetectionError, read_tensors, sentence, write_atomically
+from examples.ssd.programs import DetectionError, read_tensors, write_atomically
 
-FORMAT = 2  # of checkpoints
+FORMAT = 3  # of checkpoints
 AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # May change at --resume: the way out of a loss that is no number, what changes sums by rounding
 # only (a machine that is gone must not end the run), and what no step depends on.
@@ -33,7 +33,7 @@ class Options(Recipe):
     """Settings of training: the recipe, and what belongs to the run.
 
     augment: as SSD does; else images are only resized. amp: off, bf16 or fp16.
-    ema: decay of the averaged weights, such as 0.999; 0: none are kept.
+    ema: decay of the averaged weights, such as 0.999, less in the first steps; 0: none are kept.
     freeze_norms: batch norms use their running statistics and leave them.
     workers: processes that read images, for each process that trains.
     save_every: minutes. max_steps: of the whole run; it stops there as at a signal. 0: no limit.
@@ -63,28 +63,24 @@ class Training:
         folder: Path,
         stop: Stop | None = None,
     ) -> None:
+        self.ssd, self.row, self.images, self.options = ssd, row, images, options
+        self.everyone, self.stop, self.path = everyone, stop or Stop(), folder / "last.pt"
         if options.batch % everyone.world or len(images) < everyone.world:
             raise DetectionError(f"a batch cannot be dealt to {everyone.world} processes.")
-        learning = not options.freeze_norms and any(map(is_norm, ssd.modules()))
+        self.norms = [module for module in ssd.modules() if isinstance(module, _BatchNorm)]
+        learning = self.norms and not options.freeze_norms
         if learning and min(options.batch, len(images)) < 2 * everyone.world:
             raise DetectionError("batch norms need two images a process; or give --freeze-norms.")
-        self.row, self.images, self.everyone, self.options = row, images, everyone, options
-        self.stop, self.path = stop or Stop(), folder / "last.pt"
-        own = {"images": images.digest(), "device": everyone.device.type}
+        own = {"images": images.said, "device": everyone.device.type}
         self.run = {**asdict(options), **own, "processes": everyone.world}
-        for rank, other in enumerate(everyone.gather(self.run)):
-            if other != self.run:
-                raise DetectionError(f"process {rank} has {changes(self.run, other)}.")
         self.net: nn.Module = ssd.to(everyone.device)
-        self.ssd, still = ssd, options.freeze_norms
         if everyone.world > 1:
-            self.net = DistributedDataParallel(ssd, broadcast_buffers=not still)
+            self.net = DistributedDataParallel(ssd, broadcast_buffers=bool(learning))
         learned = [p for p in ssd.parameters() if p.requires_grad]
         self.sgd = torch.optim.SGD(learned, options.lr, 0.9, weight_decay=options.weight_decay)
-        self.amp = AMP[options.amp]
-        enabled = self.amp is torch.float16
-        self.scaler = torch.amp.GradScaler(everyone.device.type, enabled=enabled)
-        self.average = averaged(ssd, options.ema) if options.ema else None
+        self.amp, device = AMP[options.amp], everyone.device.type
+        self.scaler = torch.amp.GradScaler(device, enabled=self.amp is torch.float16)
+        self.average = ModelEmaV3(ssd, options.ema, use_warmup=True) if options.ema else None
         self.steps, self.saved = 0, time.monotonic()  # steps that are done
         self.per_epoch = max(1, len(images) // options.batch)
 
@@ -92,45 +88,44 @@ class Training:
     def finished(self) -> bool:
         return self.steps >= self.options.epochs * self.per_epoch
 
+    @property
+    def best(self) -> Detector:
+        """The network to use: with the averaged weights where there are any."""
+        return self.average.module if self.average else self.ssd
+
     # ---- steps
 
     def run_epoch(self, log: Callable[[int, Mapping[str, float]], None] | None = None) -> bool:
         """Go on to the end of the epoch, which a checkpoint marks; false: stopped before, saved."""
         options, everyone = self.options, self.everyone
         epoch, done = divmod(self.steps, self.per_epoch)
-        rate = schedule(self.sgd, options, epoch)
+        for group in self.sgd.param_groups:
+            group["lr"] = rate(options, epoch)
         self.net.train()
-        for norm in self.ssd.modules():
-            if options.freeze_norms and is_norm(norm):
-                norm.eval()
+        for norm in self.norms:
+            norm.train(not options.freeze_norms)
         batches = data.epoch_batches(len(self.images), options.batch, options.seed, epoch)
         own = [batch[everyone.rank :: everyone.world] for batch in batches[done:]]
-        transform = data.for_training(self.row.size, options.augment)
-        read = or_problem(data.loader(self.images, transform, own, options.workers))
+        transform = data.transform(self.row.size, options.augment)
+        read = data.loader(self.images, transform, own, options.workers)
         title, quiet = f"epoch {epoch + 1}/{options.epochs}", log is None
         for batch in tqdm(read, title, len(batches), initial=done, leave=False, disable=quiet):
-            problem = batch if isinstance(batch, Exception) else None
-            told = problem or self.stop.code or 0 < options.max_steps <= self.steps
+            told = bool(self.stop.code) or 0 < options.max_steps <= self.steps
             due = time.monotonic() - self.saved >= 60 * options.save_every
             # All decide together: one that went on alone would wait for the others for ever.
-            end, now = everyone.sum(torch.tensor([bool(told), due]).int())
+            end, now = everyone.sum(torch.tensor([told, due]).int())
             if end or now:
                 self.save()
-            if problem is not None:
-                raise DetectionError(
-                    f"{sentence(problem).rstrip('. ')}. {self.path} holds the run up to step "
-                    f"{self.steps}: once this is mended, --resume goes on."
-                ) from problem
             if end:
                 return False
-            values = self.step(batch)  # type: ignore[arg-type]
+            loss = self.step(batch)
             if log is not None:
-                log(self.steps, {**values, "rate": rate})
+                log(self.steps, {"loss": loss, "rate": rate(options, epoch)})
         self.save()
         return True
 
-    def step(self, batch: Batch) -> dict[str, float]:
-        """Take one step of all processes together, and return what it cost."""
+    def step(self, batch: Batch) -> float:
+        """Take one step of all processes together, and return the loss."""
         device, (pixels, targets, _) = self.everyone.device, batch
         # What is random in the network depends on the step alone: a resumed run sees the same.
         torch.manual_seed(seeded(self.options.seed, self.steps, self.everyone.rank))
@@ -140,22 +135,20 @@ class Training:
             losses = self.net(images, targets)
         # torchvision divides by this process's positives, at least 1; here those of all count.
         own = losses["positives"].clamp(min=1)
-        boxes, classes = losses["bbox_regression"] * own, losses["classification"] * own
-        told = torch.stack([boxes, classes, losses["positives"]]).detach().cpu().double()
-        *sums, positives = self.everyone.sum(told)
-        positives = max(1.0, positives)
-        values = {"boxes": sums[0] / positives, "classes": sums[1] / positives}
-        values["loss"] = values["boxes"] + values["classes"]
-        self._check("the loss", torch.tensor(values["loss"]))
+        loss = (losses["bbox_regression"] + losses["classification"]) * own
+        told = torch.stack([loss.detach(), losses["positives"]]).cpu().double()
+        total, positives = self.everyone.sum(told)
+        value = total / max(1, positives)
+        self._check("the loss", torch.tensor(value))
         self.sgd.zero_grad()
         # DistributedDataParallel averages the gradients.
-        self.scaler.scale((boxes + classes) * self.everyone.world / positives).backward()
+        self.scaler.scale(loss * self.everyone.world / max(1, positives)).backward()
         self.scaler.step(self.sgd)
         self.scaler.update()
-        if self.average is not None:
-            self.average.update_parameters(self.ssd)
         self.steps += 1
-        return values
+        if self.average is not None:
+            self.average.update(self.ssd, self.steps)
+        return value
 
     def _check(self, what: str, value: Tensor) -> None:
         if not value.isfinite().all():
@@ -170,28 +163,30 @@ class Training:
     def save(self) -> None:
         """Write a checkpoint, unless a weight or a statistic is no number."""
         if self.everyone.world > 1:
-            for value in self.ssd.buffers():  # each has seen its own images: the first one's count
-                torch.distributed.broadcast(value, 0)
+            for value in (*self.ssd.buffers(), *self.best.buffers()):
+                torch.distributed.broadcast(value, 0)  # each saw its own images: the first's count
         for name, value in self.ssd.state_dict().items():
             self._check(name, value)
-        content = {
-            "format": FORMAT,
-            "configuration": asdict(self.row),
-            "categories": self.images.categories,
-            "pixels": (self.ssd.transform.image_mean, self.ssd.transform.image_std),
-            "model": self.ssd.state_dict(),
-            "average": self.average and self.average.module.state_dict(),
-            "optimiser": self.sgd.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "steps": self.steps,
-            "run": self.run,
-        }
-        self.everyone.from_first(lambda: save(self.path, content))
+        if self.everyone.first:
+            content = {
+                "format": FORMAT,
+                "configuration": asdict(self.row),
+                "categories": self.images.categories,
+                "pixels": (self.ssd.transform.image_mean, self.ssd.transform.image_std),
+                "model": self.ssd.state_dict(),
+                "average": self.average and self.average.module.state_dict(),
+                "optimiser": self.sgd.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "steps": self.steps,
+                "run": self.run,
+            }
+            with write_atomically(self.path) as part:
+                torch.save(content, part)
         self.saved = time.monotonic()
 
     def resume(self) -> str:
         """Go on where the checkpoint was written; return what is otherwise now and may be."""
-        content = self.everyone.from_first(lambda: load(self.path))
+        content = self.everyone.gather(load(self.path) if self.everyone.first else None)[0]
         then = {**content["run"], **asdict(content["configuration"])}
         now = {**self.run, **asdict(self.row)}
         refused = changes({k: v for k, v in then.items() if k not in MAY_CHANGE}, now)
@@ -203,15 +198,10 @@ class Training:
         restore(self.ssd, content["model"], self.path)
         if self.average is not None:
             restore(self.average.module, content["average"], self.path)
-            self.average.n_averaged.fill_(content["steps"])
         self.sgd.load_state_dict(content["optimiser"])
         self.scaler.load_state_dict(content["scaler"])
         self.steps = content["steps"]
         return changes({k: then[k] for k in ("lr", "device", "processes")}, now)
-
-
-def is_norm(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.batchnorm._BatchNorm)
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -219,56 +209,15 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return ", ".join(f"{k} {v} (now {now[k]})" for k, v in before.items() if v != now[k])
 
 
-def or_problem(batches: Iterable[Batch]) -> Iterator[Batch | Exception]:
-    """Yield the batches; where reading fails, the problem instead, as the last one."""
-    try:
-        yield from batches
-    except (DetectionError, RuntimeError) as problem:  # RuntimeError: a reading process was killed
-        yield problem
-
-
-def schedule(sgd: torch.optim.Optimizer, recipe: Recipe, epoch: int) -> float:
-    """Set the learning rate of an epoch: a line up over the warm-up, then half a cosine to zero."""
-
-    def factor(epoch: int) -> float:
-        if epoch < recipe.warmup:
-            return (epoch + 1) / (recipe.warmup + 1)
-        share = (epoch - recipe.warmup) / max(1, recipe.epochs - recipe.warmup)
-        return (1 + math.cos(math.pi * share)) / 2
-
-    for group in sgd.param_groups:
-        group["initial_lr"] = recipe.lr
-    return float(LambdaLR(sgd, factor, last_epoch=epoch - 1).get_last_lr()[0])
-
-
-def averaged(ssd: Detector, decay: float) -> AveragedModel:
-    """Return the running average of the weights, which follows faster early on."""
-
-    def update(old: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
-        share = min(decay, (1 + int(count)) / (10 + int(count)))
-        return new.lerp(old, share) if new.is_floating_point() else new
-
-    return AveragedModel(ssd, avg_fn=update, use_buffers=True)
+def rate(recipe: Recipe, epoch: int) -> float:
+    """Return the learning rate of an epoch: a line up over the warm-up, then half a cosine to zero."""
+    if epoch < recipe.warmup:
+        return recipe.lr * (epoch + 1) / (recipe.warmup + 1)
+    share = (epoch - recipe.warmup) / max(1, recipe.epochs - recipe.warmup)
+    return recipe.lr * (1 + math.cos(math.pi * share)) / 2
 
 
 # ---- checkpoint files
-
-
-class Known(NamedTuple):
-    """A trained network, what it is made of and what its labels 1.. mean, by category id."""
-
-    ssd: Detector
-    row: Configuration
-    categories: dict[int, str]
-
-
-def save(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint; if the disk does not take it, what was there before is kept."""
-    try:
-        with write_atomically(path) as part:
-            torch.save(content, part)
-    except (OSError, RuntimeError) as problem:  # torch's writer turns the disk's errors into these
-        raise DetectionError(f"{path} could not be written ({sentence(problem)}).") from problem
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -276,27 +225,27 @@ def load(path: Path) -> dict[str, Any]:
     content = read_tensors(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DetectionError(f"{path} is no checkpoint of these programs, or of another version.")
-    try:
-        fields = content["configuration"]
-        row = Configuration(**{**fields, "recipe": Recipe(**fields["recipe"])})
-    except (TypeError, KeyError, DetectionError) as problem:
-        raise DetectionError(f"{path}: its configuration is not understood: {problem}.") from None
+    fields = content["configuration"]
+    row = Configuration(**{**fields, "recipe": Recipe(**fields["recipe"])})
     return {**content, "configuration": row}
 
 
-def detector(path: Path) -> Known:
-    """Return the network of a checkpoint in eval mode, with its averaged weights if it has any."""
+def detector(path: Path) -> tuple[Detector, Configuration, dict[int, str]]:
+    """Return the network of a checkpoint in eval mode, with its averaged weights if it has any.
+
+    With it come its configuration, and what its labels 1.. mean, by category id.
+    """
     content = load(path)
     row, categories, (mean, std) = (content[k] for k in ("configuration", "categories", "pixels"))
     ssd = build(row, 1 + len(categories), image_mean=mean, image_std=std)
     restore(ssd, content["average"] or content["model"], path)
-    return Known(ssd.eval(), row, categories)
+    return ssd.eval(), row, categories
 
 
 def restore(net: nn.Module, weights: Any, path: Path) -> None:
     """Load all weights, or say which do not fit."""
     try:
         net.load_state_dict(weights)
-    except (RuntimeError, AttributeError, TypeError) as problem:
+    except RuntimeError as problem:
         why = " ".join(str(problem).split())[:300]
         raise DetectionError(f"{path}: its weights are of another network: {why}") from None

@@ -86,8 +86,7 @@ def test_true_places_follow_the_extras_and_other_necks() -> None:
 
 @pytest.mark.parametrize("name", ["SSDMnetv1", "SSDMnetv1-S1L0", "SSDMnetv1-S2L4-6"])
 def test_the_rule_for_other_backbones_gives_the_papers_sizes(name: str) -> None:
-    steps = [ROWS[name].steps[0] * 2**k for k in range(6)]
-    assert backbones.sizes_for(steps, 300) == ROWS[name].sizes
+    assert tuple(model.sizes_for(model.maps(built(name)), 300)) == ROWS[name].sizes
 
 
 # ---- any backbone
@@ -117,9 +116,11 @@ def test_any_backbone_trains_and_detects(backbone: str, surgery: str | None, dua
 
 def test_a_surgery_makes_boxes_smaller_and_cells_denser() -> None:
     rows = [backbones.configuration_for("test_resnet", s, 96) for s in (None, "S1L0")]
-    assert rows[1].sizes[0] < rows[0].sizes[0]
-    coarse, fine = (looks(model.build(row))[0][0] for row in rows)
+    both = [model.build(row) for row in rows]
+    coarse, fine = (looks(ssd)[0][0] for ssd in both)
     assert coarse == (2 * fine[0], 2 * fine[1])
+    widest = [float(ssd.anchor_generator.boxes[0, 2]) for ssd in both]
+    assert widest[1] < widest[0]
 
 
 class PatchesLast(nn.Module):
@@ -157,3 +158,5 @@ def test_classifiers_are_left_out_and_unknown_backbones_told() -> None:
         backbones.configuration_for("resnet19", None, 300)
     with pytest.raises(DetectionError, match="two paths need a stride to remove"):
         backbones.configuration_for("resnet18", None, 96, dual=True)
+    with pytest.raises(DetectionError, match="has no two maps of different size.*only tokens"):
+        backbones.configuration_for("vit_tiny_patch16_224", "S1L0", 224)
