@@ -12,10 +12,10 @@ IsFiner = Callable[[GridInfo], bool]
 
 
 def reading_whole_maps(analysis: Analysis, is_finer: IsFiner) -> list[fx.Node] | None:
-    """Return the operators that read whole finer maps and make no map of them (global pooling).
+    """Return the operators that read whole finer maps and pool them (squeeze-excite, the head).
 
-    None: a finer map is made by an operator without a dilated form, such as squeeze-excite or
-    attention.
+    Given the original's cells they compute what they did, in the original.
+    None: a finer map is made by an operator without a dilated form, such as attention.
 
     Args:
         analysis: of the original.
@@ -64,7 +64,8 @@ class _Windowed:
             if place is None and len(shape) > 1 and max(shape[-2:]) > 1:
                 return False
             if place is not None and source not in self.nodes:
-                if self.is_finer(place) or not place.pooled:
+                # what is pooled from finer maps is the original's (squeeze-excite's gate)
+                if not place.pooled or (self.is_finer(place) and not _is_of_channels(shape)):
                     return False
         return True
 
@@ -83,3 +84,8 @@ class _Windowed:
                 zeros and (site is None or not site.local) and dilated(operator, (2, 2)) is not None
             )
         return site is None and is_per_cell(node, module)
+
+
+def _is_of_channels(shape: tuple[int, ...]) -> bool:
+    """Return True if a value has one number a channel, as a gate has."""
+    return len(shape) == 4 and sorted(shape[1:])[:2] == [1, 1]

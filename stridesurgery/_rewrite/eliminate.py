@@ -59,12 +59,12 @@ def eliminate(
         pool: whether a pool whose stride goes is removed ("remove", as in the paper) or runs at
             stride 1 ("keep").
         dilate: keep the pretrained features: every later map sampled `[::k, ::k]` is the
-            original's, and so is the answer. Where no later map is made from more than windows, the
-            later convolutions are dilated; what reads whole maps for the answer (global pooling) is
-            then given the original's cells, in a rewritten graph. Else the finer map's phases go
-            through the unchanged later layers, in a rewritten graph; their cells are evenly spaced
-            up to the next stride that stays. `features` takes the finer maps out. Pools run at
-            stride 1.
+            original's, and so is the answer. Where no later map is made from more than windows and
+            pooled maps, the later convolutions are dilated; what pools whole maps (squeeze-excite,
+            the head) is then given the original's cells, in a rewritten graph. Else the finer map's
+            phases go through the unchanged later layers, in a rewritten graph; their cells are
+            evenly spaced up to the next stride that stays. `features` takes the finer maps out.
+            Pools run at stride 1.
         restore_at: a later strided layer whose transition takes the eliminated strides on (a
             convolution its stride, a pool its stride and window), so that the maps after it keep
             their sizes.

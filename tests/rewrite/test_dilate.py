@@ -3,6 +3,7 @@
 import copy
 import io
 import itertools
+import math
 
 import pytest
 import timm
@@ -257,6 +258,22 @@ def test_your_own_class_comes_back_where_dilated_convolutions_do(
     again = ss.eliminate(copy.deepcopy(net), L=numbers, dilate=True, input_size=size, inplace=True)
     with torch.no_grad():
         assert torch.equal(again(x), found)
+
+
+@pytest.mark.parametrize("name", ["semnasnet_050", "mobilenetv3_small_050", "regnety_002"])
+def test_squeeze_excite_is_given_the_originals_cells(name: str) -> None:
+    """Two strides, sides that they do not divide: its gate is the original's, and no phases run."""
+    net, x = create(name).double(), torch.randn(2, 3, 75, 97).double()
+    numbers = [t.layers[0] for t in ss.inspect(net, (75, 97)).transitions[-2:]]
+    fine = ss.eliminate(net, L=numbers, dilate=True, input_size=(75, 97))
+    assert not any(n.target is space_to_batch for n in fine.graph.nodes)
+    maps = [ss.features(m, input_size=(75, 97)) for m in (net, fine)]
+    with torch.no_grad():
+        wanted, found = (list(m(x).values())[-1] for m in maps)
+        assert error(fine(x), net(x)) < 1e-9
+    assert error(found[..., ::4, ::4], wanted) < 1e-9 and found.shape[-1] > 2 * wanted.shape[-1]
+    assert all(map(math.isfinite, maps[1].feature_info.geometry(-1).step))
+    ss.verify(net, fine)
 
 
 @pytest.mark.parametrize(
