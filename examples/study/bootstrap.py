@@ -1,11 +1,13 @@
 """How much a figure of COCO's evaluation would vary with other images: a bootstrap over images.
 
-The detections are matched with the objects once, by pycocotools. A resample then only weighs the images: one drawn
-twice counts twice. With every image counted once, the figures are those of pycocotools to the digit.
+The detections are matched with the objects once, by pycocotools. A resample then only weighs the
+images: one drawn twice counts twice. With every image counted once, the figures are those of
+pycocotools to the digit.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,20 +24,16 @@ Floats = NDArray[np.float64]
 Figures = Mapping[str, Floats]  # percent, (resamples,); nan where there are no objects
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """The detections of one class, surest first, beside the objects of one range of sizes."""
 
     image: NDArray[np.int64]  # (D,): position of the detection's image
     right: NDArray[np.bool_]  # (IoUs, D): matches an object
-    wrong: NDArray[
-        np.bool_
-    ]  # (IoUs, D): matches none; what matches an object of another size is neither
+    wrong: NDArray[np.bool_]  # (IoUs, D): matches none; an object of another size is neither
     objects: Floats  # (images,)
 
 
-@dataclass(frozen=True)
-class Matches:
+class Matches(NamedTuple):
     """What pycocotools matched, before anything is averaged."""
 
     groups: Mapping[tuple[str, str], Group]  # by class and size
@@ -43,35 +41,30 @@ class Matches:
 
 
 def matches(
-    truth: COCO, detections: Sequence[Detection], image_ids: Sequence[int] | None = None
+    truth: COCO,
+    detections: Sequence[Detection],
+    image_ids: Sequence[int] | None = None,
+    least: int = 1,
 ) -> Matches:
-    """image_ids: the images that count; all, if none are named."""
+    """Match detections with objects.
+
+    image_ids: the images that count; all, if none are named. least: objects of a range of sizes
+    that a class must have to count in it: one object would be a third.
+    """
     done = match(truth, detections, image_ids)
-    ids = done.params.imgIds
+    ids, groups = done.params.imgIds, {}
     parts = iter(done.evalImgs)  # class by class, size by size, image by image
-    groups = {}
     for category in done.params.catIds:
         for size in SIZES:
             per_image = [next(parts) for _ in ids]
-            group = _group(per_image)
-            if group is not None:
+            own = [0 if e is None else np.sum(1 - np.array(e["gtIgnore"])) for e in per_image]
+            if sum(own) >= max(1, least):
+                group = _group(per_image, np.array(own, float))
                 groups[truth.cats[category]["name"], size] = group
     return Matches(groups, len(ids))
 
 
-def common(found: Matches, least: int) -> Matches:
-    """Without the classes of which a range of sizes has fewer objects, in that range: one object would be a third."""
-    return Matches(
-        {key: g for key, g in found.groups.items() if g.objects.sum() >= least}, found.images
-    )
-
-
-def _group(per_image: Sequence[Mapping | None]) -> Group | None:
-    objects = np.array(
-        [0.0 if e is None else np.sum(1 - np.asarray(e["gtIgnore"])) for e in per_image]
-    )
-    if not objects.any():
-        return None
+def _group(per_image: Sequence[Mapping | None], objects: Floats) -> Group:
     present = [(i, e) for i, e in enumerate(per_image) if e is not None]
     scores = np.concatenate([e["dtScores"] for _, e in present])
     order = np.argsort(-scores, kind="mergesort")  # as pycocotools breaks ties
@@ -79,64 +72,40 @@ def _group(per_image: Sequence[Mapping | None]) -> Group | None:
     matched = np.concatenate([e["dtMatches"] for _, e in present], axis=1)[:, order] > 0
     ignored = np.concatenate([e["dtIgnore"] for _, e in present], axis=1)[:, order].astype(bool)
     right, wrong = matched & ~ignored, ~matched & ~ignored
-    ranks = np.flatnonzero(right.any(axis=0))
-    last = ranks[-1] + 1 if len(ranks) else 0  # what is less sure changes nothing
-    told = (right | wrong)[:, :last].any(axis=0)
-    return Group(image[:last][told], right[:, :last][:, told], wrong[:, :last][:, told], objects)
+    last = np.flatnonzero(right.any(axis=0)).max(initial=-1)  # what is less sure changes nothing
+    counts = (right | wrong).any(axis=0) & (np.arange(len(image)) <= last)
+    return Group(image[counts], right[:, counts], wrong[:, counts], objects)
 
 
 # ---- from matches to figures
 
 
-def figures(found: Matches, weights: Floats, apart: Sequence[str] = ()) -> dict[str, Floats]:
-    """AP, AP50 and AR, each also by size where COCO has it, and AP by size of the classes named in `apart`.
+def figures(found: Matches, weights: Floats) -> dict[str, Floats]:
+    """Return AP, AP50 and AR, AP and AR also by size: percent, (resamples,), by ap_small, ...
 
-    weights: (resamples, images), how often each image counts. Returns percent, (resamples,), by name: ap_small, ...
+    weights: (resamples, images), how often each image counts.
     """
     result = {}
     for size in SIZES:
-        both = {name: _of_group(g, weights) for (name, s), g in found.groups.items() if s == size}
-        precision = _stacked(
-            [p for p, _ in both.values()], len(weights)
-        )  # classes, IoUs, resamples
-        recall = _stacked([r for _, r in both.values()], len(weights))
+        pairs = [_of_group(g, weights) for (_, s), g in found.groups.items() if s == size]
+        pairs = pairs or [(np.full((1, len(weights)), np.nan),) * 2]
+        precision, recall = map(np.stack, zip(*pairs, strict=True))  # classes, IoUs, resamples
         result[f"ap{size}"], result[f"ar{size}"] = _mean(precision), _mean(recall)
         if size == "":
             result["ap50"] = _mean(precision[:, :1])
-        for name in apart:
-            if name in both:
-                result[f"ap{size} {name}"] = _mean(both[name][0][None])
     return result
 
 
-@dataclass(frozen=True)
-class Evaluated:
-    """A network on a set of images."""
-
-    figures: Figures  # of every resample, see `resamples`
-    objects: Mapping[str, int]  # that they rest on, see `objects`
-    images: int
-
-
-def evaluated(found: Matches, apart: Sequence[str] = ()) -> Evaluated:
-    """apart: classes, as in `figures`."""
-    return Evaluated(
-        figures(found, resamples(found.images), apart), objects(found, apart), found.images
-    )
-
-
-def objects(found: Matches, apart: Sequence[str] = ()) -> dict[str, int]:
-    """How many objects a figure rests on, by what follows "ap" or "ar" in its name; apart: as in `figures`."""
-    counts = {size: 0 for size in SIZES} | {f"{size} {name}": 0 for size in SIZES for name in apart}
-    for (name, size), group in found.groups.items():
+def objects(found: Matches) -> dict[str, int]:
+    """Return how many objects a figure rests on, by what follows "ap" or "ar" in its name."""
+    counts = dict.fromkeys(SIZES, 0)
+    for (_, size), group in found.groups.items():
         counts[size] += int(group.objects.sum())
-        if name in apart:
-            counts[f"{size} {name}"] += int(group.objects.sum())
     return counts
 
 
 def _of_group(group: Group, weights: Floats) -> tuple[Floats, Floats]:
-    """Average precision and recall, each (IoUs, resamples); nan where the resample has no objects."""
+    """Return average precision and recall, (IoUs, resamples); nan where there are no objects."""
     objects = weights @ group.objects
     each = weights[:, group.image]  # (resamples, D)
     precision = np.full((len(group.right), len(weights)), np.nan)
@@ -150,28 +119,22 @@ def _of_group(group: Group, weights: Floats) -> tuple[Floats, Floats]:
             reached = right_so_far / objects[:, None]
             sharp = right_so_far / (wrong_so_far + right_so_far + np.spacing(1))
         envelope = np.maximum.accumulate(sharp[:, ::-1], axis=1)[:, ::-1]
-        precision[k, some] = [
-            _at_recalls(r, e) for r, e in zip(reached[some], envelope[some], strict=True)
-        ]
+        pairs = zip(reached[some], envelope[some], strict=True)
+        precision[k, some] = [_at_recalls(*pair) for pair in pairs]
         recall[k, some] = reached[some, -1] if len(hits) else 0.0
     return precision, recall
 
 
 def _at_recalls(reached: Floats, envelope: Floats) -> float:
-    """The mean precision over RECALLS, nothing where a recall is not reached."""
+    """Return the mean precision over RECALLS, nothing where a recall is not reached."""
     places = np.searchsorted(reached, RECALLS, side="left")
     return float(np.sum(envelope[places[places < len(envelope)]]) / len(RECALLS))
 
 
-def _stacked(parts: Sequence[Floats], resamples: int) -> Floats:
-    return np.stack(parts) if parts else np.full((1, 1, resamples), np.nan)
-
-
 def _mean(values: Floats) -> Floats:
-    """Over classes and IoUs; classes without objects in a resample do not count in it. values: (K, T, resamples)."""
-    counted = ~np.isnan(values)
-    count = counted.sum(axis=(0, 1))
-    total = np.where(counted, values, 0).sum(axis=(0, 1))
+    """Average (K, T, resamples) over classes and IoUs; a class without objects does not count."""
+    count = (~np.isnan(values)).sum(axis=(0, 1))
+    total = np.nan_to_num(values).sum(axis=(0, 1))
     return np.where(count > 0, 100 * total / np.maximum(count, 1), np.nan)
 
 
@@ -179,28 +142,35 @@ def _mean(values: Floats) -> Floats:
 
 
 def resamples(images: int, count: int = RESAMPLES, seed: int = 0) -> Floats:
-    """(1 + count, images): first every image once, then as many images drawn with replacement."""
+    """Return (1 + count, images): every image once, then as many drawn with replacement."""
     drawn = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=count)
     return np.concatenate([np.ones((1, images)), drawn.astype(float)])
 
 
 def interval(values: Floats) -> list[float]:
-    """The figure itself, and the ends of its 95 % interval: 1.96 standard deviations of the resamples to either side.
+    """Return a figure and the ends of its 95 % interval: 1.96 standard deviations to either side.
 
-    Not their quantiles: an average over classes is on average larger in a resample than in the whole set, since
-    classes that are seldom drop out and objects drawn twice are found twice.
-
-    values: as `resamples` orders them.
+    Not quantiles of the resamples: an average over classes is on average larger in a resample than
+    in the whole set, since classes that are seldom drop out and objects drawn twice are found
+    twice. values: as `resamples` orders them.
     """
     value, drawn = float(values[0]), values[1:][~np.isnan(values[1:])]
     half = WITHIN * float(drawn.std(ddof=1)) if len(drawn) > 1 else np.nan
     return [value, value - half, value + half]
 
 
-def intervals(values: Figures) -> dict[str, list[float]]:
-    return {name: interval(v) for name, v in values.items()}
-
-
 def differences(values: Figures, base: Figures) -> dict[str, list[float]]:
-    """Of two networks on the same resamples: what the images have in common cancels."""
+    """Compare two networks on the same resamples: what the images have in common cancels."""
     return {name: interval(v - base[name]) for name, v in values.items() if name in base}
+
+
+def evaluated(
+    found: Matches, rivals: Mapping[str, Figures] = MappingProxyType({})
+) -> tuple[Figures, dict[str, Any]]:
+    """Return the figures of every resample, and what a record says of them and of rivals."""
+    own = figures(found, resamples(found.images))
+    return own, {
+        "figures": {name: interval(values) for name, values in own.items()},
+        "objects": objects(found),
+        "differences": {name: differences(own, other) for name, other in rivals.items()},
+    }

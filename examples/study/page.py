@@ -15,19 +15,14 @@ from matplotlib.figure import Figure
 from examples.study.records import RESULTS, Record, read
 
 ROOT = RESULTS.parents[1]
-PAGES = [ROOT / name for name in ("docs/results.md", "docs/results_details.md", "README.md")]
+NAMES = ("docs/results.md", "docs/results_details.md", "docs/detectors.md", "README.md")
+PAGES = [ROOT / name for name in NAMES]
 MARK = re.compile(r"<!-- figures: (\w+) \| ([^|]*?) \| ([^>]*?) -->\n.*?<!-- end -->", re.S)
 KEYS = {"ap": "AP", "ap_small": "small", "ap_medium": "medium", "ap_large": "large"}
 KEYS |= {"ar_small": "AR small"}
 FEW = 20  # objects that a figure must rest on
-DRAWN = {
-    "as is": "o",
-    "S1L0": "s",
-    "S1L0 dual path": "D",
-    "600 pixels": "^",
-    "pyramid, 600 pixels": "v",
-    "pyramid, 300 pixels enlarged": "x",
-}
+DRAWN = ["as is", "S1L0", "S1L0 dual path", "600 pixels", "pyramid, 600 pixels"]
+DRAWN += ["pyramid, 300 pixels enlarged", "slices", "slices and whole"]
 
 
 def shown(record: Record, key: str, base: str | None = None) -> str:
@@ -45,10 +40,12 @@ def shown(record: Record, key: str, base: str | None = None) -> str:
 
 def figures(folder: Path, names: Sequence[str]) -> list[Sequence[str]]:
     """Return a line for each record: "file" or "title = file"."""
-    lines: list[Sequence[str]] = [("", *KEYS.values(), "GMAC")]
-    for title, file in (_named(name) for name in names):
-        record = read(folder / f"{file}.json")
-        lines.append((title, *(shown(record, k) for k in KEYS), f"{record['gmacs']:.2f}"))
+    found = {title: read(folder / f"{file}.json") for title, file in map(_named, names)}
+    has_loss = any("loss" in record for record in found.values())
+    lines: list[Sequence[str]] = [("", *KEYS.values(), "GMAC", *["loss"] * has_loss)]
+    for title, record in found.items():
+        loss = [f"{record['loss']['last']:.2f}"] if has_loss else []
+        lines.append((title, *(shown(record, k) for k in KEYS), f"{record['gmacs']:.2f}", *loss))
     return lines
 
 
@@ -64,13 +61,12 @@ def differences(folder: Path, names: Sequence[str]) -> list[Sequence[str]]:
 
 def latency(folder: Path, names: Sequence[str]) -> list[Sequence[str]]:
     """Return a line for each network, and the ratio to the first one on each kind of device."""
-    found = {title: read(folder / f"{file}.json") for title, file in map(_named, names)}
+    found = {title: read(folder / f"{file}.json")["rows"] for title, file in map(_named, names)}
     lines: list[Sequence[str]] = [("", "compute", *(f"{title}, ratio (ms)" for title in found))]
-    rows = [record["rows"] for record in found.values()]
-    base = next(iter(rows[0].values()))["gmacs"]
-    for name, row in rows[0].items():
-        own = [r[name] for r in rows]
-        times = [f"{r['ratio'][0]:.2f} ({r['ms'][0]:.1f})" for r in own]
+    first, base = next(iter(found.values())), 0.0
+    for name, row in first.items():
+        base = base or row["gmacs"]
+        times = [f"{r[name]['ratio'][0]:.2f} ({r[name]['ms'][0]:.1f})" for r in found.values()]
         lines.append((name, f"{row['gmacs'] / base:.2f}", *times))
     return lines
 
@@ -101,13 +97,13 @@ def draw(out: Path) -> None:
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     panels = figure.subplots(1, 2)
     for panel, key in zip(panels, ("ap", "ap_small"), strict=True):
-        for name, marker in DRAWN.items():
+        for name, marker in zip(DRAWN, "osD^vxP*", strict=True):
             record = read(RESULTS / "training_free" / f"{name}.json")
             value, low, high = record["figures"][key]
             how = {"fmt": marker, "ms": 8, "elinewidth": 0.9, "label": name}
             panel.errorbar(record["gmacs"], value, [[value - low], [high - value]], **how)
         panel.set(xlabel="compute (GMAC)", ylabel=f"AP {KEYS[key] * (key != 'ap')} (%)", ylim=0)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.savefig(out, dpi=90)
 
 

@@ -26,7 +26,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def is_done(path: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether the record is there; one that was measured with other settings is told."""
+    """Tell whether the record is there; one that was measured with other settings is refused."""
     if not path.is_file():
         return False
     before, now = read(path)["settings"], _plain(dict(settings))

@@ -10,7 +10,6 @@ that was stopped goes on with the same command; a row whose record is there is s
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from examples.ssd import train
 from examples.ssd.configurations import ROWS as CONFIGURATIONS
@@ -18,7 +17,7 @@ from examples.ssd.data import CocoImages, find_split
 from examples.ssd.programs import run
 from examples.ssd.training import detector
 from examples.study import records, trained
-from examples.study.training_free import data_folder
+from examples.study.stock import data_folder
 
 ROWS = (
     "SSDMnetv1",
@@ -40,6 +39,7 @@ def named(row: str) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Train, evaluate, record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("set", choices=("aerial_cars", "bccd", "deeppcb"))
     parser.add_argument("--rows", nargs="+", default=list(ROWS), help="or BACKBONE:SURGERY:dual")
@@ -50,24 +50,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     weights = a.weights or data_folder() / "weights" / WEIGHTS
     images = CocoImages(find_split(data, "train"), with_objects=True, first=a.first)
     same = {"set": a.set, "weights": weights.name, **trained.settings(a, len(images))}
-    recipe = f"--epochs {a.epochs} --batch {a.batch} --lr {a.lr} --warmup {a.warmup}"
-    recipe += f" --amp {a.amp} --device {a.device} --workers {a.workers} --weights {weights}"
-    recipe += f" --data {data}" + " --no-augment" * a.no_augment
-    recipe += f" --first {a.first}" if a.first else ""
+    names = ("epochs", "batch", "lr", "warmup", "amp", "device", "workers")
+    recipe = [f"--{name}={vars(a)[name]}" for name in names]
+    recipe += [f"--weights={weights}", f"--data={data}", *["--no-augment"] * a.no_augment]
+    recipe += [f"--first={a.first}"] if a.first else []
     for seed in a.seeds:
-        for row in a.rows:
-            name = f"{row.replace(':', '-')}-seed{seed}"
+        runs = {row: f"{row.replace(':', '-')}-seed{seed}" for row in a.rows}
+        for number, (row, name) in enumerate(runs.items()):
             folder = a.work / "small_objects" / a.set / name
             path = a.results / "small_objects" / a.set / f"{name}.json"
             if records.is_done(path, same):
                 continue
-            more = ["--seed", str(seed), "--out", str(folder), "--resume"]
-            train.main([*named(row), *recipe.split(), *more])
-            rivals = [f"{r.replace(':', '-')}-seed{seed}" for r in a.rows[: a.rows.index(row)]]
-            ssd, _, kinds = detector(folder / "last.pt")
-            val = find_split(data, "val")
-            how: dict[str, Any] = {"least": 20, "apart": [*kinds.values()]}
-            found = trained.record(ssd, val, folder, rivals, a.device, **how)
+            more = [f"--seed={seed}", f"--out={folder}", "--resume"]
+            train.main([*named(row), *recipe, *more])
+            ssd, val = detector(folder / "last.pt").ssd, find_split(data, "val")
+            found = trained.record(ssd, val, folder, [*runs.values()][:number], a, least=20)
             about = {"row": row, "backbone": named(row)[1], "seed": seed, "settings": same}
             records.write(path, {**about, **found})
             print(f"{path}: AP {found['figures']['ap'][0]:.1f}", flush=True)

@@ -1,54 +1,38 @@
-"""The stock COCO SSD on a sparse path: the finer network only in tiles where the detector sees something small.
+"""The stock COCO SSD on a sparse path: the finer network only in tiles where something small is seen.
 
-    python -m examples.study.sparse --work runs                       # 300 pixels, every other photograph
-    python -m examples.study.sparse --work runs --size 600 --every 4
+    python -m examples.study.sparse --work runs                # 300 pixels; half an hour on one CPU core
+    python -m examples.study.sparse --work runs --size 600
 
-Nothing is trained. A tile is wanted if a box of the coarse path has its middle there, is smaller than a third of the
-image and scores more than a threshold. Of the fine path's first two maps the boxes in wanted tiles and below a bound on
-their size join those of the coarse path. The bound is chosen on every other of the photographs and used on the rest,
-and the other way round. Compute is counted: it is a line in the number of tiles that run.
+Nothing is trained. A tile is wanted if a box of the coarse path has its middle there, is smaller than
+a third of the image and scores more than a threshold. Of the fine path's first two maps the boxes in
+wanted tiles and below a bound on their size join those of the coarse path. Compute is counted: it is
+a line in the number of tiles that run.
 """
 
-import argparse
-import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
+from torchvision.models.detection.image_list import ImageList
 
 import stridesurgery as ss
-from examples.ssd.evaluate import load_truth
-from examples.ssd.programs import positive, run, write_atomically
-from examples.study import bootstrap, records
-from examples.study.stock import HIGH_TAP, INPUT_SIZE, LOW_TAP, Predictions, StockSSD, load_stock
-from examples.study.stock_boxes import (
-    Candidates,
-    anchors,
-    as_results,
-    below,
-    candidates,
-    decode,
-    learned_centres,
-    merged,
-    six_layers,
-    suppress,
-    usual_centres,
-)
-from examples.study.stock_networks import TwoPaths, as_input, resized, with_stride_eliminated
-from examples.training_free import FINER, data_folder, read
+from examples.ssd.programs import run
+from examples.study import stock
+from examples.study.experiment import AS_IS, Experiment, Found, Row, View, arguments
+from examples.study.stock import TAPS, data_folder
+from examples.study.training_free import Computed, opened
 
-TAPS, FINE_STEPS = (LOW_TAP, HIGH_TAP), (8, 16)  # steps of S1L0's maps, pixels
+STEPS = (8, 16)  # of S1L0's first two maps, pixels
 SMALL = 1 / 3  # of the image's side: a box that asks for a tile is smaller
 GRID = 96  # cells a side on which boxes ask
-LAYOUTS: Mapping[
-    int, Sequence[tuple[int, int, float]]
-] = {  # by input size: tile, margin, threshold
+WHOLE = "dual path, whole"
+Layout = tuple[int, int, float]  # tile, margin, threshold
+LAYOUTS: Mapping[int, Sequence[Layout]] = {  # by input size
     300: (
         *((32, 0, t) for t in (0.2, 0.3, 0.4)),
         *((32, 32, t) for t in (0.2, 0.25, 0.3, 0.4)),
@@ -57,50 +41,55 @@ LAYOUTS: Mapping[
     ),
     600: ((64, 0, 0.2), (64, 0, 0.3)),
 }
-BOUNDS = (128, 160, 192, 224)  # pixels of the photograph
-MOST = 4000  # boxes of a view that are kept, surest first
-TIMED = 16  # photographs
 
 
 class Sparse(nn.Module):
-    """The detector on a sparse path."""
+    """The detector on a sparse path: (1, 3, H, W) to the fine path's boxes in wanted tiles."""
 
-    def __init__(self, net: StockSSD, size: int, tile: int, margin: int, threshold: float) -> None:
+    def __init__(self, parts: nn.ModuleDict, size: int, layout: Layout) -> None:
         super().__init__()
-        self.net, self.tile, self.margin, self.threshold = net, tile, margin, threshold
-        self.coarse_anchors, self.fine_anchors = anchors_of(net, size)
-        both = ss.dual_path(net.backbone, "S1L0", taps=TAPS, share=False, input_size=size)
-        self.backbone = ss.sparse_path(both, self.ask, tile=tile, margin=margin)
-        self.said: Predictions  # by the coarse path, of the last image
+        self.size, (self.tile, self.margin, self.threshold) = size, layout
+        self.coarse = opened(stock.at_size(parts, size))
+        self.fine: Any = opened(ss.eliminate(self.coarse, "S1L0", centres="carried"))
+        self.where = ImageList(torch.empty(1, 3, size, size), [(size, size)])
+        grids = [level.grid for level in ss.detection.levels(self.fine.backbone, size)]
+        [boxes] = self.fine.anchor_generator(self.where, [torch.empty(1, 1, *g) for g in grids])
+        kinds = self.fine.anchor_generator.num_anchors_per_location()
+        self.boxes = boxes.split([h * w * k for (h, w), k in zip(grids, kinds, strict=True)])
+        both = ss.dual_path(parts["backbone"], "S1L0", taps=TAPS, share=False, input_size=size)
+        self.backbone = ss.sparse_path(both, self.ask, tile=self.tile, margin=self.margin)
         self.wanted: Tensor  # tiles of the last image, (rows, columns)
 
-    def forward(self, image: Tensor) -> tuple[Predictions, Tensor]:
-        """Return what the fine path says of one image in the wanted tiles, and the anchors, (A, 4)."""
+    def forward(self, image: Tensor) -> Found:
         maps = self.backbone(image)
         self.wanted = maps["tiles"][0]
-        boxes, scores, places, start = [], [], [], 0
-        for tap, step, head in zip(TAPS, FINE_STEPS, self.net.heads, strict=False):
+        said: dict[str, list[Tensor]] = {"bbox_regression": [], "cls_logits": []}
+        places = []
+        for tap, step, head, boxes in zip(
+            TAPS, STEPS, self.fine.head.heads, self.boxes, strict=False
+        ):
             found, cells = maps[f"small.{tap}"][0].permute(1, 2, 0), self.tile // step
             inside = self.wanted.repeat_interleave(cells, 0).repeat_interleave(cells, 1)
             inside = inside[: found.shape[0], : found.shape[1]]
             chosen = found[inside][:, :, None, None]  # (cells, C, 1, 1)
-            offsets, logits = (head.get_submodule(part)(chosen) for part in ("box", "cls"))
-            kinds = offsets.shape[1] // 4
-            boxes.append(offsets.reshape(-1, 4))
-            scores.append(logits.reshape(len(boxes[-1]), logits.shape[1] // kinds).sigmoid()[:, 1:])
-            level = self.fine_anchors[start : start + inside.numel() * kinds]
-            places.append(level.view(inside.numel(), kinds, 4)[inside.flatten()].flatten(0, 1))
-            start += len(level)
-        return Predictions(torch.cat(boxes)[None], torch.cat(scores)[None]), torch.cat(places)
+            said["bbox_regression"].append(head.box(chosen).reshape(-1, 4)[:, stock.TO_SSD])
+            said["cls_logits"].append(head.cls(chosen).reshape(-1, 91)[:, 1:])
+            places.append(boxes.view(*inside.shape, -1, 4)[inside].flatten(0, 1))
+        outputs = {key: torch.cat(parts)[None] for key, parts in said.items()}
+        return self.fine.postprocess_detections(
+            outputs, [torch.cat(places)], self.where.image_sizes
+        )[0]
 
     def ask(self, maps: Mapping[str, Tensor]) -> Tensor:
         """Return where the coarse path sees something small, (1, GRID, GRID)."""
-        self.said = said = self.net.predict(*(maps[f"large.{tap}"] for tap in TAPS))
-        corners = decode(said.boxes[0], self.coarse_anchors)
+        net: Any = self.coarse
+        six = list(net.backbone.six({str(tap): maps[f"large.{tap}"] for tap in TAPS}).values())
+        boxes = net.anchor_generator(self.where, six)
+        [found] = net.postprocess_detections(net.head(six), boxes, self.where.image_sizes)
+        corners = found["boxes"] / self.size
         small = (corners[:, 2:] - corners[:, :2]).prod(1) < SMALL**2
-        sure = said.scores[0].amax(1) > self.threshold
-        middles = (corners[:, :2] + corners[:, 2:])[sure & small] / 2
-        row, column = (middles * GRID).long().clamp(max=GRID - 1).T
+        middles = (corners[:, :2] + corners[:, 2:])[small & (found["scores"] > self.threshold)] / 2
+        column, row = (middles * GRID).long().clamp(max=GRID - 1).T
         asked = torch.zeros(1, GRID, GRID, dtype=torch.bool)
         asked[0, row, column] = True
         return asked
@@ -108,188 +97,56 @@ class Sparse(nn.Module):
     def ran(self) -> int:
         """Return how many tiles of the last image have run."""
         ring = -(-self.margin // self.tile)
-        around = max_pool2d(self.wanted[None].float(), 2 * ring + 1, 1, ring)
-        return int(around.sum())
+        return int(max_pool2d(self.wanted[None].float(), 2 * ring + 1, 1, ring).sum())
 
 
-def anchors_of(net: StockSSD, size: int) -> tuple[Tensor, Tensor]:
-    """Return the anchors (A, 4) of the coarse and of the fine path at an input size."""
-    trained, scale = six_layers(net, INPUT_SIZE), INPUT_SIZE / size
-    coarse = learned_centres(six_layers(net, size), size, trained, INPUT_SIZE)
-    fine = six_layers(with_stride_eliminated(net), size)
-    return (
-        anchors(usual_centres(trained) if size == INPUT_SIZE else coarse, scale),
-        anchors(learned_centres(fine, size, trained, INPUT_SIZE), FINER * scale),
-    )
-
-
-def macs(net: nn.Module, image: Tensor) -> float:
+def gmacs(net: nn.Module, size: int) -> float:
     """Return the multiply-accumulates of one image, 10^9."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        net(image)
+        net(torch.zeros(1, 3, size, size))
     return counter.get_total_flops() / 2e9
 
 
-def line(net: StockSSD, size: int, tile: int) -> tuple[float, float, float]:
-    """Return the 10^9 multiply-accumulates without a tile, of each tile that runs, and of its heads."""
-    image, (none, some) = (
-        torch.zeros(1, 3, size, size),
-        (Sparse(net, size, tile, 0, threshold) for threshold in (1.0, -1.0)),
-    )
-    least, most = macs(none, image), macs(some, image)
+@cache
+def line(parts: nn.ModuleDict, size: int, tile: int) -> tuple[float, float, float]:
+    """Return the 10^9 multiply-accumulates without a tile, of each that runs, of its heads."""
+    none, some = (Sparse(parts, size, (tile, 0, threshold)) for threshold in (1.0, -1.0))
+    least, most = gmacs(none, size), gmacs(some, size)
     tiles = some.ran()
-    each = (macs(some.backbone, image) - macs(none.backbone, image)) / tiles
+    each = (gmacs(some.backbone, size) - gmacs(none.backbone, size)) / tiles
     return least, each, (most - least) / tiles - each
 
 
-# ---- what is found
+def view(parts: nn.ModuleDict, size: int, layout: Layout) -> View:
+    """Return what a sparse path finds in a photograph, and what it costs."""
+    net, (none, each, heads) = Sparse(parts, size, layout), line(parts, size, layout[0])
 
+    def found(photograph: Image.Image) -> Found:
+        one = net((stock.as_tensor(stock.resized(photograph, size))[None] * 255 - 128) / 128)
+        boxes = one["boxes"] * torch.tensor([*photograph.size] * 2) / size
+        wanted, ran = int(net.wanted.sum()), net.ran()
+        cost = torch.tensor(none + each * ran + heads * wanted)
+        return {**one, "boxes": boxes, "gmacs": cost, "ran": torch.tensor(ran / net.wanted.numel())}
 
-def look(net: StockSSD, size: int, every: int, kept: Path) -> dict[str, Any]:
-    """Return what each path finds on every so-many-th photograph; from `kept` if it is there."""
-    if kept.is_file():
-        return dict(torch.load(kept, weights_only=True))
-    data = data_folder() / "coco_public"
-    truth = load_truth(data / "instances.json")
-    ids = sorted(truth.imgs)[::every]
-    nets = {title(*layout): Sparse(net, size, *layout) for layout in LAYOUTS[size]}
-    whole, (coarse, fine) = TwoPaths(net, "S1L0"), anchors_of(net, size)
-    found: dict[str, list[Any]] = {name: [] for name in ("coarse", "fine", *nets)}
-    tiles: dict[str, list[Any]] = {name: [] for name in nets}
-    for number in tqdm(ids, disable=None):
-        photograph = read(truth, data / "images", number)
-        pixels, image = (photograph.height, photograph.width), as_input(resized(photograph, size))
-        with torch.inference_mode():
-            small, large = whole(image)
-            found["coarse"].append(_plain(candidates(large, coarse, pixels)))
-            found["fine"].append(_plain(candidates(small, fine, pixels)))
-            for name, sparse in nets.items():
-                said, places = sparse(image)
-                found[name].append(_plain(candidates(said, places, pixels)))
-                wanted = sparse.wanted
-                tiles[name].append((int(wanted.sum()), sparse.ran(), wanted.numel()))
-    result = {"ids": ids, "res": found, "info": tiles}
-    with write_atomically(kept) as part:
-        torch.save(result, part)
-    return result
-
-
-def title(tile: int, margin: int, threshold: float) -> str:
-    return f"{tile} {margin} {threshold}"
-
-
-def _plain(found: Candidates) -> tuple[Tensor, Tensor, Tensor]:
-    return found.boxes, found.scores, found.categories
-
-
-def _best(found: Sequence[Any]) -> list[Candidates]:
-    views = [Candidates(*fields) for fields in found]
-    return [view[view.scores.topk(min(MOST, len(view.scores))).indices] for view in views]
-
-
-# ---- figures
-
-
-def crossed(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return AP of every row where each half of the photographs uses the bound that the other has chosen."""
-    truth, ids = load_truth(data_folder() / "coco_public" / "instances.json"), found["ids"]
-    halves = np.array([[1.0, 0.0], [0.0, 1.0]])[:, np.arange(len(ids)) % 2]
-    original = _best(found["res"]["coarse"])
-
-    def figures(views: Sequence[Candidates]) -> bootstrap.Figures:
-        results = [r for v, i in zip(views, ids, strict=True) for r in as_results(suppress(v), i)]
-        return bootstrap.figures(bootstrap.matches(truth, results, ids), halves)
-
-    plain = figures(original)
-    rows: dict[str, dict[str, Any]] = {
-        "as is": {name: float(np.mean(plain[name])) for name in NAMES}
-    }
-    for name in found["res"]:
-        if name == "coarse":
-            continue
-        fine = _best(found["res"][name])
-        by_bound = {
-            b: figures([merged(o, below(f, b)) for o, f in zip(original, fine, strict=True)])
-            for b in BOUNDS
-        }
-        chosen = [max(BOUNDS, key=lambda b, half=half: by_bound[b]["ap"][half]) for half in (1, 0)]  # type: ignore[misc]
-        of_half = {n: [float(by_bound[b][n][half]) for half, b in enumerate(chosen)] for n in NAMES}
-        rows[name] = {n: float(np.mean(values)) for n, values in of_half.items()}
-        rows[name] |= {"bounds": chosen, "of each half": of_half}
-        print(name, rows[name], flush=True)
-    return rows
-
-
-NAMES = ("ap", "ap_small", "ap_medium", "ap_large")
-
-
-def seconds(net: StockSSD, size: int, layouts: Sequence[tuple[int, int, float]]) -> dict[str, Any]:
-    """Return the processor seconds of a photograph: means of TIMED without the extremes, measured in turn."""
-    data = data_folder() / "coco_public"
-    truth = load_truth(data / "instances.json")
-    ids = sorted(truth.imgs)[:: len(truth.imgs) // TIMED][:TIMED]
-    nets: dict[str, nn.Module] = {"as is": net, "fine": TwoPaths(net, "S1L0")}
-    nets |= {title(*layout): Sparse(net, size, *layout) for layout in layouts}
-    spent: dict[str, list[float]] = {name: [] for name in nets}
-    for number in ids:
-        image = as_input(resized(read(truth, data / "images", number), size))
-        with torch.inference_mode():
-            for name, other in nets.items():
-                start = time.process_time()
-                other(image)
-                spent[name].append(time.process_time() - start)
-    return {name: float(np.mean(sorted(each)[1:-1])) for name, each in spent.items()}
-
-
-def table(record: Mapping[str, Any]) -> str:
-    """Return a record as the table of docs/sparse.md."""
-    named = {"as is": "as is", "fine": "dual path, whole"}
-    lines = [
-        "| | AP | small | medium | large | tiles that run | compute | processor time |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    spent = record["processor seconds"]
-    for name, row in record["rows"].items():
-        shown = named.get(name) or "tile {}, margin {}, threshold {}".format(*name.split())
-        aps = " | ".join(f"{row[n]:.1f}" for n in NAMES)
-        ran = f"{row['ran']:.2f}" if "ran" in row else "1.00" if name == "fine" else "0"
-        times = f"{row['compute']:.2f} | {spent[name] / spent['as is']:.2f}"
-        lines.append(f"| {shown} | {aps} | {ran} | {times} |")
-    return "\n".join(lines)
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--size", type=int, default=INPUT_SIZE, choices=LAYOUTS, help="pixels")
-    parser.add_argument("--every", type=positive, default=2, help="of so many photographs one")
-    parser.add_argument("--work", type=Path, required=True, help="folder for what is found")
-    arguments = parser.parse_args(argv)
-    net, size = load_stock(data_folder() / "weights"), arguments.size
-    found = look(net, size, arguments.every, arguments.work / f"sparse {size}.pt")
-    rows, image = crossed(found), torch.zeros(1, 3, size, size)
-    base = macs(net, image)
-    rows["as is"]["compute"], rows["fine"]["compute"] = (
-        1.0,
-        macs(TwoPaths(net, "S1L0"), image) / base,
-    )
-    lines = {tile: line(net, size, tile) for tile in {layout[0] for layout in LAYOUTS[size]}}
-    for layout in LAYOUTS[size]:
-        tiles = np.array(found["info"][title(*layout)], dtype=float)
-        none, each, heads = lines[layout[0]]
-        wanted, ran, count = tiles.mean(0)
-        rows[title(*layout)] |= {
-            "compute": (none + each * ran + heads * wanted) / base,
-            "wanted": wanted / count,
-            "ran": ran / count,
-        }
-    record = {
-        "settings": {"size": size, "photographs": len(found["ids"])},
-        "base gmacs": base,
-        "rows": rows,
-        "processor seconds": seconds(net, size, LAYOUTS[size]),
-        "hardware": f"{records.hardware()}; the machine was shared",
+    """Look, evaluate, record."""
+    asked = arguments(__doc__, argv, sizes=tuple(LAYOUTS))
+    size, parts = asked.size, stock.load_parts(data_folder() / "weights")
+    whole = stock.at_size(parts, size)
+    both, alone = ss.detection.dual_path(whole, "S1L0"), opened(whole)
+    views: dict[str, View] = {
+        AS_IS: lambda photograph: alone([photograph])[0],
+        WHOLE: lambda photograph: both.paths([photograph])[1][0],
     }
-    records.write(records.RESULTS / "sparse" / f"{size} pixels.json", record)
+    rows = {AS_IS: Row(AS_IS, gmacs(Computed(whole), size))}
+    rows[WHOLE] = Row(WHOLE, gmacs(Computed(both), size), True)
+    for layout in LAYOUTS[size]:
+        name = "tile {}, margin {}, threshold {}".format(*layout)
+        rows[name], views[name] = Row(name, joins=True), view(parts, size, layout)
+    Experiment(f"sparse/{size} pixels", rows, views, both.merged, asked).run()
 
 
 if __name__ == "__main__":

@@ -29,24 +29,19 @@ def add_recipe(parser: argparse.ArgumentParser, epochs: int) -> None:
     add("--amp", choices=tuple(AMP), default="off", help="mixed precision (off)")
     add("--no-augment", action="store_true", help="resize only")
     add("--first", type=positive, help="train on so many images only")
+    add("--images", type=positive, help="evaluate on so many images only")
     add("--device", default="cpu", help="(default: %(default)s)")
     add("--workers", type=natural, default=0, help="processes that read images (0)")
     add("--work", type=Path, required=True, help="folder for checkpoints and detections")
     add("--results", type=Path, default=records.RESULTS, help="(default: docs/results)")
 
 
-def settings(arguments: argparse.Namespace, images: int) -> dict[str, Any]:
+def settings(a: argparse.Namespace, images: int) -> dict[str, Any]:
     """Return what a record must have been measured with. images: that are trained on."""
-    return {
-        "images": images,
-        "epochs": arguments.epochs,
-        "batch": arguments.batch,
-        "steps": arguments.epochs * (images // min(arguments.batch, images)),
-        "rate": arguments.lr,
-        "warmup": arguments.warmup,
-        "augmented": not arguments.no_augment,
-        "amp": arguments.amp,
-    }
+    chosen = {name: vars(a)[name] for name in ("epochs", "batch", "warmup", "amp")}
+    steps = a.epochs * (images // min(a.batch, images))
+    told = {"images": images, "steps": steps, "rate": a.lr, "augmented": not a.no_augment}
+    return {**chosen, **told, **({"evaluated": a.images} if a.images else {})}
 
 
 def record(
@@ -54,37 +49,32 @@ def record(
     split: Split,
     folder: Path,
     rivals: Sequence[str],
-    device: str,
-    *,
+    a: argparse.Namespace,
     least: int = 1,
-    apart: Sequence[str] = (),
 ) -> Mapping[str, Any]:
     """Look for the objects of a set, and return the part of a record that says what was found.
 
-    folder: of the run; those of its rivals are beside it. least: objects of a size that a class must
-    have to count. apart: classes whose own figures are wanted too.
+    folder: of the run; those of its rivals are beside it. least: objects that a class must have.
     """
-    everyone = Processes(wanted_device(device))
+    everyone = Processes(wanted_device(a.device))
+    images, truth = CocoImages(split, first=a.images), load_truth(split.annotations)
     if not (folder / DETECTIONS).is_file():
-        found = detect_all(ssd.to(everyone.device), CocoImages(split), everyone)
+        found = detect_all(ssd.to(everyone.device), images, everyone)
         write_results(folder / DETECTIONS, found)
-    truth = load_truth(split.annotations)
 
-    def judged(kept: Path) -> bootstrap.Evaluated:
-        matched = bootstrap.matches(truth, json.loads((kept / DETECTIONS).read_text()))
-        return bootstrap.evaluated(bootstrap.common(matched, least), apart)
+    def matched(run: Path) -> bootstrap.Matches:
+        found = json.loads((run / DETECTIONS).read_text())
+        return bootstrap.matches(truth, found, images.ids, least)
 
-    own, others = judged(folder), {}
+    others = {}
     for name in rivals:
         if (folder.parent / name / DETECTIONS).is_file() and folder.name != name:
-            other = judged(folder.parent / name)
-            others[name.rsplit("-", 1)[0]] = bootstrap.differences(own.figures, other.figures)
+            other, _ = bootstrap.evaluated(matched(folder.parent / name))
+            others[name.rsplit("-", 1)[0]] = other
     return {
         "gmacs": counting.compute(Network(ssd), ssd.transform.fixed_size[0]) / 1e9,
         "parameters": counting.parameters(ssd),
-        "evaluated": own.images,
-        "figures": bootstrap.intervals(own.figures),
-        "objects": dict(own.objects),
-        "differences": others,
+        "evaluated": len(images),
+        **bootstrap.evaluated(matched(folder), others)[1],
         "hardware": records.hardware(everyone.device),
     }

@@ -1,265 +1,145 @@
 """The stock COCO SSD with strides eliminated and nothing trained, beside its equal-cost rivals.
 
-    python -m examples.study.training_free --work runs             # an hour on two CPU cores
+    python -m examples.study.training_free --work runs             # an hour and a half on one CPU core
     python -m examples.study.training_free --work runs --images 40 --results elsewhere
+    python -m examples.study.training_free --work runs --rows "as is" S1L0 "S1L0 dual path"
 
-What each view of the photographs of `coco_public` finds is kept in --work, and each row's result in
-docs/results: a run that was stopped goes on with the same command. Where boxes of a finer view join
-those of the original below a bound, the bound is chosen on every other photograph and used on the
-rest, and the other way round: no photograph has a say in its own bound.
+The detector is one of torchvision's (stock.py), so the library operates it whole; the boxes of S1L0
+are those of the fine path of `stridesurgery.detection.dual_path`.
 """
 
-import argparse
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+import copy
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import stridesurgery as ss
 from examples.ssd import counting
-from examples.ssd.evaluate import Detection, load_truth
-from examples.ssd.programs import DetectionError, positive, read_image, run, write_atomically
-from examples.study import bootstrap, records, stock_boxes
-from examples.study.stock import HIGH_TAP, INPUT_SIZE, LOW_TAP, Predictions, StockSSD, load_stock
-from examples.study.stock_boxes import (
-    Candidates,
-    Centres,
-    anchors,
-    learned_centres,
-    six_layers,
-    usual_centres,
-)
-from examples.study.stock_networks import (
-    TwoPaths,
-    as_input,
-    enlarged,
-    resized,
-    with_stride_eliminated,
-    with_stride_patched,
-)
+from examples.ssd.model import Network
+from examples.ssd.programs import run
+from examples.study import stock
+from examples.study.experiment import AS_IS, Experiment, Found, Row, View, arguments
+from examples.study.stock import SIZE, StockDetector, data_folder, detector
+from stridesurgery.detection import DualPath, GeometryBoxes, Stand
 
 SURGERIES = {"S1L0": (0,), "S1L4": (4,), "S1L6": (6,), "S2L4-6": (4, 6)}
-AS_IS, LARGE, ENLARGED, DILATED = "as is", "600 pixels", "300 pixels enlarged", "S1L12 dilated"
-DOUBLED = 2 * INPUT_SIZE
-FINER = 0.5  # a cell of the finer views is half as large, and so is what its predictor says
-APART = ("person", "car")  # the paper's Figure 1
-BOUNDS = (0, 48, 64, 96, 128, 160, 192, 224, 256)  # pixels; 0: none of the finer view's boxes
+LARGE, ENLARGED, DILATED = "600 pixels", "300 pixels enlarged", "S1L12 dilated"
+SLICES, OVERLAP = "slices", 0.2  # two by two; the share of a slice that its neighbour sees too
 
 
-def data_folder() -> Path:
-    """Return the folder with weights and photographs."""
-    folder = os.environ.get("STRIDESURGERY_DATA")
-    if folder is None:
-        raise DetectionError("STRIDESURGERY_DATA names no folder with weights and photographs.")
-    return Path(folder)
+class Computed(nn.Module):
+    """What a detector or a dual path computes besides boxes, for counting and timing."""
+
+    def __init__(self, whole: nn.Module) -> None:
+        super().__init__()
+        self.whole = whole
+
+    def forward(self, images: Tensor) -> list[Any]:
+        whole: Any = self.whole
+        parts = (whole.coarse, whole.fine) if isinstance(whole, DualPath) else (whole,)
+        return [Network(part)(images) for part in parts]
 
 
-# ---- the networks
-
-
-@dataclass(frozen=True)
-class View:
-    """One network on one size of photograph."""
-
-    net: nn.Module  # gives Predictions
-    anchors: Tensor  # (A, 4)
-    see: Callable[[Image.Image, int], Image.Image]  # the photograph as the network gets it
-    size: int = INPUT_SIZE
-
-    @torch.inference_mode()
-    def seen(self, photograph: Image.Image) -> Candidates:
-        """Return every box that is worth a look, before any suppression."""
-        said = self.net(as_input(self.see(photograph, self.size)))
-        shape = (photograph.height, photograph.width)
-        return stock_boxes.candidates(said, self.anchors, shape)
-
-
-def views(net: StockSSD) -> dict[str, View]:
-    """Return every network that is compared; all have the weights of one."""
-
-    def learned(finer: StockSSD, size: int = INPUT_SIZE, scale: float = FINER) -> Tensor:
-        where = learned_centres(six_layers(finer, size), size, trained, INPUT_SIZE)
-        return anchors(where, scale)
-
-    trained = six_layers(net, INPUT_SIZE)
-    found = {
-        AS_IS: View(net, anchors(usual_centres(trained)), resized),
-        LARGE: View(net, learned(net, DOUBLED), resized, DOUBLED),
-        ENLARGED: View(net, learned(net, DOUBLED), enlarged, DOUBLED),
-    }
+def networks(parts: nn.ModuleDict) -> dict[str, tuple[Any, int]]:
+    """Return every network that is compared and its input size; all have the weights of one."""
+    whole = detector(parts)
+    found: dict[str, tuple[Any, int]] = {AS_IS: (whole, SIZE)}
     for surgery, layers in SURGERIES.items():
-        scale = FINER ** len(layers)
-        patched, operated = with_stride_patched(net, layers), with_stride_eliminated(net, surgery)
-        in_middle = anchors(usual_centres(six_layers(patched, INPUT_SIZE)), scale)
-        found[f"{surgery} by hand"] = View(patched, in_middle, resized)
-        found[surgery] = View(operated, learned(operated, scale=scale), resized)
-    dilated = Dilated(net)
-    return {**found, DILATED: View(dilated, dilated.anchors(), resized)}
+        found[f"{surgery} by hand"] = patched(parts, layers), SIZE
+        found[surgery] = ss.eliminate(whole, surgery, centres="carried"), SIZE
+        found[f"{surgery} dual path"] = ss.detection.dual_path(whole, surgery), SIZE
+    found[DILATED] = dilated(parts), SIZE
+    return {**found, LARGE: (stock.at_size(parts, 2 * SIZE), 2 * SIZE)}
 
 
-class Dilated(nn.Module):
-    """The detector's own maps, the backbone's last one with cells between its cells.
+def patched(parts: nn.ModuleDict, layers: Sequence[int]) -> StockDetector:
+    """Return what one builds without a library; its boxes are as many cells large as in training."""
+    own = copy.deepcopy(parts)
+    for layer in layers:
+        for module in own.get_submodule(f"backbone.{layer}").modules():
+            if isinstance(module, nn.Conv2d):
+                module.stride = (1, 1)
+    return detector(own, boxes=stock.Boxes(factor=0.5 ** len(layers)))
+
+
+def dilated(parts: nn.ModuleDict) -> StockDetector:
+    """Return the detector with cells between those of the backbone's last map.
 
     Only after the last stride do the cells in between look halfway: those of an earlier layer look
     one cell of that layer aside, however many strides follow.
     """
-
-    def __init__(self, net: StockSSD) -> None:
-        super().__init__()
-        self.net = net
-        operated = ss.eliminate(net.backbone, "S1L12", dilate=True, input_size=INPUT_SIZE)
-        self.features = ss.features(operated, (str(LOW_TAP), str(HIGH_TAP)), input_size=INPUT_SIZE)
-
-    def forward(self, images: Tensor) -> Predictions:
-        low, high = self.features(images).values()
-        others = self.net.six_maps(low, high[..., ::2, ::2])[2:]
-        return self.net.predict_from([low, high, *others])
-
-    def anchors(self) -> Tensor:
-        """Return the detector's own, on the second map also halfway between them."""
-        low, high, *others = usual_centres(six_layers(self.net, INPUT_SIZE))
-        with torch.inference_mode():
-            _, dense = self.features(torch.zeros(1, 3, INPUT_SIZE, INPUT_SIZE)).values()
-        pairs = zip((high.rows, high.columns), dense.shape[-2:], strict=True)
-        half = [old[0] + (old[1] - old[0]) / 2 * torch.arange(count) for old, count in pairs]
-        return anchors([low, Centres(*half), *others])
+    surgery = ss.Surgery(1, (12,), dilate=True)
+    taps = {"small": stock.TAPS, "large": stock.TAPS[1:]}
+    both = ss.dual_path(parts["backbone"], surgery, taps=taps, input_size=SIZE)
+    at = [stock.middles(level) for level in ss.detection.levels(detector(parts).backbone, SIZE)]
+    at[1] = ss.MapGeometry((at[1].step[0] / 2, at[1].step[1] / 2), at[1].offset, (0.0, 0.0))
+    boxes = GeometryBoxes(stock.Boxes(), [Stand(one) for one in at])
+    return detector(parts, both, boxes, root=f"large.{stock.TAPS[1]}")
 
 
-# ---- the size bound
+def opened(net: StockDetector) -> StockDetector:
+    """Return a detector that tells every box that is worth a look; it suppresses none."""
+    net = copy.copy(net)
+    net.nms_thresh, net.detections_per_img = 1.0, 10**9
+    return net
 
 
-def detections(found: Iterator[Candidates], ids: Sequence[int]) -> list[Detection]:
-    """Return them in COCO's format."""
-    pairs = zip(found, ids, strict=True)
-    return [d for c, i in pairs for d in stock_boxes.as_results(stock_boxes.suppress(c), i)]
+def sliced(view: View) -> View:
+    """Return what a detector finds in two by two overlapping slices of a photograph."""
+
+    def found(photograph: Image.Image) -> Found:
+        width, height = (round(side / (2 - OVERLAP)) for side in photograph.size)
+        views = []
+        for top in (0, photograph.height - height):
+            for left in (0, photograph.width - width):
+                one = view(photograph.crop((left, top, left + width, top + height)))
+                views.append({**one, "boxes": one["boxes"] + torch.tensor([left, top] * 2)})
+        return {key: torch.cat([one[key] for one in views]) for key in views[0]}
+
+    return found
 
 
-def joined(
-    original: Sequence[Candidates], finer: Sequence[Candidates], bounds: Sequence[float]
-) -> Iterator[Candidates]:
-    """Yield of each photograph the original's boxes, and the finer view's below its bound."""
-    for a, b, bound in zip(original, finer, bounds, strict=True):
-        yield stock_boxes.merged(a, stock_boxes.below(b, bound))
+def views_of(nets: dict[str, tuple[Any, int]]) -> dict[str, View]:
+    """Return what the networks find in a photograph, before any suppression."""
+
+    def alone(net: StockDetector) -> View:
+        net = opened(net)
+        return lambda photograph: net([photograph])[0]
+
+    def fine(both: DualPath) -> View:
+        return lambda photograph: both.paths([photograph])[1][0]
+
+    found = {name: alone(net) for name, (net, _) in nets.items() if name in (AS_IS, LARGE, DILATED)}
+    for surgery in SURGERIES:
+        found[f"{surgery} by hand"] = alone(nets[f"{surgery} by hand"][0])
+        found[surgery] = fine(nets[f"{surgery} dual path"][0])
+    enlarged = copy.copy(nets[LARGE][0])
+    enlarged.see = stock.enlarged
+    return {**found, ENLARGED: alone(enlarged), SLICES: sliced(found[AS_IS])}
 
 
-def best(swept: Mapping[float, Sequence[float]]) -> list[float]:
-    """Return the bounds that the even and the odd photographs choose; of equals, the smallest."""
-    return [max(swept, key=lambda bound, half=half: swept[bound][half]) for half in (0, 1)]  # type: ignore[misc]
-
-
-def crossed(swept: Mapping[float, Sequence[float]], count: int) -> list[float]:
-    """Return the bound of each photograph: the one that is best on the other half."""
-    even, odd = best(swept)
-    return [even if number % 2 else odd for number in range(count)]
-
-
-# ---- the experiment
-
-
-class Experiment:
-    """Photographs, networks, and what was found already."""
-
-    def __init__(self, work: Path, images: int | None) -> None:
-        data = data_folder()
-        self.folder, self.work = data / "coco_public" / "images", work / "training_free"
-        self.truth = load_truth(data / "coco_public" / "instances.json")
-        self.ids = sorted(self.truth.imgs)[:images]
-        self.net = load_stock(data / "weights")
-        entries = [self.truth.imgs[i] for i in self.ids]
-        self.settings = {
-            "images": len(self.ids),
-            "with recovered boxes": sum(e.get("gt", "official") != "official" for e in entries),
-            "of train2017": sum(e.get("split") == "train2017" for e in entries),
-            "resamples": bootstrap.RESAMPLES,
-        }
-
-    @cached_property
-    def views(self) -> dict[str, View]:
-        return views(self.net)
-
-    @cached_property
-    def rows(self) -> dict[str, tuple[str, bool, float]]:
-        """By title: the view, whether its boxes join the original's, and compute (GMAC)."""
-        alone = {
-            name: counting.compute(view.net, view.size) / 1e9 for name, view in self.views.items()
-        }
-        found = {name: (name, False, gmacs) for name, gmacs in alone.items() if name != ENLARGED}
-        for name in (LARGE, ENLARGED):
-            found[f"pyramid, {name}"] = (name, True, alone[AS_IS] + alone[name])
-        for name in SURGERIES:
-            both = counting.compute(TwoPaths(self.net, name), INPUT_SIZE) / 1e9
-            found[f"{name} dual path"] = (name, True, both)
-        return found
-
-    def candidates(self, name: str) -> list[Candidates]:
-        """Return what a view finds on every photograph; kept in the work folder."""
-        kept = self.work / f"{name}, {len(self.ids)}.pt"
-        if not kept.is_file():
-            found = []
-            for number in tqdm(self.ids, desc=name, disable=None):
-                photograph = read_image(self.folder / self.truth.imgs[number]["file_name"])
-                found.append(self.views[name].seen(photograph))
-            with write_atomically(kept) as part:
-                torch.save([(c.boxes, c.scores, c.categories) for c in found], part)
-        return [Candidates(*fields) for fields in torch.load(kept, weights_only=True)]
-
-    def found(self, title: str) -> tuple[list[Detection], dict[str, Any]]:
-        """Return the detections of a row, and how the bound was found if it has one."""
-        view, is_joined, _ = self.rows[title]
-        finer = self.candidates(view)
-        if not is_joined:
-            return detections(iter(finer), self.ids), {}
-        original, count, swept = self.candidates(AS_IS), len(self.ids), {}
-        halves = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])[:, np.arange(count) % 2]
-        for bound in BOUNDS:
-            found = detections(joined(original, finer, [bound] * count), self.ids)
-            matched = bootstrap.matches(self.truth, found, self.ids)
-            swept[float(bound)] = bootstrap.figures(matched, halves)["ap"].tolist()
-        chosen = detections(joined(original, finer, crossed(swept, count)), self.ids)
-        return chosen, {"bounds": best(swept), "sweep": swept}
-
-    def record(self, title: str, rivals: Mapping[str, bootstrap.Figures]) -> dict[str, Any]:
-        """Return the record of a row, and under "own" its figures on every resample."""
-        found, facts = self.found(title)
-        own = bootstrap.evaluated(bootstrap.matches(self.truth, found, self.ids), APART)
-        return {
-            "row": title,
-            "settings": self.settings,
-            "gmacs": self.rows[title][2],
-            "figures": bootstrap.intervals(own.figures),
-            "objects": dict(own.objects),
-            "differences": {k: bootstrap.differences(own.figures, v) for k, v in rivals.items()},
-            **facts,
-            "hardware": records.hardware(),
-            "own": own.figures,
-        }
+def rows_of(nets: dict[str, tuple[Any, int]]) -> dict[str, Row]:
+    """Return the lines of the table by title."""
+    gmacs = {k: counting.compute(Computed(net), size) / 1e9 for k, (net, size) in nets.items()}
+    pairs = [name for s in SURGERIES for name in (f"{s} by hand", s)]
+    rows = {name: Row(name, gmacs[name]) for name in (AS_IS, LARGE, *pairs, DILATED)}
+    for name in (LARGE, ENLARGED):
+        rows[f"pyramid, {name}"] = Row(name, gmacs[AS_IS] + gmacs[LARGE], True)
+    for name in SURGERIES:
+        rows[f"{name} dual path"] = Row(name, gmacs[f"{name} dual path"], True)
+    rows[SLICES] = Row(SLICES, 4 * gmacs[AS_IS])
+    return {**rows, f"{SLICES} and whole": Row(SLICES, 5 * gmacs[AS_IS], True)}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    add = parser.add_argument
-    add("--images", type=positive, help="only the first so many (default: all)")
-    add("--work", type=Path, required=True, help="folder for what the views find")
-    add("--results", type=Path, default=records.RESULTS, help="(docs/results)")
-    arguments = parser.parse_args(argv)
-    experiment = Experiment(arguments.work, arguments.images)
-    paths = {t: arguments.results / "training_free" / f"{t}.json" for t in experiment.rows}
-    if all(records.is_done(path, experiment.settings) for path in paths.values()):
-        return
-    known: dict[str, bootstrap.Figures] = {}
-    for title, path in paths.items():
-        record = experiment.record(title, known)
-        known[title] = record.pop("own")
-        records.write(path, record)
-        print(f"{path}: AP {record['figures']['ap'][0]:.1f}", flush=True)
+    """Look, evaluate, record."""
+    asked = arguments(__doc__, argv)
+    nets = networks(stock.load_parts(data_folder() / "weights"))
+    merge = nets["S1L0 dual path"][0].merged
+    Experiment("training_free", rows_of(nets), views_of(nets), merge, asked).run()
 
 
 if __name__ == "__main__":

@@ -173,6 +173,10 @@ class GeometryBoxes(DefaultBoxGenerator):
             p * torch.tensor(s.scale).flip(0) for p, s in zip(shapes, where, strict=True)
         ]
 
+    def num_anchors_per_location(self) -> list[int]:
+        """Return how many boxes a cell of each map has."""
+        return list(map(len, self._wh_pairs))
+
     def _grid_default_boxes(
         self, grid_sizes: list[list[int]], image_size: list[int], dtype: torch.dtype = torch.float32
     ) -> Tensor:
