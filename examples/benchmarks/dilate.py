@@ -7,11 +7,8 @@ The error is that of the finer last map, sampled where the original has cells, r
 value; norms are random, so that nothing is hidden by zeros.
 """
 
-import argparse
-import json
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import timm
 import torch
@@ -19,7 +16,7 @@ import torchvision.models
 from torch import Tensor, nn
 
 import stridesurgery as ss
-from examples.benchmarks.timing import rounds, show, summary
+from examples.benchmarks.timing import Rows, arguments, rounds, save, show, summary
 
 Candidates = dict[str, nn.Module]
 
@@ -90,9 +87,7 @@ CASES: dict[str, tuple[Callable[[str, int, int], Candidates], str, int]] = {
 }
 
 
-def compare(
-    case: str, size: int, count: int
-) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+def compare(case: str, size: int, count: int) -> tuple[Rows, dict[str, float]]:
     """Times as ratios to what the other library gives, and errors against the original's map."""
     make, name, stride = CASES[case]
     nets = {title: last_map(net, size) for title, net in make(name, stride, size).items()}
@@ -117,28 +112,16 @@ def error(found: Tensor, original: Tensor) -> float:
 
 def main() -> None:
     """Time every case and print both tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--size", type=int, default=224, help="pixels, a multiple of 32")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    results = {case: compare(case, arguments.size, arguments.rounds) for case in CASES}
-    show(
-        "Output stride 8 or 16, one image: ratios to the other library",
-        {c: times for c, (times, _) in results.items()},
-    )
+    asked = arguments(__doc__)
+    found = {case: compare(case, asked.size, asked.rounds) for case in CASES}
+    times = {case: times for case, (times, _) in found.items()}
+    show("Output stride 8 or 16, one image: ratios to the other library", times)
     print("\nLargest difference from the original's last map on its own cells, relative")
-    for case, (_, errors) in results.items():
+    for case, (_, errors) in found.items():
         print(f"{case:28}", "   ".join(f"{title}: {value:.1e}" for title, value in errors.items()))
-    if arguments.json:
-        figures = {
-            case: {"times": times, "errors": errors} for case, (times, errors) in results.items()
-        }
-        arguments.json.write_text(json.dumps(figures, indent=2))
+    save(
+        asked, {case: {"times": times, "errors": errors} for case, (times, errors) in found.items()}
+    )
 
 
 if __name__ == "__main__":

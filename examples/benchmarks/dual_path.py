@@ -8,16 +8,12 @@ original that come after the eliminated one, on a map that is sampled beforehand
 leaves out the sampling.
 """
 
-import argparse
-import json
-from pathlib import Path
-
 import timm
 import torch
 from torch import Tensor, fx, nn
 
 import stridesurgery as ss
-from examples.benchmarks.timing import rounds, show, summary
+from examples.benchmarks.timing import Rows, arguments, rounds, save, show, summary
 
 MODELS = ("mobilenetv1_100", "resnet18", "resnet50", "efficientnet_b0")
 
@@ -48,7 +44,7 @@ def after_first_convolution(net: fx.GraphModule) -> fx.GraphModule:
     return fx.GraphModule(net, graph)
 
 
-def times(name: str, size: int, count: int) -> dict[str, dict[str, float]]:
+def times(name: str, size: int, count: int) -> Rows:
     """The medians of one model, its first stride eliminated, on one size x size image."""
     net, image = timm.create_model(name).eval(), torch.randn(1, 3, size, size)
     last = ss.features(net, input_size=size).feature_info.module_name()[-2:]
@@ -82,28 +78,10 @@ def check(two: dict[str, Tensor], dual: dict[str, Tensor], tail: dict[str, Tenso
 
 def main() -> None:
     """Time every model and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--size", type=int, default=224, help="pixels")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads")
-    parser.add_argument(
-        "--models",
-        nargs="+",
-        default=list(MODELS),
-        help="timm names whose first layer is a convolution",
-    )
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    results = {name: times(name, arguments.size, arguments.rounds) for name in arguments.models}
-    show(
-        "Dual path S1L0, one image: ratios to the fine network and the original's tail (equal maps, checked)",
-        results,
-    )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2))
+    asked = arguments(__doc__)
+    results = {name: times(name, asked.size, asked.rounds) for name in MODELS}
+    show("Dual path S1L0, one image: ratios to fine + tail (equal maps, checked)", results)
+    save(asked, results)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@
 Both give the same figures; whether they do is checked.
 """
 
-import argparse
 from collections.abc import Callable
 
 import timm
@@ -14,7 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import stridesurgery as ss
-from examples.benchmarks.timing import rounds, show, summary
+from examples.benchmarks.timing import Rows, arguments, rounds, save, show, summary
 
 MODELS = ("resnet50", "efficientnet_b0", "mobilenetv1_100")
 BUDGET = 16.0  # times the compute: what two eliminated strides cost at most
@@ -31,7 +30,7 @@ def built_and_counted(net: nn.Module, surgeries: list[ss.Surgery]) -> list[int]:
     return counts
 
 
-def times(name: str, count: int) -> dict[str, dict[str, float]]:
+def times(name: str, count: int) -> Rows:
     """One model: the search, and the same figures by hand."""
     net = timm.create_model(name).eval()
     found = ss.search(net, BUDGET).candidates
@@ -45,11 +44,11 @@ def times(name: str, count: int) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    show("search", {name: times(name, arguments.rounds) for name in MODELS})
+    """Time every model and print the table."""
+    asked = arguments(__doc__, 5)
+    results = {name: times(name, asked.rounds) for name in MODELS}
+    show("search", results)
+    save(asked, results)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,8 @@ Every round times all candidates one after the other, so that a change of the ma
 ratios are medians of per-round ratios.
 """
 
-import argparse
 import copy
-import json
 from collections.abc import Callable
-from pathlib import Path
 
 import timm
 import torch
@@ -20,7 +17,7 @@ from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import stridesurgery as ss
-from examples.benchmarks.timing import rounds, show, summary
+from examples.benchmarks.timing import Rows, arguments, rounds, save, show, summary
 
 # model, and a node in the middle of it for torchvision's extractor (which needs one)
 MODELS: dict[str, Callable[[], nn.Module]] = {
@@ -35,13 +32,11 @@ LAST = {
     "convnext_tiny": "features",
     "inception_v3": "Mixed_7c",
 }
-INFERENCE = (
-    "mobilenetv1_100",
-    "resnet18",
-)  # whose first convolution is plain: patched by hand it is the same network
+# whose first convolution is plain: patched by hand it is the same network
+INFERENCE = ("mobilenetv1_100", "resnet18")
 
 
-def surgery_times(name: str, count: int) -> dict[str, dict[str, float]]:
+def surgery_times(name: str, count: int) -> Rows:
     """Analysis and elimination of one model, beside torchvision's feature extractor and a plain copy."""
     net = MODELS[name]().eval()
     candidates: dict[str, Callable[[], object]] = {
@@ -61,7 +56,7 @@ def patched_by_hand(net: nn.Module) -> nn.Module:
     return patched
 
 
-def inference_times(name: str, count: int) -> dict[str, dict[str, float]]:
+def inference_times(name: str, count: int) -> Rows:
     """The operated network beside the same network with its stride patched by hand, on one 160 x 160 image."""
     net = timm.create_model(name).eval()
     image = torch.randn(1, 3, 160, 160)
@@ -69,34 +64,21 @@ def inference_times(name: str, count: int) -> dict[str, dict[str, float]]:
     with torch.inference_mode():
         if not torch.equal(by_hand(image), operated(image)):
             raise AssertionError(f"{name}: patched by hand is another network")
-        return summary(
-            rounds(
-                {"by hand": lambda: by_hand(image), "operated": lambda: operated(image)},
-                count,
-                name,
-            ),
-            "by hand",
-        )
+        both: dict[str, Callable[[], object]] = {
+            "by hand": lambda: by_hand(image),
+            "operated": lambda: operated(image),
+        }
+        return summary(rounds(both, count, name), "by hand")
 
 
 def main() -> None:
     """Run both comparisons and print them."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=1, help="torch threads")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    surgery = {name: surgery_times(name, arguments.rounds) for name in MODELS}
-    inference = {name: inference_times(name, 2 * arguments.rounds) for name in INFERENCE}
+    asked = arguments(__doc__)
+    surgery = {name: surgery_times(name, asked.rounds) for name in MODELS}
+    inference = {name: inference_times(name, 2 * asked.rounds) for name in INFERENCE}
     show("Surgery: ratios to torchvision's create_feature_extractor", surgery)
     show("Inference: ratios to the stride patched by hand (equal outputs, checked)", inference)
-    if arguments.json:
-        arguments.json.write_text(
-            json.dumps({"surgery": surgery, "inference": inference}, indent=2)
-        )
+    save(asked, {"surgery": surgery, "inference": inference})
 
 
 if __name__ == "__main__":

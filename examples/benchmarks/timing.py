@@ -1,10 +1,36 @@
 """Candidates timed in turn: every round runs all of them, so that a change of the machine's speed meets all alike."""
 
+import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import torch
 from tqdm import tqdm
+
+Rows = dict[str, dict[str, float]]
+
+
+def arguments(doc: str | None, count: int = 15) -> argparse.Namespace:
+    """Return what every benchmark is asked for, and set the threads. count: of rounds."""
+    how: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser(description=doc, **how)
+    parser.add_argument("--rounds", type=int, default=count)
+    parser.add_argument("--size", type=int, default=224, help="pixels, where a size is chosen")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    return asked
+
+
+def save(asked: argparse.Namespace, figures: object) -> None:
+    """Write the figures, if a file is named."""
+    if asked.json:
+        asked.json.write_text(json.dumps(figures, indent=2))
 
 
 def timed(function: Callable[[], object]) -> float:
@@ -27,7 +53,7 @@ def rounds(
     return times
 
 
-def summary(times: dict[str, list[float]], base: str) -> dict[str, dict[str, float]]:
+def summary(times: dict[str, list[float]], base: str) -> Rows:
     """Median milliseconds, and the median and range of the ratios to `base`."""
     rows = {}
     for name, values in times.items():
@@ -41,7 +67,7 @@ def summary(times: dict[str, list[float]], base: str) -> dict[str, dict[str, flo
     return rows
 
 
-def show(title: str, results: dict[str, dict[str, dict[str, float]]]) -> None:
+def show(title: str, results: dict[str, Rows]) -> None:
     """Print one table."""
     print(f"\n{title}")
     print(f"{'model':26} {'candidate':26} {'median ms':>10} {'ratio':>7}   (least - most)")

@@ -5,12 +5,11 @@
 
 Nothing is trained. A tile is wanted if a box of the coarse path has its middle there, is smaller than
 a third of the image and scores more than a threshold. Of the fine path's first two maps the boxes in
-wanted tiles and below a bound on their size join those of the coarse path. Compute is counted: it is
-a line in the number of tiles that run.
+wanted tiles and below a bound on their size join those of the coarse path. Compute is counted on each
+photograph.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import torch
@@ -107,26 +106,17 @@ def gmacs(net: nn.Module, size: int) -> float:
     return counter.get_total_flops() / 2e9
 
 
-@cache
-def line(parts: nn.ModuleDict, size: int, tile: int) -> tuple[float, float, float]:
-    """Return the 10^9 multiply-accumulates without a tile, of each that runs, of its heads."""
-    none, some = (Sparse(parts, size, (tile, 0, threshold)) for threshold in (1.0, -1.0))
-    least, most = gmacs(none, size), gmacs(some, size)
-    tiles = some.ran()
-    each = (gmacs(some.backbone, size) - gmacs(none.backbone, size)) / tiles
-    return least, each, (most - least) / tiles - each
-
-
 def view(parts: nn.ModuleDict, size: int, layout: Layout) -> View:
     """Return what a sparse path finds in a photograph, and what it costs."""
-    net, (none, each, heads) = Sparse(parts, size, layout), line(parts, size, layout[0])
+    net = Sparse(parts, size, layout)
 
     def found(photograph: Image.Image) -> Found:
-        one = net((stock.as_tensor(stock.resized(photograph, size))[None] * 255 - 128) / 128)
+        image = (stock.as_tensor(stock.resized(photograph, size))[None] * 255 - 128) / 128
+        with FlopCounterMode(display=False) as counter:
+            one = net(image)
         boxes = one["boxes"] * torch.tensor([*photograph.size] * 2) / size
-        wanted, ran = int(net.wanted.sum()), net.ran()
-        cost = torch.tensor(none + each * ran + heads * wanted)
-        return {**one, "boxes": boxes, "gmacs": cost, "ran": torch.tensor(ran / net.wanted.numel())}
+        facts = {"gmacs": counter.get_total_flops() / 2e9, "ran": net.ran() / net.wanted.numel()}
+        return {**one, "boxes": boxes, **{k: torch.tensor(v) for k, v in facts.items()}}
 
     return found
 

@@ -119,15 +119,15 @@ class TestWithData:
                 assert len(alone[2]["scores"]) > 0
 
     def test_a_taste_of_the_table(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        """Records of a few photographs: small objects are gained, and the bound 0 changes nothing."""
-        asked = ["--images", "8", "--work", str(tmp_path), "--results", str(tmp_path)]
+        """Records of a few photographs: two paths find more, and the bound 0 changes nothing."""
+        asked = ["--images", "4", "--work", str(tmp_path), "--results", str(tmp_path)]
         rows = ["as is", "S1L0 dual path", "slices and whole"]
         free.main([*asked, "--rows", *rows])
         found = [records.read(tmp_path / "training_free" / f"{row}.json") for row in rows]
-        before, both, slices = (one["figures"] for one in found)
-        assert before["ap"][0] > 15 and both["ar_small"][0] > before["ar_small"][0]
+        before, both, _ = (one["figures"] for one in found)
+        assert 15 < before["ap"][0] < both["ap"][0]
         assert found[1]["sweep"]["0.0"][2] == found[2]["sweep"]["0.0"][2] == before["ap"][0]
-        assert found[1]["gmacs"] < 5 * found[0]["gmacs"] == found[2]["gmacs"]
+        assert found[1]["gmacs"] < 5 * found[0]["gmacs"] == pytest.approx(found[2]["gmacs"], 1e-5)
         free.main([*asked, "--rows", *rows])  # nothing is measured again
         assert capsys.readouterr().out.count("AP") == 3
         with pytest.raises(DetectionError, match="the rows are 'as is'"):
@@ -140,24 +140,24 @@ class TestWithData:
         with torch.inference_mode():
             one = sparse.view(parts, 300, (32, 288, 0.2))(photographs[1])  # the ring is everything
             [fine] = both.paths([photographs[1]])[1]
-        assert 0 < one["ran"] <= 1 and one["gmacs"] > 2 and len(one["scores"]) > 0
+        assert one["ran"] == 1 and 2 < one["gmacs"] < 5 and len(one["scores"]) > 0
         everywhere = {round(float(s), 4) for s in fine["scores"]}
         best = one["scores"].topk(5).values
         assert all(round(float(s), 4) in everywhere for s in best)
 
-    @pytest.mark.parametrize("name", list(fine_tuning.ROWS))
+    @pytest.mark.parametrize("name", ["Size600", "S1L0-Split", "S1L0-Concat"])
     def test_every_row_starts_as_the_stock_detector_and_takes_a_step(
         self, parts: torch.nn.ModuleDict, photographs: list[Image.Image], name: str
     ) -> None:
         """Without training a row says what the operated detector says, from other boxes."""
         row, categories = fine_tuning.ROWS[name], range(1, 91)
         net = fine_tuning.build(row, parts, categories).eval()
-        whole = stock.at_size(parts, row.size)
-        if row.surgery and row.combine != "split":
-            whole = ss.eliminate(whole, row.surgery, centres="carried")
-        with torch.inference_mode():
-            [own], [wanted] = net(photographs[1:2]), whole(photographs[1:2])
         if row.combine != "split":  # whose first two maps are finer, the others not
+            whole = stock.at_size(parts, row.size)
+            if row.surgery:
+                whole = ss.eliminate(whole, row.surgery, centres="carried")
+            with torch.inference_mode():
+                [own], [wanted] = net(photographs[1:2]), whole(photographs[1:2])
             torch.testing.assert_close(own["boxes"][:9], wanted["boxes"][:9], rtol=1e-3, atol=0.1)
         target = {"boxes": torch.tensor([[20.0, 20, 90, 120]]), "labels": torch.tensor([1])}
         losses = net.train()([torch.rand(3, row.size, row.size)], [target])
@@ -171,7 +171,7 @@ class TestWithData:
         group = {"two": lambda: {k: (torch.nn.Conv2d(3, 4, 3), 20) for k in ("one", "other")}}
         monkeypatch.setattr(gpu, "GROUPS", group)
         monkeypatch.setattr(gpu, "ROWS", ("base", "S1L0"))
-        monkeypatch.setattr(gpu, "WARM", 0)
+        monkeypatch.setattr(gpu, "WARM", 1)
         monkeypatch.setattr(gpu, "TIMED", 1)
         asked = "--minutes 0.03 --device cpu --batches 1 --dtypes fp32 --batch 2 --images 3".split()
         asked += [f"--work={tmp_path / 'work'}", f"--results={tmp_path / 'results'}"]
