@@ -62,7 +62,7 @@ def train(net: nn.Module, images: CocoImages, size: int, a: argparse.Namespace) 
     rates = {"max_lr": a.lr, "total_steps": a.steps}
     adam, losses = torch.optim.AdamW(net.train().parameters(), a.lr), []
     schedule = torch.optim.lr_scheduler.OneCycleLR(adam, **rates)
-    read = data.loader(images, data.for_training(size, augment=False), batches[: a.steps], 0)
+    read = data.loader(images, data.transform(size), batches[: a.steps], 0)
     for pixels, targets, _ in tqdm(read, total=a.steps, disable=None):
         loss = sum(net(list(pixels.float() / 255), targets).values())
         adam.zero_grad()

@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 continue
             more = [f"--seed={seed}", f"--out={folder}", "--resume"]
             train.main([*named(row), *recipe, *more])
-            ssd, val = detector(folder / "last.pt").ssd, find_split(data, "val")
+            (ssd, _, _), val = detector(folder / "last.pt"), find_split(data, "val")
             found = trained.record(ssd, val, folder, [*runs.values()][:number], a, least=20)
             about = {"row": row, "backbone": named(row)[1], "seed": seed, "settings": same}
             records.write(path, {**about, **found})

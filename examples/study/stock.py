@@ -217,7 +217,7 @@ class Boxes(DefaultBoxGenerator):
     def __init__(self, scales: Sequence[float] = SCALES, factor: float = 1.0) -> None:
         super().__init__([[2, 3]] * 6, scales=list(scales), clip=False)
         # torchvision's second box of a cell, between two scales, is TensorFlow's last one.
-        made: list[Tensor] = self._wh_pairs
+        made = self._generate_wh_pairs(6)
         sides = [pairs[[0, 2, 3, 4, 5, 1]] for pairs in made]
         sides[0] = sides[0][:3] * torch.tensor([[0.5], [1.0], [1.0]])
         self._wh_pairs = [pairs * factor for pairs in sides]
