@@ -24,35 +24,26 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Configuration:
-    """One detector: a backbone, the surgery on it, what the predictors read, and their boxes.
-
-    small, large: the taps (layer numbers or module paths) of the two paths, largest map first; with
-        no `large` there is a single path. combine: "split" or "concat", how the paths are joined.
-    widen_third: concatenate the rest of the large path to the first extra's map, for its predictor.
-    extras: one letter each: S has stride 2 and padding 1, P stride 2 and padding 0, a space neither.
-    separable: extras as on MobileNet, depthwise with batch norm; else plain with biases.
-    boxes: per cell of each predictor.
-    sizes: of the boxes in pixels, one more than predictors; None: by the steps of the maps.
-    steps: between cells in pixels, as printed; None: boxes stand where the cells really look.
-    neck: the paper's ("ssd"), or that of a network it compares with.
-    """
+    """One detector: a backbone, the surgery on it, what the predictors read, and their boxes."""
 
     name: str
     backbone: str = MOBILENET
     size: int = 300  # side of the square input, pixels
     surgery: str | None = None  # by the paper's name: S1L0
     restore_at: int | None = None  # a later layer that takes the removed stride on
-    small: tuple[int | str, ...] = (11, 13)
-    large: tuple[int | str, ...] = ()
-    combine: Literal["split", "concat"] = "split"
-    widen_third: bool = False
-    extras: str = "SSSS"
+    small: tuple[int | str, ...] = (11, 13)  # taps (layers or modules), largest map first
+    large: tuple[int | str, ...] = ()  # those of the untouched path, if there are two paths
+    combine: Literal["split", "concat"] = "split"  # how two paths are joined
+    widen_third: bool = False  # concatenate the large path's maps to what predictor 3 reads, too
+    extras: str = "SSSS"  # S: stride 2 and padding 1, P: stride 2 and padding 0, space: neither
     depths: tuple[int, ...] = (512, 256, 256, 128)  # channels of each extra map
-    separable: bool = True
-    boxes: tuple[int, ...] = (6, 6, 6, 6, 6, 4)
+    separable: bool = True  # extras as on MobileNet, with batch norm; else plain with biases
+    boxes: tuple[int, ...] = (6, 6, 6, 6, 6, 4)  # per cell of each predictor
+    # Of the boxes in pixels, one more than predictors; None: by the steps of the maps.
     sizes: tuple[float, ...] | None = (45, 90, 135, 180, 225, 270, 315)
+    # Between cells in pixels, as printed; None: boxes stand where the cells really look.
     steps: tuple[float, ...] | None = (16, 32, 64, 100, 150, 300)
-    neck: str = "ssd"
+    neck: str = "ssd"  # the paper's, or that of a network it compares with
     head_kernel: int = 3  # of the predictors
     recipe: Recipe = Recipe()
 

@@ -28,9 +28,13 @@ def compute(module: nn.Module, size: int) -> int:
     Shapes alone are computed. Two paths of a dual-path network share weights, not work.
     """
     weightless, calls = copy.deepcopy(module).to("meta").eval(), _Calls()
+
+    def count_inputs(part: nn.Module, inputs: Any) -> None:
+        calls.total += inputs[0].numel()
+
     for part in weightless.modules():
         if type(part) in PER_INPUT_MODULES:
-            part.register_forward_pre_hook(lambda _, inputs: calls.add(inputs[0].numel()))
+            part.register_forward_pre_hook(count_inputs)
     with torch.inference_mode(), calls:
         weightless(torch.empty(1, 3, size, size, device="meta"))
     return calls.total
@@ -41,15 +45,12 @@ class _Calls(TorchFunctionMode):
 
     total = 0
 
-    def add(self, count: int) -> None:
-        self.total += count
-
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = kwargs or {}
         result = func(*args, **given)
         if func is torch.conv2d:
             bias = args[2] if len(args) > 2 else given.get("bias")
-            self.add(result.numel() * (args[1][0].numel() + (bias is not None)))
+            self.total += result.numel() * (args[1][0].numel() + (bias is not None))
         elif func is F.batch_norm or func is torch.batch_norm:  # a mode does not see itself
-            self.add(2 * args[0].numel())
+            self.total += 2 * args[0].numel()
         return result

@@ -1,7 +1,6 @@
-"""Read a set in COCO's format: say what is wrong with it, or copy some of its images.
+"""Make a small set of any in COCO's format, for a try: --data small, or a folder of the study's data.
 
-    python -m examples.ssd.data COCO_FOLDER                           # decodes every image
-    python -m examples.ssd.data COCO_FOLDER --copy 200 --out small    # then --data small
+    python -m examples.ssd.data COCO_FOLDER --images 200 --out small
 
 The other programs import this file: images as batches, the same whatever the number of workers and
 processes.
@@ -14,7 +13,7 @@ import json
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,15 +84,15 @@ def numbers(*values: Any) -> bool:
 NEEDS: Sequence[tuple[str, str, Callable[[Any, Any], bool]]] = (
     ("images", "a whole number as id", lambda e, _: type(e["id"]) is int),
     ("images", "a file_name", lambda e, _: "\0" not in str.strip(e["file_name"])),
-    ("images", "a width and height in pixels", lambda e, _: numbers(e["width"], e["height"])),
-    ("images", "a width and height above 0", lambda e, _: min(e["width"], e["height"]) >= 1),
+    ("images", "a width and height above 0",
+     lambda e, _: numbers(e["width"], e["height"]) and min(e["width"], e["height"]) >= 1),
     ("categories", "a whole number as id", lambda e, _: type(e["id"]) is int),
     ("categories", "a name", lambda e, _: type(e["name"]) is str),
     ("annotations", "an image_id among the images", lambda e, ids: e["image_id"] in ids["images"]),
     ("annotations", "a category_id among the categories",
      lambda e, ids: e["category_id"] in ids["categories"]),
-    ("annotations", "a bbox of four numbers", lambda e, _: len(e["bbox"]) == 4),
-    ("annotations", "a bbox of numbers", lambda e, _: numbers(*e["bbox"])),
+    ("annotations", "a bbox of four numbers",
+     lambda e, _: len(e["bbox"]) == 4 and numbers(*e["bbox"])),
     ("annotations", "an iscrowd of 0 or 1", lambda e, _: e.get("iscrowd", 0) in (0, 1)),
 )  # fmt: skip
 
@@ -203,12 +202,12 @@ def inside(box: list[float], image: Mapping[str, Any]) -> list[float]:
     return [left, top, right - left, bottom - top]
 
 
-def transform(size: int, augment: bool = False) -> v2.Transform:
-    """Return a resize; with SSD's augmentation: distortion, expansion, a crop by IoU, mirroring."""
-    resize = v2.Resize((size, size), antialias=True)
-    last = [resize, v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes()]
+def for_training(size: int, augment: bool = True) -> v2.Transform:
+    """Return SSD's augmentation (distortion, expansion, crop by IoU, mirroring) before a resize."""
     random = [v2.RandomPhotometricDistort(), v2.RandomZoomOut(fill=GREY), v2.RandomIoUCrop()]
-    return v2.Compose([*random, v2.RandomHorizontalFlip(), *last] if augment else last)
+    random += [v2.RandomHorizontalFlip()]
+    boxes = [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes()]
+    return v2.Compose([*random * augment, v2.Resize((size, size), antialias=True), *boxes])
 
 
 # ---- batches
@@ -230,19 +229,11 @@ def epoch_batches(images: int, batch: int, seed: int, epoch: int) -> list[list[T
     return [tickets[i : i + batch] for i in range(0, images - batch + 1, batch)]
 
 
-def loader(
-    images: CocoImages, transform: v2.Transform, batches: Iterable[Any], workers: int
-) -> DataLoader[Batch]:
+def loader(images: CocoImages, transform: Any, batches: Any, workers: int) -> DataLoader[Batch]:
     """Return batches: images (N, 3, S, S) of bytes, targets in their pixels, positions."""
-    images.transform = transform
-    return DataLoader(
-        images,
-        batch_sampler=batches,  # type: ignore[arg-type]
-        num_workers=workers,
-        collate_fn=stack,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=leave_signals,
-    )
+    images.transform, gpu = transform, torch.cuda.is_available()
+    how: dict[str, Any] = {"batch_sampler": batches, "collate_fn": stack, "pin_memory": gpu}
+    return DataLoader(images, num_workers=workers, worker_init_fn=leave_signals, **how)
 
 
 def stack(samples: list[Any]) -> Batch:
@@ -275,24 +266,17 @@ def copy(images: CocoImages, count: int, folder: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read annotations, and decode every image or copy some."""
+    """Copy a small set."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("folder", type=Path, help="COCO's layout, or instances.json and images/")
     add("--split", choices=("train", "val"), default="val", help="(val)")
-    add("--copy", type=positive, metavar="IMAGES", help="so many that have objects, to --out")
-    add("--out", type=Path, default=Path("small"), help="the folder to make (small)")
+    add("--images", type=positive, default=200, help="that have objects (200)")
+    add("--out", type=Path, required=True, help="the folder to make")
     arguments = parser.parse_args(argv)
     split = find_split(arguments.folder, arguments.split)
-    images = CocoImages(split, with_objects=arguments.copy is not None)
-    print(images.said)
-    if arguments.copy:
-        copy(images, arguments.copy, arguments.out)
-    for number in tqdm(() if arguments.copy else images.ids, desc="decoding", leave=False):
-        try:
-            images._load_image(number)
-        except DetectionError as fault:
-            print(fault)
+    copy(CocoImages(split, with_objects=True), arguments.images, arguments.out)
+    print(CocoImages(find_split(arguments.out, arguments.split)).said)
 
 
 if __name__ == "__main__":

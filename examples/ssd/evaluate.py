@@ -3,8 +3,8 @@
     python -m examples.ssd.evaluate run/last.pt --data COCO_FOLDER
     python -m examples.ssd.evaluate base/last.pt S1L0/last.pt --json boxes.json --images photographs/
 
-Prints the columns of the paper's Table 2 for each. With --out it writes the detections in COCO's
-results format, and summary.json with the figures of every class beside compute and parameters.
+Prints the columns of the paper's Table 2. With --out it writes the detections in COCO's results
+format, and all figures (of every class, compute and parameters too) in summary.json.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from examples.ssd.programs import DetectionError, write_atomically
 from examples.ssd.training import detector
 
 Detection = Mapping[str, Any]  # image_id, category_id, bbox (x, y, width, height) and score
+Images = Iterable[int] | None  # ids; None: all
 STATS = """ap ap50 ap75 ap_small ap_medium ap_large
            ar1 ar10 ar ar_small ar_medium ar_large""".split()
 COLUMNS = "ap ap_small ap_medium ap_large ar_small ar_medium ar_large ap50 ap75".split()
@@ -44,16 +45,16 @@ def detect_all(
     size, ids, found = ssd.transform.fixed_size[0], list(images.categories), []
     own = [(position, 0) for position in range(everyone.rank, len(images), everyone.world)]
     batches = [own[i : i + batch] for i in range(0, len(own), batch)]
-    for pixels, _, positions in data.loader(images, data.transform(size), batches, workers):
+    plain = data.for_training(size, augment=False)
+    for pixels, _, positions in data.loader(images, plain, batches, workers):
         outputs = ssd(list(pixels.to(everyone.device, non_blocking=True).float() / 255))
         for position, output in zip(positions, outputs, strict=True):
             entry = images.coco.imgs[images.ids[position]]
             sides = torch.tensor([entry["width"], entry["height"]] * 2)
             boxes = box_convert(output["boxes"].cpu(), "xyxy", "xywh") * sides / size
-            values = (boxes.tolist(), output["scores"].tolist(), output["labels"].tolist())
-            for box, score, label in zip(*values, strict=True):
+            for box, score, label in zip(boxes, output["scores"], output["labels"], strict=True):
                 where = {"image_id": entry["id"], "category_id": ids[label - 1]}
-                found.append({**where, "bbox": box, "score": score})
+                found.append({**where, "bbox": box.tolist(), "score": float(score)})
     everything = [d for part in everyone.gather(found) for d in part]
     # By image, as one process would give them: the evaluator breaks ties by order.
     return sorted(everything, key=lambda d: d["image_id"])
@@ -84,9 +85,7 @@ def numbered(marks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{**mark, "id": number} for number, mark in enumerate(more, start=1)]
 
 
-def match(
-    truth: COCO, detections: Sequence[Detection], image_ids: Iterable[int] | None = None
-) -> COCOeval:
+def match(truth: COCO, detections: Sequence[Detection], image_ids: Images = None) -> COCOeval:
     """Return pycocotools' evaluator: which detection matches which object; nothing is averaged yet."""
     for place, d in enumerate(detections):
         if d["image_id"] not in truth.imgs or d["category_id"] not in truth.cats:
@@ -99,20 +98,19 @@ def match(
     return done
 
 
-def evaluate(
-    truth: COCO, detections: Sequence[Detection], image_ids: Iterable[int] | None = None
-) -> Summary:
+def evaluate(truth: COCO, detections: Sequence[Detection], image_ids: Images = None) -> Summary:
     """Compare detections with the truth, on all its images or on some."""
     done = match(truth, detections, image_ids)
     with redirect_stdout(io.StringIO()):
         done.accumulate()
         done.summarize()
-    # (IoU, recall, class, area, most detections); the first area is all, the last limit 100
-    precision, per_class = done.eval["precision"][:, :, :, 0, -1], {}
-    for place, category in enumerate(done.params.catIds):
-        values, name = precision[:, :, place], truth.cats[category]["name"]
+    per_class = {}
+    for place, category in enumerate(truth.loadCats(done.params.catIds)):
+        # (IoU, recall, class, area, most detections); the first area is all, the last limit 100
+        values, name = done.eval["precision"][:, :, place, 0, -1], category["name"]
         if values.size and values.min() > -1:
-            per_class[f"{name} ({category})" if name in per_class else name] = 100 * values.mean()
+            name += f" ({category['id']})" * (name in per_class)
+            per_class[name] = 100 * values.mean()
     figures = [math.nan if v < 0 else 100 * float(v) for v in done.stats]  # -1: no objects
     return Summary(dict(zip(STATS, figures, strict=True)), len(done.params.imgIds), per_class)
 
@@ -146,9 +144,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             found = detect_all(ssd.to(everyone.device), images, everyone, **how)
             name = row.name if row.name not in records else str(path)
             gmacs = counting.compute(Network(ssd), row.size) / 1e9
-            counts = {"gmacs": gmacs, "params": counting.parameters(ssd)}
             figures, _, per_class = evaluate(truth, found)
-            records[name] = {**counts, **figures, "per_class": per_class}
+            counts = {"gmacs": gmacs, "params": counting.parameters(ssd), "per_class": per_class}
+            records[name] = {**counts, **figures}
             if everyone.first and arguments.out is not None:
                 write_results(arguments.out / f"{name.replace('/', '-')}.json", found)
     if everyone.first:

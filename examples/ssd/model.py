@@ -13,9 +13,7 @@ from torchvision.models.detection.ssd import SSD, SSDHead
 import stridesurgery as ss
 from examples.ssd import backbones
 from examples.ssd.configurations import Configuration
-from examples.ssd.neck import Neck
-from examples.ssd.pelee import PeleeNeck
-from examples.ssd.rfb import RFBNeck
+from examples.ssd.neck import Neck, PeleeNeck, RFBNeck
 
 COCO_CLASSES = 81  # background and 80
 NECKS: dict[str, Any] = {"ssd": Neck, "rfb": RFBNeck, "rfb_mobile": RFBNeck, "pelee": PeleeNeck}
@@ -28,13 +26,12 @@ ASPECTS = {4: [2], 6: [2, 3]}  # by boxes per cell: the aspect ratios beside 1, 
 class Pyramid(nn.Module):
     """Operated backbone and neck: images (N, 3, H, W) to one map (N, C, H', W') per predictor."""
 
-    def __init__(self, features: nn.Module, row: Configuration) -> None:
+    def __init__(self, features: Any, row: Configuration) -> None:
         super().__init__()
-        self.features, known = features, backbones.info(features)
+        self.features, known = features, features.feature_info.features
         # Of backbones that work on (N, H, W, C), such as Swin.
-        self.turned = [f.name for f in known.features if f.sources[0].channel_axis == 3]
-        keys = [f.name for f in known.features]
-        self.neck = NECKS[row.neck](row, keys, known.channels())
+        self.turned = [f.name for f in known if f.sources[0].channel_axis == 3]
+        self.neck = NECKS[row.neck](row, [f.name for f in known], [f.channels for f in known])
         initialise(self.neck)
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:

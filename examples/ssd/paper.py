@@ -1,18 +1,11 @@
 """Figures that the paper prints (Mudassar and Mukhopadhyay, BMVC 2019): to compare with only."""
 
-from collections.abc import Mapping
-
 # Parameters in millions, and "GFLOPS" where they are printed: `counting` says what those count.
-Printed = tuple[float, float | None]
-
-TABLE_1: Mapping[str, Printed] = {
-    "SSDMnetv1": (16.5, None),
+PRINTED: dict[str, tuple[float, float | None]] = {
+    "SSDMnetv1": (16.5, 2.5),
     "SSDMnetv1-Size512": (16.5, None),
     "SSDMnetv1-Early": (17.3, None),
     "SSDMnetv1-Anchor10": (16.5, None),
-}
-TABLE_2: Mapping[str, Printed] = {
-    "SSDMnetv1": (16.5, 2.5),
     "SSDMnetv1-S1L6": (16.5, 8.7),
     "SSDMnetv1-S1L4": (16.5, 9.2),
     "SSDMnetv1-S1L0": (16.5, 9.9),
@@ -24,13 +17,11 @@ TABLE_2: Mapping[str, Printed] = {
     "SSD-VGG16": (35.1, 35.6),
     "SSD-VGG16-S1L2": (35.1, 128.9),
     "SSD-VGG16-S1L2-DualPath": (35.1, 154.1),
-}
-TABLE_3: Mapping[str, Printed] = {  # the networks compared with
     "RFB-MobileNet-300": (7.7, 1.6),
     "PeleeNet": (5.4, 1.3),
     "RFB-Net-300": (45.1, 39.9),
 }
-TABLE_4: Mapping[str, float] = {  # milliseconds for one image on a GTX 1080 Ti
+TABLE_4 = {  # milliseconds for one image on a GTX 1080 Ti
     "SSDMnetv1": 6.9,
     "SSDMnetv1-Size512": 6.9,
     "SSDMnetv1-S1L6": 6.9,

@@ -1,55 +1,52 @@
-"""Rebuild the paper's Compute and Params columns from the networks themselves.
+"""Rebuild the paper's tables of compute, parameters and latency from the networks themselves.
 
-    python -m examples.ssd.tables                          # Tables 1, 2 and 3
+    python -m examples.ssd.tables                                        # every row
     python -m examples.ssd.tables --rows SSDMnetv1-S1L0 SSD-VGG16
+    python -m examples.ssd.tables --runs 1000 --rows SSDMnetv1-S1L0      # Table 4: latency
 
-Every figure is counted on a network that was just built; the paper's stand beside it.
+The network alone is timed, one image at a time, as in the paper; what is compared is the ratio to
+the base, SSDMnetv1, which always runs.
 """
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
-from tqdm import tqdm
+import numpy as np
+import torch
 
-from examples.ssd import counting, model
+from examples.ssd import benchmark, counting, model
 from examples.ssd.configurations import ROWS, find
-from examples.ssd.paper import TABLE_1, TABLE_2, TABLE_3
-from examples.ssd.programs import as_table, run
+from examples.ssd.paper import PRINTED, TABLE_4
+from examples.ssd.programs import as_table, natural, run, wanted_device
 
-PRINTED = {**TABLE_1, **TABLE_3, **TABLE_2}  # where a row is in two tables, with its compute
-COLUMNS = ("row", "compute", "paper", "params", "paper", "agrees", "priors", "outside", "true")
-FOOT = """compute: in giga, by the paper's rule (see examples.ssd.counting); params: in millions.
-agrees: docs/paper.md says why SSD-VGG16-S1L2 and PeleeNet do not.
+BASE = "SSDMnetv1"
+HEADER = "row compute paper params paper agrees priors outside true maps".split()
+FOOT = """
+compute: in giga, by the paper's rule (see examples.ssd.counting); params: in millions.
+agrees: docs/paper.md says why SSD-VGG16-S1L2 and PeleeNet do not; -: not in the paper's tables.
 outside: priors centred outside the image at the paper's steps, before clipping; true: with the
 steps and offsets of the geometry (--true-anchors in the other programs)."""
 
 
-@dataclass(frozen=True)
-class Measured:
-    """One network as built."""
-
-    row: str
-    params: int
-    gmacs: float  # in giga, by the paper's rule: `counting`
-    sides: list[int]  # of every predictor's map, cells
-    priors: int
-    outside: int  # of the priors, centred outside the image before clipping
-    outside_true: int  # the same with each box where its cell really looks
-
-
-def measure(name: str) -> Measured:
-    """Build a row and count."""
+def measure(name: str) -> list[str]:
+    """Build a row, count, and return a line of the table."""
     row = find(name)
     ssd = model.build(row)
     maps, outside = model.maps(ssd), []
     for kind in (row, replace(row, steps=None)):
         centres = model.DefaultBoxes(kind, maps).boxes[:, :2]
         outside.append(int(((centres < 0) | (centres > 1)).any(dim=1).sum()))
-    gmacs = counting.compute(model.Network(ssd), row.size) / 1e9
-    sides = [level.grid[0] for level in maps]
-    return Measured(name, counting.parameters(ssd), gmacs, sides, len(centres), *outside)
+    compute = counting.compute(model.Network(ssd), row.size) / 1e9
+    params = counting.parameters(ssd) / 1e6
+    stated, agrees = PRINTED.get(name, ("", None)), "-"
+    if name in PRINTED:
+        found = (as_printed(params), as_printed(compute) if stated[1] else None)
+        agrees = "yes" if found == stated else "no"
+    own = [f"{compute:.2f}", str(stated[1] or ""), f"{params:.2f}", str(stated[0]), agrees]
+    sides = " ".join(str(level.grid[0]) for level in maps)
+    return [name, *own, str(len(centres)), *map(str, outside), sides]
 
 
 def as_printed(value: float) -> float:
@@ -57,41 +54,35 @@ def as_printed(value: float) -> float:
     return math.floor(round(value, 2) * 10 + 0.5 + 1e-9) / 10
 
 
-def line(m: Measured) -> tuple[str, ...]:
-    """Return a row of a table."""
-    verdict, compute, params = "-", "", ""
-    if m.row in PRINTED:
-        printed = PRINTED[m.row]
-        params, compute = (str(value or "") for value in printed)
-        found = (as_printed(m.params / 1e6), as_printed(m.gmacs) if printed[1] else None)
-        verdict = "yes" if found == printed else "no"
-    own = (f"{m.gmacs:.2f}", compute, f"{m.params / 1e6:.2f}", params, verdict)
-    priors = (str(m.priors), str(m.outside), str(m.outside_true))
-    return (m.row, *own, *priors, " ".join(map(str, m.sides)))
+def as_text(rows: Iterable[str]) -> str:
+    """Return the table of some rows."""
+    return as_table(HEADER, map(measure, rows), left=(9,)) + "\n" + FOOT
 
 
-def as_text(measured: Mapping[str, Measured]) -> str:
-    """Return the paper's tables with what was measured."""
-    tables = {
-        "Table 1": list(TABLE_1),
-        "Table 2": list(TABLE_2),
-        "Table 3: the networks compared with": list(TABLE_3),
-        "Not in a table of the paper": [row for row in measured if row not in PRINTED],
-    }
-    parts = []
-    for title, rows in tables.items():
-        lines = [line(measured[row]) for row in rows if row in measured]
-        if lines:
-            parts.append(f"{title}\n{as_table((*COLUMNS, 'maps'), lines, left=(9,))}\n")
-    return "\n".join([*parts, FOOT])
+def timed(rows: Iterable[str], runs: int, device: torch.device) -> str:
+    """Return Table 4, of this device."""
+    calls, lines = {}, []
+    for row in map(find, dict.fromkeys([BASE, *rows])):
+        image = torch.rand(1, 3, row.size, row.size, device=device)
+        calls[row.name] = benchmark.caller(model.Network(model.build(row)), image)
+    times = benchmark.measure(calls, runs)
+    for name, own in times.items():
+        low, median, high = np.quantile(own, (0.25, 0.5, 0.75))
+        ratio, ms = median / np.median(times[BASE]), TABLE_4.get(name)
+        paper = ("", "") if ms is None else (f"{ms:.1f}", f"{ms / TABLE_4[BASE]:.2f}")
+        lines.append((name, f"{median:.2f}", f"{low:.2f} to {high:.2f}", f"{ratio:.2f}", *paper))
+    return as_table(("row", "ms", "half of the runs", "ratio", "paper ms", "paper ratio"), lines)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Build the rows that are asked for and print them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), metavar="ROW", help="(all)")
-    rows = parser.parse_args(argv).rows
-    print(as_text({row: measure(row) for row in tqdm(rows, desc="building", leave=False)}))
+    add = parser.add_argument
+    add("--rows", nargs="+", default=list(ROWS), metavar="ROW", help="(all)")
+    add("--runs", type=natural, default=0, help="time that many runs instead of counting")
+    add("--device", help="to time on: cpu, cuda, ... (default: the GPU if there is one)")
+    a = parser.parse_args(argv)
+    print(timed(a.rows, a.runs, wanted_device(a.device)) if a.runs else as_text(a.rows))
 
 
 if __name__ == "__main__":

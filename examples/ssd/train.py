@@ -4,23 +4,23 @@
     python -m examples.ssd.train --backbone resnet18 --surgery S1L0 --data COCO_FOLDER --out run
     torchrun --nproc-per-node 4 -m examples.ssd.train --config SSDMnetv1 --data COCO_FOLDER --out run
 
-The recipe belongs to the row: SGD, a cosine per epoch, SSD's augmentation. With --resume a run that
-was stopped by a signal, or killed, goes on as if it had not been, and one without a checkpoint
-starts: give it to a cluster that restarts its jobs. The first machine has checkpoints and logs.
+The recipe belongs to the row. With --resume a run that was stopped by a signal, or killed, goes on as
+if it had not been, and one without a checkpoint starts: give it to a cluster that restarts its jobs.
 
 Several processes learn what one would from the same batch, up to rounding, but for batch norms: each
-process normalises by its own images, unless --freeze-norms is given.
+process normalises by its own images, unless --freeze-norms is given. The first one writes.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from torchvision.transforms import v2
 
 from examples.ssd import backbones, data, programs
 from examples.ssd.configurations import Configuration, Recipe
@@ -30,7 +30,6 @@ from examples.ssd.model import Detector, build
 from examples.ssd.processes import Processes, Stop, processes
 from examples.ssd.programs import DetectionError, number, positive
 from examples.ssd.training import AMP, Options, Training, load
-from examples.ssd.weights import load_backbone, wake_norms
 
 WAKING_IMAGES = 32
 CHECKS = {"epochs": positive, "batch": positive, "ema": programs.share}
@@ -84,11 +83,10 @@ def train(arguments: argparse.Namespace, everyone: Processes, stop: Stop) -> Non
     training = Training(ssd, row, images, everyone, options, arguments.out, stop)
     if exists:
         changed = training.resume()
-        told = f"Going on after step {training.steps}"
-        told += f"; the losses will not be quite those of a run with {changed}" * bool(changed)
+        told = f"Going on after step {training.steps}{changed and ', of a run with '}{changed}"
     elif arguments.resume:
         told += f"\nThere is no {path} yet: the run starts."
-    log = Log(arguments.out, training.steps) if everyone.first else None
+    log = open_log(arguments.out / "log.jsonl", training.steps) if everyone.first else None
     if log is not None:
         print(f"{row.name} on {images.said}\n{told}")
     while not training.finished and training.run_epoch(log):
@@ -103,12 +101,12 @@ def train(arguments: argparse.Namespace, everyone: Processes, stop: Stop) -> Non
 
 def on_backbone(row: Configuration, images: CocoImages, weights: str) -> tuple[Detector, str]:
     """Return a detector that expects the pixels of its backbone's weights, and what was loaded."""
-    (backbone, pixels), woken = load_backbone(row.backbone, weights), 0
+    (backbone, pixels), woken = backbones.load_backbone(row.backbone, weights), 0
     if weights != "none":
-        images.transform = data.transform(row.size)
+        images.transform = data.for_training(row.size, augment=False)
         few = [images[i, 0][0].float() / 255 for i in range(min(WAKING_IMAGES, len(images)))]
-        mean, std = (torch.tensor(value).view(3, 1, 1) for value in pixels.values())
-        woken = wake_norms(backbone, (torch.stack(few) - mean) / std)
+        norm = v2.functional.normalize(torch.stack(few), *pixels.values())
+        woken = backbones.wake_norms(backbone, norm)
     told = f"Backbone: {row.backbone}, weights {weights}; {woken} folded batch norms woken"
     return build(row, 1 + len(images.categories), backbone, **pixels), told
 
@@ -116,36 +114,25 @@ def on_backbone(row: Configuration, images: CocoImages, weights: str) -> tuple[D
 def take_over(ssd: Detector, path: Path) -> str:
     """Load what fits of another detector; predictors of other classes stay new. Return how much."""
     content, own = load(path), ssd.state_dict()
-    found = content["average"] or content["model"]
-    fits = {k: v for k, v in found.items() if k in own and v.shape == own[k].shape}
+    fits = {k: v for k, v in content["best"].items() if k in own and v.shape == own[k].shape}
     ssd.load_state_dict(fits, strict=False)
     ssd.transform.image_mean, ssd.transform.image_std = content["pixels"]
     return f"Of {path}: {len(fits)} of {len(own)} tensors fit"
 
 
-class Log:
-    """log.jsonl: a line of JSON for each step, and what TensorBoard reads if it is installed."""
+def open_log(path: Path, steps: int) -> Callable[[int, Mapping[str, float]], None]:
+    """Return what adds a line of JSON; lines of later steps than those done are taken back."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    whole = [line for line in lines if line.endswith("}")]  # the last one may be cut off
+    kept = [line for line in whole if json.loads(line)["step"] <= steps]
+    with programs.write_atomically(path) as part:
+        part.write_text("".join(f"{line}\n" for line in kept))
 
-    def __init__(self, folder: Path, steps: int) -> None:
-        """steps: that are done; what was written of later ones, before a stop, is taken back."""
-        self.path, kept = folder / "log.jsonl", []
-        for line in self.path.read_text().splitlines() if self.path.exists() else ():
-            if line.endswith("}") and json.loads(line)["step"] <= steps:  # else it was cut off
-                kept.append(line + "\n")
-        with programs.write_atomically(self.path) as part:
-            part.write_text("".join(kept))
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.board: Any = SummaryWriter(str(folder), purge_step=steps + 1)
-        except ImportError:
-            self.board = None
-
-    def __call__(self, step: int, values: Mapping[str, float]) -> None:
-        with self.path.open("a") as file:
+    def log(step: int, values: Mapping[str, float]) -> None:
+        with path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items() if self.board is not None else ():
-            self.board.add_scalar(name, value, step)
+
+    return log
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -21,10 +21,9 @@ from examples.ssd.model import Detector, build
 from examples.ssd.processes import Processes, Stop
 from examples.ssd.programs import DetectionError, read_tensors, write_atomically
 
-FORMAT = 3  # of checkpoints
+FORMAT = 4  # of checkpoints
 AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-# May change at --resume: the way out of a loss that is no number, what changes sums by rounding
-# only (a machine that is gone must not end the run), and what no step depends on.
+# May change at --resume: what a machine that is gone changes, and the way out of a bad loss.
 MAY_CHANGE = ("lr", "device", "processes", "workers", "save_every", "max_steps")
 
 
@@ -51,7 +50,7 @@ class Options(Recipe):
 
 
 class Training:
-    """A detector being trained; what it is made of is decided once, here."""
+    """A detector being trained: what it is made of, its steps, and its checkpoints."""
 
     def __init__(
         self,
@@ -68,30 +67,28 @@ class Training:
         if options.batch % everyone.world or len(images) < everyone.world:
             raise DetectionError(f"a batch cannot be dealt to {everyone.world} processes.")
         self.norms = [module for module in ssd.modules() if isinstance(module, _BatchNorm)]
-        learning = self.norms and not options.freeze_norms
+        learning = bool(self.norms) and not options.freeze_norms
         if learning and min(options.batch, len(images)) < 2 * everyone.world:
             raise DetectionError("batch norms need two images a process; or give --freeze-norms.")
-        own = {"images": images.said, "device": everyone.device.type}
-        self.run = {**asdict(options), **own, "processes": everyone.world}
+        own = {"images": images.said, "device": everyone.device.type, "processes": everyone.world}
+        self.run = {**asdict(options), **own}
         self.net: nn.Module = ssd.to(everyone.device)
         if everyone.world > 1:
-            self.net = DistributedDataParallel(ssd, broadcast_buffers=bool(learning))
+            self.net = DistributedDataParallel(ssd, broadcast_buffers=learning)
         learned = [p for p in ssd.parameters() if p.requires_grad]
         self.sgd = torch.optim.SGD(learned, options.lr, 0.9, weight_decay=options.weight_decay)
         self.amp, device = AMP[options.amp], everyone.device.type
         self.scaler = torch.amp.GradScaler(device, enabled=self.amp is torch.float16)
         self.average = ModelEmaV3(ssd, options.ema, use_warmup=True) if options.ema else None
+        self.best: Detector = self.average.module if self.average else ssd
+        # What a checkpoint keeps of the run.
+        self.parts = {"model": ssd, "best": self.best, "sgd": self.sgd, "scaler": self.scaler}
         self.steps, self.saved = 0, time.monotonic()  # steps that are done
         self.per_epoch = max(1, len(images) // options.batch)
 
     @property
     def finished(self) -> bool:
         return self.steps >= self.options.epochs * self.per_epoch
-
-    @property
-    def best(self) -> Detector:
-        """The network to use: with the averaged weights where there are any."""
-        return self.average.module if self.average else self.ssd
 
     # ---- steps
 
@@ -102,14 +99,14 @@ class Training:
         for group in self.sgd.param_groups:
             group["lr"] = rate(options, epoch)
         self.net.train()
-        for norm in self.norms:
-            norm.train(not options.freeze_norms)
+        for norm in self.norms if options.freeze_norms else ():
+            norm.eval()
         batches = data.epoch_batches(len(self.images), options.batch, options.seed, epoch)
         own = [batch[everyone.rank :: everyone.world] for batch in batches[done:]]
-        transform = data.transform(self.row.size, options.augment)
+        transform = data.for_training(self.row.size, options.augment)
         read = data.loader(self.images, transform, own, options.workers)
-        title, quiet = f"epoch {epoch + 1}/{options.epochs}", log is None
-        for batch in tqdm(read, title, len(batches), initial=done, leave=False, disable=quiet):
+        title = f"epoch {epoch + 1}/{options.epochs}"
+        for batch in tqdm(read, title, leave=False, disable=log is None):
             told = bool(self.stop.code) or 0 < options.max_steps <= self.steps
             due = time.monotonic() - self.saved >= 60 * options.save_every
             # All decide together: one that went on alone would wait for the others for ever.
@@ -153,18 +150,16 @@ class Training:
     def _check(self, what: str, value: Tensor) -> None:
         if not value.isfinite().all():
             kept = f"{self.path} from before is kept" if self.path.is_file() else "none was saved"
-            raise DetectionError(
-                f"{what} is no number any more at step {self.steps}; of checkpoints, {kept}. The "
-                "usual way out is --resume with a lower --lr."
-            )
+            told = f"{what} is no number any more at step {self.steps}; of checkpoints, {kept}."
+            raise DetectionError(f"{told} The usual way out is --resume with a lower --lr.")
 
     # ---- checkpoints
 
     def save(self) -> None:
         """Write a checkpoint, unless a weight or a statistic is no number."""
-        if self.everyone.world > 1:
-            for value in (*self.ssd.buffers(), *self.best.buffers()):
-                torch.distributed.broadcast(value, 0)  # each saw its own images: the first's count
+        for value in (*self.ssd.buffers(), *self.best.buffers()):
+            if self.everyone.world > 1:  # each saw its own images: those of the first count
+                torch.distributed.broadcast(value, 0)
         for name, value in self.ssd.state_dict().items():
             self._check(name, value)
         if self.everyone.first:
@@ -173,12 +168,9 @@ class Training:
                 "configuration": asdict(self.row),
                 "categories": self.images.categories,
                 "pixels": (self.ssd.transform.image_mean, self.ssd.transform.image_std),
-                "model": self.ssd.state_dict(),
-                "average": self.average and self.average.module.state_dict(),
-                "optimiser": self.sgd.state_dict(),
-                "scaler": self.scaler.state_dict(),
                 "steps": self.steps,
                 "run": self.run,
+                **{name: part.state_dict() for name, part in self.parts.items()},
             }
             with write_atomically(self.path) as part:
                 torch.save(content, part)
@@ -191,15 +183,10 @@ class Training:
         now = {**self.run, **asdict(self.row)}
         refused = changes({k: v for k, v in then.items() if k not in MAY_CHANGE}, now)
         if refused or content["categories"] != self.images.categories:
-            raise DetectionError(
-                f"{self.path} is of a run with {refused or 'other categories'}; resume with what it "
-                "was started with, or name another --out."
-            )
-        restore(self.ssd, content["model"], self.path)
-        if self.average is not None:
-            restore(self.average.module, content["average"], self.path)
-        self.sgd.load_state_dict(content["optimiser"])
-        self.scaler.load_state_dict(content["scaler"])
+            told = f"{self.path} is of a run with {refused or 'other categories'}"
+            raise DetectionError(f"{told}; resume what was started, or name another --out.")
+        for name, part in self.parts.items():
+            part.load_state_dict(content[name])
         self.steps = content["steps"]
         return changes({k: then[k] for k in ("lr", "device", "processes")}, now)
 
@@ -238,14 +225,5 @@ def detector(path: Path) -> tuple[Detector, Configuration, dict[int, str]]:
     content = load(path)
     row, categories, (mean, std) = (content[k] for k in ("configuration", "categories", "pixels"))
     ssd = build(row, 1 + len(categories), image_mean=mean, image_std=std)
-    restore(ssd, content["average"] or content["model"], path)
+    ssd.load_state_dict(content["best"])
     return ssd.eval(), row, categories
-
-
-def restore(net: nn.Module, weights: Any, path: Path) -> None:
-    """Load all weights, or say which do not fit."""
-    try:
-        net.load_state_dict(weights)
-    except RuntimeError as problem:
-        why = " ".join(str(problem).split())[:300]
-        raise DetectionError(f"{path}: its weights are of another network: {why}") from None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from examples.ssd import model, synthetic, train
+from examples.ssd import demonstration, model, train
 from examples.ssd.configurations import find
 
 DATA = os.environ.get("STRIDESURGERY_DATA")
@@ -26,7 +26,7 @@ def built(name: str) -> model.Detector:
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixteen images to train on and eight to evaluate on, in COCO's layout."""
     folder = tmp_path_factory.mktemp("shapes")
-    synthetic.write(folder, {"train2017": 16, "val2017": 8}, seed=3)
+    demonstration.write(folder, {"train2017": 16, "val2017": 8}, seed=3)
     return folder
 
 
