@@ -202,8 +202,8 @@ def inside(box: list[float], image: Mapping[str, Any]) -> list[float]:
     return [left, top, right - left, bottom - top]
 
 
-def for_training(size: int, augment: bool = True) -> v2.Transform:
-    """Return SSD's augmentation (distortion, expansion, crop by IoU, mirroring) before a resize."""
+def transform(size: int, augment: bool = False) -> v2.Transform:
+    """Return a resize, after SSD's augmentation: distortion, expansion, crop by IoU, mirroring."""
     random = [v2.RandomPhotometricDistort(), v2.RandomZoomOut(fill=GREY), v2.RandomIoUCrop()]
     random += [v2.RandomHorizontalFlip()]
     boxes = [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes()]

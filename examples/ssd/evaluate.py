@@ -45,8 +45,7 @@ def detect_all(
     size, ids, found = ssd.transform.fixed_size[0], list(images.categories), []
     own = [(position, 0) for position in range(everyone.rank, len(images), everyone.world)]
     batches = [own[i : i + batch] for i in range(0, len(own), batch)]
-    plain = data.for_training(size, augment=False)
-    for pixels, _, positions in data.loader(images, plain, batches, workers):
+    for pixels, _, positions in data.loader(images, data.transform(size), batches, workers):
         outputs = ssd(list(pixels.to(everyone.device, non_blocking=True).float() / 255))
         for position, output in zip(positions, outputs, strict=True):
             entry = images.coco.imgs[images.ids[position]]

@@ -103,7 +103,7 @@ def on_backbone(row: Configuration, images: CocoImages, weights: str) -> tuple[D
     """Return a detector that expects the pixels of its backbone's weights, and what was loaded."""
     (backbone, pixels), woken = backbones.load_backbone(row.backbone, weights), 0
     if weights != "none":
-        images.transform = data.for_training(row.size, augment=False)
+        images.transform = data.transform(row.size)
         few = [images[i, 0][0].float() / 255 for i in range(min(WAKING_IMAGES, len(images)))]
         norm = v2.functional.normalize(torch.stack(few), *pixels.values())
         woken = backbones.wake_norms(backbone, norm)

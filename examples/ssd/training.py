@@ -103,7 +103,7 @@ class Training:
             norm.eval()
         batches = data.epoch_batches(len(self.images), options.batch, options.seed, epoch)
         own = [batch[everyone.rank :: everyone.world] for batch in batches[done:]]
-        transform = data.for_training(self.row.size, options.augment)
+        transform = data.transform(self.row.size, options.augment)
         read = data.loader(self.images, transform, own, options.workers)
         title = f"epoch {epoch + 1}/{options.epochs}"
         for batch in tqdm(read, title, leave=False, disable=log is None):

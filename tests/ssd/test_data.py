@@ -171,7 +171,7 @@ def test_every_kind_of_image_becomes_rgb(tmp_path: Path, mode: str) -> None:
 
 def test_a_resize_scales_boxes_with_the_image(tmp_path: Path) -> None:
     images = CocoImages(write(tmp_path, [mark([10, 6, 20, 12]), mark([1, 1, 0.9, 9])]))
-    transform = data.for_training(64, augment=False)
+    transform = data.transform(64)
     [(pixels, targets, positions)] = loader(images, transform, [[(0, 0), (1, 0)]], workers=0)
     assert pixels.shape == (2, 3, 64, 64) and positions == [0, 1]
     assert targets[0]["boxes"].shape == (0, 4)
@@ -179,7 +179,7 @@ def test_a_resize_scales_boxes_with_the_image(tmp_path: Path) -> None:
 
 
 def test_augmentation_depends_on_the_ticket_alone_and_boxes_stay_on_their_objects(shapes) -> None:
-    images, transform = CocoImages(find_split(shapes, "train")), data.for_training(96)
+    images, transform = CocoImages(find_split(shapes, "train")), data.transform(96, augment=True)
     batches = epoch_batches(len(images), 4, seed=1, epoch=0)
     alone, helped = ([*loader(images, transform, batches, workers)] for workers in (0, 2))
     before = torch.get_rng_state()

@@ -47,7 +47,7 @@ def test_the_papers_backbone_starts_training_as_what_it_was(folder: Path, weight
     images, row = CocoImages(find_split(folder / "smallobj/bccd", "train")), find("SSDMnetv1")
     ssd, said = train.on_backbone(row, images, weights)
     assert said.endswith("27 folded batch norms woken") and ssd.transform.image_mean[0] > 0.5
-    images.transform = data.for_training(row.size, augment=False)
+    images.transform = data.transform(row.size)
     pixels = [images[i, 0][0].float() / 255 for i in range(train.WAKING_IMAGES)]
     batch = (torch.stack(pixels) - 128 / 255) / (128 / 255)
     backbone = load_backbone(row.backbone, weights)[0].eval()
