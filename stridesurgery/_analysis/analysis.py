@@ -11,6 +11,7 @@ from stridesurgery._analysis.grid import GridInfo, SpatialOp
 from stridesurgery._analysis.propagate import propagate
 from stridesurgery._analysis.transitions import ReductionStep, find_transitions
 from stridesurgery._hw import HW
+from stridesurgery._node import shape_of
 from stridesurgery._trace import Recording, copy_to_meta, default_size, is_fixed_size, record
 from stridesurgery.errors import RequestError
 
@@ -53,11 +54,13 @@ class Analysis:
         return find_transitions(self.spatial_ops)
 
     def is_in_head(self, name: str) -> bool:
-        """Tell whether a parameter or module, by name, takes part behind the last layer only."""
+        """Tell whether a parameter or module, by name, takes part behind all layers and tokens."""
         nodes = list(self.recording.graph.nodes)
         users = [i for i, n in enumerate(nodes) if f"{name}.".startswith(f"{n.target}.")]
-        last = max((nodes.index(site.node) for site in self.layers), default=0)
-        return bool(users) and min(users) > last
+        tokens = [node for node in self.grid_of if len(shape_of(node) or ()) == 3]
+        before = {site.node for site in self.layers}.union(tokens)
+        last = max((i for i, n in enumerate(nodes) if n in before), default=0)
+        return bool(users) and users[0] > last
 
     def transitions_of(self, layer: int) -> tuple[int, ...]:
         """Return the numbers of the transitions of a layer, none if it has no stride."""

@@ -13,7 +13,7 @@ from stridesurgery._cost.latency import Timing, in_turn, inference, training_ste
 from stridesurgery._features import Tap, TapName, feature_of, find_taps
 from stridesurgery._hw import HW, hw_short, hw_text
 from stridesurgery._node import info
-from stridesurgery._rewrite import eliminate, requested
+from stridesurgery._rewrite import eliminate, enlarged, knows_positions, requested
 from stridesurgery._tables import METRICS, Shown, Table, gmac, mib, plain, ratio
 from stridesurgery._trace import copy_to_meta, one_image
 from stridesurgery.errors import RequestError, SurgeryError
@@ -161,8 +161,8 @@ def compare(
     Returns:
         One row each for the untouched model, every surgery, and every larger input. The larger
         input is the size whose compute is closest to the surgery's. Only sizes are considered that
-        the total stride divides as well as it divides `input_size`. Nothing is run unless `measure`
-        is set.
+        the total stride divides as well as it divides `input_size`, or its whole multiples where
+        positions have to follow, as the surgery says. Nothing is run unless `measure` is set.
 
     Raises:
         SurgeryError: a surgery or a tap is refused, as by `eliminate` and `features`.
@@ -194,7 +194,7 @@ def compare(
         rows.append(_row(describe(surgery), surgery, analyse(operated, size), tapped))
         networks.append(operated)
     notes: list[str] = []
-    for row in rows[1:]:
+    for surgery, row in zip(plans, rows[1:], strict=True):
         try:
             rival = _rival(row, base, tapped)
         except SurgeryError as refusal:
@@ -204,7 +204,7 @@ def compare(
             continue
         if all(rival.input_size != other.input_size for other in rows):
             rows.append(rival)
-            networks.append(model)
+            networks.append(enlarged(model, base, rival.input_size, surgery.positions))
     return Comparison(
         tuple(_timed_rows(rows, networks, base, rounds) if measure else rows), tuple(notes)
     )
@@ -257,11 +257,13 @@ def _rival(row: Row, base: Analysis, taps: Sequence[Tap]) -> Row:
 
     The input grows along the same axes as the surgery. Compute grows with the area, except in
     attention (faster) and classifiers (not at all). So the size is corrected until it no longer
-    changes.
+    changes. What follows the grid, as the surgery asks, does so on whole multiples of the size.
     """
     assert row.surgery is not None
     along, start = AXES[row.surgery.axis], base.recording.size
     total = [max(int(place.reduction[i]) for place in base.grid_of.values()) for i in (0, 1)]
+    if row.surgery.positions != "refuse" and knows_positions(base.model):
+        total = list(start)
     steps = [math.gcd(side, stride) for side, stride in zip(start, total, strict=True)]
     tried: dict[HW[int], Row] = {}
     factor = (row.cost.macs / (count(base).macs or 1)) ** (1 / sum(along))
@@ -275,7 +277,8 @@ def _rival(row: Row, base: Analysis, taps: Sequence[Tap]) -> Row:
                 tried.values(),
                 key=lambda r: abs(math.log(max(r.cost.macs, 1) / max(row.cost.macs, 1))),
             )
-        analysis = analyse(base.recording.model, (rows, columns))
+        larger = enlarged(base.recording.model, base, (rows, columns), row.surgery.positions)
+        analysis = analyse(larger, (rows, columns))
         tried[rows, columns] = _row(f"input {hw_text((rows, columns))}", None, analysis, taps)
         factor *= (row.cost.macs / (tried[rows, columns].cost.macs or 1)) ** (1 / sum(along))
 

@@ -4,6 +4,7 @@ from stridesurgery._rewrite.check_modes import check_alike
 from stridesurgery._rewrite.dilate import dilated_graph
 from stridesurgery._rewrite.eliminate import check_operated, eliminate, operate
 from stridesurgery._rewrite.plan import Change, Plan, changes_of, plan
+from stridesurgery._rewrite.positions import enlarged, knows_positions
 from stridesurgery._rewrite.rearrange import rearranged, reassembled_map, with_samples
 from stridesurgery._rewrite.recalibrate import recalibrate
 from stridesurgery._rewrite.records import (
@@ -27,9 +28,11 @@ __all__ = [
     "described",
     "dilated_graph",
     "eliminate",
+    "enlarged",
     "fill",
     "intermediates",
     "larger_by",
+    "knows_positions",
     "load",
     "operate",
     "plan",

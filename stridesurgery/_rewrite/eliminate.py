@@ -17,7 +17,7 @@ from stridesurgery._rewrite.positions import knows_positions
 from stridesurgery._rewrite.recipe import attach
 from stridesurgery._rewrite.records import check_intermediates
 from stridesurgery._rewrite.request import bound, requested
-from stridesurgery._trace import Numbers, copied_model, copy_to_meta, record
+from stridesurgery._trace import Numbers, RewrittenModel, copied_model, copy_to_meta, record
 from stridesurgery.errors import GridError, RequestError, SurgeryError, TraceError
 from stridesurgery.surgery import Axis, Form, Options, Pool, Positions, Surgery
 
@@ -213,11 +213,16 @@ def _checked_draft(model: nn.Module, analysis: Analysis, planned: Plan, inplace:
                 raise
     else:
         assert refusal is not None
-        if planned.surgery.positions == "refuse" and knows_positions(model):
+        hint, cause = "", refusal.__cause__
+        if isinstance(model, RewrittenModel) and isinstance(cause, TraceError) and cause.fixed:
+            hint = (
+                " In a graph it cannot follow any more: operate the model first, with "
+                "positions='resample', and make the graph or the features of the result"
+            )
+        elif planned.surgery.positions == "refuse" and knows_positions(model):
             hint = " positions='resample' lets tables of positions, windows and sizes follow"
-            refusal, cause = GridError(f"{refusal}.{hint}".replace("..", ".")), refusal.__cause__
-            raise refusal from cause
-        raise refusal from refusal.__cause__
+        text = f"{refusal}.{hint}".replace("..", ".") if hint else str(refusal)
+        raise GridError(text) from cause
     return draft
 
 

@@ -10,6 +10,7 @@ from stridesurgery._analysis import Analysis
 from stridesurgery._hw import HW
 from stridesurgery._node import info, tensors_in
 from stridesurgery._rewrite.plan import Plan
+from stridesurgery._trace import copied_model
 from stridesurgery.errors import OperatorError
 from stridesurgery.ops import Cells, Growth, Operator, follow_grid, follow_of
 
@@ -30,12 +31,18 @@ def follow_positions(model: nn.Module, analysis: Analysis, planned: Plan) -> Non
     _follow(model, _growths(analysis, new, factor), planned.surgery.positions)
 
 
-def follow_image(
-    model: nn.Module, analysis: Analysis, k: HW[int], size: HW[int], positions: str
-) -> None:
-    """Let the modules of a copy of the analysed model follow an image about k times larger."""
+def enlarged(model: nn.Module, analysis: Analysis, size: HW[int], positions: str) -> nn.Module:
+    """Return a copy of the analysed model that follows an image about some whole times larger.
+
+    It is the model itself where it is not asked to follow, or nothing in it can.
+    """
+    if positions == "refuse" or not knows_positions(model):
+        return model
+    model, (h, w) = copied_model(model), analysis.recording.size
+    k = round(size[0] / h), round(size[1] / w)
     new = _new_grids(analysis, {}, size, lambda reduction: k)
     _follow(model, _growths(analysis, new, lambda reduction: k), positions)
+    return model
 
 
 def knows_positions(model: nn.Module) -> bool:

@@ -4,8 +4,8 @@ from stridesurgery._analysis import Analysis, SpatialOp
 from stridesurgery._hw import HW
 from stridesurgery._node import Key, Shape, info
 from stridesurgery._rewrite.plan import Plan
-from stridesurgery._rewrite.positions import follow_image
-from stridesurgery._trace import copied_model, record
+from stridesurgery._rewrite.positions import enlarged
+from stridesurgery._trace import record
 from stridesurgery.errors import TraceError
 
 
@@ -40,10 +40,7 @@ def reference_shapes(
         if min(size) < 1:
             return None  # the map has fewer cells than the original's at any size
         try:
-            twin = recording.model
-            if plan.surgery.positions != "refuse":
-                twin = copied_model(twin)
-                follow_image(twin, original, factor, size, plan.surgery.positions)
+            twin = enlarged(recording.model, original, size, plan.surgery.positions)
             shapes = record(twin, size, training=recording.training).shapes
         except TraceError:
             return None  # the model refuses other input sizes

@@ -194,10 +194,12 @@ def _explain(problem: Exception, recorder: Recorder, size: tuple[int, int]) -> T
             "W). Models of images (N, C, H, W) can be operated"
         )
     fixed = f"; the size is fixed by {', '.join(recorder.fixed)}" if recorder.fixed else ""
+    inside = [name for name, _ in model.named_modules() if name.endswith("backbone")]
+    part = next((name for name in inside if not f"{path}.".startswith(f"{name}.")), None)
+    hint = f". A submodule can be operated by itself: at={part!r}" if part else ""
     return TraceError(
         f"{type(model).__name__} cannot be traced at {size[0]}x{size[1]} pixels: {place}{line} "
-        f"raised {type(problem).__name__}: {text}{fixed}. A submodule can be operated by itself, "
-        "as by at='backbone'",
+        f"raised {type(problem).__name__}: {text}{fixed}{hint}",
         fixed=tuple(recorder.fixed),
     )
 

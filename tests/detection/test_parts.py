@@ -2,6 +2,7 @@
 
 import copy
 import io
+from collections import OrderedDict
 from collections.abc import Iterator
 
 import pytest
@@ -156,8 +157,14 @@ def test_what_cannot_be_done_is_said(model: Detector) -> None:
         ss.inspect(model, at=3)
     with pytest.raises(ss.RequestError, match="class of modules or its qualified name"):
         ss.detection.register_detector(3, at="", follow=lambda *_: None)
-    with pytest.raises(ss.TraceError, match="at='backbone'"):
-        ss.eliminate(detection.retinanet_resnet50_fpn(**SMALL).head, "S1L0")
+    head = detection.retinanet_resnet50_fpn(**SMALL).head  # which takes a list of maps
+    with pytest.raises(ss.TraceError) as alone:
+        ss.eliminate(head, "S1L0")
+    assert "at=" not in str(alone.value)
+    whole = nn.Sequential(OrderedDict(backbone=nn.Conv2d(3, 8, 3, 2, 1), head=head))
+    with pytest.raises(ss.TraceError, match="operated by itself: at='backbone'"):
+        ss.eliminate(whole, "S1L0")
+    assert ss.eliminate(whole, "S1L0", at="backbone", input_size=64).surgery.at == "backbone"
 
 
 class Strided(nn.Module):

@@ -2,53 +2,92 @@
 
 import copy
 import io
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 import timm
 import torch
+import torchvision
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 import stridesurgery as ss
 from tests.models import awake, create
 
-VIT = "vit_tiny_patch16_224"
+VIT, DINO = "vit_tiny_patch16_224", "vit_small_patch14_dinov2"
+SWIN = "swin_tiny_patch4_window7_224"
 # the layer, the stride that remains (None: 1), and how the model is made small
+TINY = {"depth": 1, "img_size": 64}
+NARROW = TINY | {"embed_dim": 96, "num_heads": 3}
 SMALL: dict[str, tuple[int | str, int | None, dict[str, Any]]] = {
+    # absolute positions
     VIT: (0, 8, {"depth": 2}),
-    "vit_small_patch14_dinov2": (0, 7, {"depth": 1, "img_size": 70}),
+    DINO: (0, 7, {"depth": 1, "img_size": 70}),
     "vit_wee_patch16_reg1_gap_256": (0, 8, {"depth": 2, "img_size": 64}),
-    "deit_tiny_distilled_patch16_224": (0, 8, {"depth": 1, "img_size": 64}),
-    "vit_tiny_r_s16_p8_224": (0, None, {"depth": 1, "img_size": 64}),
-    "eva02_tiny_patch14_224": (0, 7, {"depth": 2, "img_size": 56}),
-    "beit_base_patch16_224": (0, 8, {"depth": 1, "img_size": 64, "embed_dim": 96, "num_heads": 3}),
-    "cait_xxs24_224": (0, 8, {"depth": 1, "img_size": 64}),
-    "convit_tiny": (0, 8, {"depth": 1, "img_size": 64}),
-    "test_vit_relpos": (0, 8, {}),
-    "vit_srelpos_small_patch16_224": (0, 8, {"depth": 1, "img_size": 64}),
-    "test_coatnet": (0, None, {}),
-    "swin_tiny_patch4_window7_224": (0, 2, {"depths": (2, 2), "img_size": 56}),
-    "swinv2_tiny_window8_256": (0, 2, {"depths": (2, 2), "img_size": 64}),
-    "swinv2_cr_tiny_224": ("stages.1.downsample", None, {"depths": (2, 2), "img_size": 56}),
-    "hiera_tiny_224": (0, 2, {}),
-    "nest_tiny": ("levels.1.pool.pool", None, {}),
-    "levit_128s": (3, None, {"depth": (1, 1, 1)}),
-    "efficientformerv2_s0": (12, None, {}),
-    "botnet26t_256": (9, None, {}),
-    "resnet50_clip": (22, None, {}),
-    "mvitv2_tiny": (27, None, {}),
-    "samvit_base_patch16_224": (0, 8, {"depth": 1, "global_attn_indexes": (0,), "img_size": 64}),
-    "visformer_tiny": (0, None, {"depth": (1, 1, 1), "img_size": 64}),
+    "deit_tiny_distilled_patch16_224": (0, 8, TINY),
+    "deit3_small_patch16_224": (0, 8, TINY),
+    "flexivit_small": (0, 8, TINY),
+    "aimv2_large_patch14_224": (0, 7, NARROW | {"img_size": 56}),
+    "beit3_base_patch16_224": (0, 8, NARROW),
+    "eva02_base_patch16_clip_224": (0, 8, NARROW),
+    "torchvision/vit_b_16": (0, 8, {"image_size": 64}),
+    "vit_tiny_r_s16_p8_224": (0, None, TINY),
+    "vit_small_r26_s32_224": (10, None, {"depth": 1, "img_size": 128}),
+    "vit_base_mci_224": (0, 2, {"depth": 1}),
+    "vitamin_small_224": (10, None, {}),
+    "cait_xxs24_224": (0, 8, TINY),
+    "convit_tiny": (0, 8, TINY),
     "pit_ti_224": (0, 4, {"img_size": 64, "depth": (1, 1, 1)}),
+    "visformer_tiny": (0, None, {"depth": (1, 1, 1), "img_size": 64}),
+    "nest_tiny": (0, 2, {}),
+    "resnet50_clip": (22, None, {}),
+    # rotary embeddings
+    "eva02_tiny_patch14_224": (0, 7, {"depth": 2, "img_size": 56}),
+    "vit_pe_lang_large_patch14_448": (0, 7, NARROW | {"img_size": 56}),
+    "vit_small_patch16_rope_224": (0, 8, TINY),
+    "vit_small_patch16_rope_mixed_ape_224": (0, 8, TINY),
+    "vit_tiny_patch16_dinov3_qkvb": (0, 8, TINY),
+    # biases by offset or distance
+    "beit_base_patch16_224": (0, 8, NARROW),
+    "test_vit_relpos": (0, 8, {}),
+    "vit_srelpos_small_patch16_224": (0, 8, TINY),
+    "vit_relpos_base_patch32_plus_rpn_256": (0, 16, NARROW | {"img_size": 128}),
+    "test_coatnet": (0, None, {}),
+    "coatnext_nano_rw_224": (0, None, {}),
+    "botnet26t_256": (9, None, {}),
+    "lamhalobotnet50ts_256": (0, None, {}),
+    "mvitv2_tiny": (0, 2, {}),
+    "samvit_base_patch16_224": (0, 8, TINY | {"global_attn_indexes": (0,)}),
+    "levit_128s": (3, None, {"depth": (1, 1, 1)}),
+    "levit_conv_128s": (3, None, {"depth": (1, 1, 1)}),
+    "efficientformer_l1": (5, None, {"depths": (1, 1, 1, 2), "num_vit": 1}),
+    "efficientformerv2_s0": (0, None, {}),
+    # windows
+    SWIN: (0, 2, {"depths": (2, 2), "img_size": 56}),
+    "swinv2_tiny_window8_256": (0, 2, {"depths": (2, 2), "img_size": 64}),
+    "swinv2_cr_tiny_224": (0, 2, {"depths": (2, 2), "img_size": 56, "window_size": 7}),
+    "torchvision/maxvit_t": (0, None, {}),
+    "hiera_tiny_224": (0, 2, {}),
+    "hieradet_small": (0, 2, {}),
+    # attention that fixes no size
+    "eca_halonext26ts": (9, None, {}),
+    "mobilevit_xxs": (0, None, {}),
+    "edgenext_xx_small": (0, 2, {}),
+    "pvt_v2_b0": (0, 2, {}),
+    "tiny_vit_5m_224": (0, None, {}),
+    "twins_svt_small": (0, 2, {}),
+    "xcit_nano_12_p8_224": (0, None, {"depth": 1}),
 }
 
 
 def built(name: str, **options: Any) -> nn.Module:
     """The model with tables of positions that are not zero."""
     torch.manual_seed(0)
-    model = timm.create_model(name, **(SMALL[name][2] | options)).eval()
+    library, _, short = name.rpartition("/")
+    build = torchvision.models.get_model if library else timm.create_model
+    model = build(short, **(SMALL[name][2] | options)).eval()
     for parameter in model.parameters():
         if parameter.abs().max() < 0.2:
             nn.init.normal_(parameter, std=0.2)
@@ -77,13 +116,13 @@ def tables_of(model: nn.Module) -> dict[str, nn.Module]:
 # the others with `-m zoo`
 USUAL = (
     VIT,
-    "vit_small_patch14_dinov2",
+    DINO,
     "eva02_tiny_patch14_224",
     "beit_base_patch16_224",
     "convit_tiny",
     "test_vit_relpos",
     "test_coatnet",
-    "swin_tiny_patch4_window7_224",
+    SWIN,
     "pit_ti_224",
 )
 
@@ -167,18 +206,49 @@ def test_it_survives_copies_and_files(pair: Any) -> None:
 
 # The twin: the model that its own constructor builds for the finer grid. Its sizes, masks and
 # indices are the library's witness; its tables and strides are given to it.
+MEASURED = ("rel_coords_log", "rel_indices", "t_x", "t_y")
 TWINS: dict[str, dict[str, Any]] = {
     VIT: {"img_size": 448},
-    "vit_small_patch14_dinov2": {"img_size": 140},
+    DINO: {"img_size": 140},
     "vit_wee_patch16_reg1_gap_256": {"img_size": 128},
     "deit_tiny_distilled_patch16_224": {"img_size": 128},
-    "beit_base_patch16_224": {"img_size": 128},
+    "deit3_small_patch16_224": {"img_size": 128},
+    "flexivit_small": {"img_size": 128},
+    "aimv2_large_patch14_224": {"img_size": 112},
+    "beit3_base_patch16_224": {"img_size": 128},
+    "eva02_base_patch16_clip_224": {"img_size": 128},
+    "torchvision/vit_b_16": {"image_size": 128},
+    "vit_tiny_r_s16_p8_224": {"img_size": 128},
+    "vit_small_r26_s32_224": {"img_size": 256},
+    "vit_base_mci_224": {"img_size": 448},
+    "vitamin_small_224": {"img_size": 448},
     "cait_xxs24_224": {"img_size": 128},
-    "swin_tiny_patch4_window7_224": {"img_size": 112, "window_size": 7},
-    "swinv2_tiny_window8_256": {"img_size": 128},
-    "hiera_tiny_224": {"img_size": 448},
+    "convit_tiny": {"img_size": 128},
     "visformer_tiny": {"img_size": 128},
+    "nest_tiny": {"img_size": 448},
+    "resnet50_clip": {"img_size": 448},
+    "eva02_tiny_patch14_224": {"img_size": 112},
+    "vit_pe_lang_large_patch14_448": {"img_size": 112},
+    "vit_small_patch16_rope_224": {"img_size": 128, "ref_feat_shape": (4, 4)},
+    "vit_small_patch16_rope_mixed_ape_224": {"img_size": 128},
+    "beit_base_patch16_224": {"img_size": 128},
+    "test_vit_relpos": {"img_size": 320},
+    "vit_srelpos_small_patch16_224": {"img_size": 128},
+    "vit_relpos_base_patch32_plus_rpn_256": {"img_size": 256},
+    "test_coatnet": {"img_size": 320},
+    "coatnext_nano_rw_224": {"img_size": 448},
+    "botnet26t_256": {"img_size": 512},
+    "lamhalobotnet50ts_256": {"img_size": 512},
+    "mvitv2_tiny": {"img_size": 448},
     "samvit_base_patch16_224": {"img_size": 128},
+    "levit_128s": {"img_size": 448},
+    "levit_conv_128s": {"img_size": 448},
+    "efficientformerv2_s0": {"img_size": 448},
+    SWIN: {"img_size": 112, "window_size": 7},
+    "swinv2_tiny_window8_256": {"img_size": 128},
+    "swinv2_cr_tiny_224": {"img_size": 112, "window_size": 7},
+    "torchvision/maxvit_t": {"input_size": (448, 448)},
+    "hiera_tiny_224": {"img_size": 448},
 }
 
 
@@ -196,9 +266,13 @@ def test_it_equals_the_model_that_is_built_for_the_finer_grid(name: str) -> None
         if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)) and path:
             parent, _, attribute = path.rpartition(".")
             setattr(twin.get_submodule(parent), attribute, copy.deepcopy(module))
-        if hasattr(module, "img_size") and hasattr(module, "patch_size"):
-            own = twin.get_submodule(path)
-            own.img_size, own.patch_size = module.img_size, module.patch_size
+        own = twin.get_submodule(path)
+        for size in ("img_size", "image_size", "patch_size"):
+            if hasattr(module, size):
+                setattr(own, size, getattr(module, size))
+        for coordinates in MEASURED:  # in old cells, which the twin has never seen
+            if (value := getattr(module, coordinates, None)) is not None:
+                setattr(own, coordinates, value)
     image = torch.randn(2, 3, side(model), side(model))
     with torch.no_grad():
         torch.testing.assert_close(fine(image), twin(image), rtol=1e-4, atol=1e-4)
@@ -228,6 +302,29 @@ def test_without_it_the_refusal_names_it() -> None:
         ss.eliminate(built(VIT), "S1L0")
 
 
+def test_a_graph_says_that_the_model_comes_first() -> None:
+    model = built(DINO)
+    graphs = ss.features(model, "blocks.0"), operated(DINO, model, form="graph")
+    for graph, positions in itertools.product(graphs, ("refuse", "resample")):
+        with pytest.raises(ss.GridError, match="operate the model first") as raised:
+            ss.eliminate(graph, L=0, positions=positions, input_size=70)
+        assert "head" not in str(raised.value)
+    maps = ss.features(operated(DINO, model), "blocks.0")(torch.rand(1, 3, 70, 70))
+    assert maps["blocks.0"].shape[-2:] == (10, 10)
+
+
+@pytest.mark.parametrize("name", [DINO, pytest.param(SWIN, marks=pytest.mark.zoo)])
+def test_compare_finds_the_larger_input_of_a_model_of_one_size(name: str) -> None:
+    model, twin = built(name), built(name, **TWINS[name])
+    surgery = operated(name, model).surgery
+    rows = ss.compare(model, surgery)
+    _, fine, larger = rows
+    assert larger.input_size == (2 * side(model),) * 2 and larger.grids == fine.grids
+    assert larger.cost.macs == ss.cost(twin).macs
+    refusing = ss.compare(model, ss.Surgery(1, (0,), dilate=True, stride=surgery.stride))
+    assert len(refusing.rows) == 2 and "no larger input" in refusing.notes[0]
+
+
 def test_timms_own_resampling_can_be_had() -> None:
     model = built(VIT)
     fine = ss.eliminate(model, "S1L0", stride=8, positions="resample-timm")
@@ -250,7 +347,18 @@ def test_two_surgeries_are_as_one(name: str) -> None:
         torch.testing.assert_close(twice(image), once(image), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [VIT, "swin_tiny_patch4_window7_224"])
+# the others with `-m zoo`; torch's ONNX exporter takes no attention of SAM's, with or without surgery
+WITH_GRAPHS = (
+    SWIN,
+    "eva02_tiny_patch14_224",
+    "beit_base_patch16_224",
+    "samvit_base_patch16_224",
+)
+
+
+@pytest.mark.parametrize(
+    "name", [VIT, *(pytest.param(n, marks=pytest.mark.zoo) for n in WITH_GRAPHS)]
+)
 def test_graphs_compile_export_and_trace(name: str) -> None:
     model = built(name)
     fine, image = operated(name, model), torch.randn(2, 3, side(model), side(model))
@@ -258,11 +366,32 @@ def test_graphs_compile_export_and_trace(name: str) -> None:
         wanted = fine(image)
         results = {
             "graph": operated(name, model, form="graph")(image),
+            "compile": torch.compile(fine, backend="aot_eager")(image),
             "export": torch.export.export(fine, (image,)).module()(image),
             "trace": torch.jit.trace(fine, image, check_trace=False)(image),
         }
     for how, result in results.items():
         torch.testing.assert_close(result, wanted, rtol=1e-4, atol=1e-5, msg=how)
+    compiled = torch.compile(fine, backend="aot_eager")
+    for network in (fine, compiled):
+        fine.zero_grad()
+        network(image).square().sum().backward()
+        for key, module in tables_of(fine).items():
+            gradient = module._parameters[key.rpartition(".")[2]].grad
+            assert gradient is not None and gradient.abs().sum() > 0, (network, key)
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("name", [VIT, *WITH_GRAPHS[:3]])
+def test_onnx_gives_the_same(name: str) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = built(name)
+    fine, image = operated(name, model), torch.randn(2, 3, side(model), side(model))
+    program = torch.onnx.export(fine, (image,), dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    (result,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+    torch.testing.assert_close(torch.from_numpy(result), fine(image), rtol=1e-3, atol=1e-3)
 
 
 def test_a_module_of_ones_own_is_taught() -> None:
