@@ -13,11 +13,11 @@ from stridesurgery._rewrite.check_phases import check_phases
 from stridesurgery._rewrite.check_shapes import GridCheck, check_grid
 from stridesurgery._rewrite.edit import Draft, finish, is_graph, make_draft
 from stridesurgery._rewrite.plan import Plan, plan
-from stridesurgery._rewrite.positions import knows_positions
 from stridesurgery._rewrite.recipe import attach
 from stridesurgery._rewrite.records import check_intermediates
+from stridesurgery._rewrite.refusals import not_possible, way_out
 from stridesurgery._rewrite.request import bound, requested
-from stridesurgery._trace import Numbers, RewrittenModel, copied_model, copy_to_meta, record
+from stridesurgery._trace import Numbers, copied_model, copy_to_meta, record
 from stridesurgery.errors import GridError, RequestError, SurgeryError, TraceError
 from stridesurgery.surgery import Axis, Form, Options, Pool, Positions, Surgery
 
@@ -187,43 +187,39 @@ def followed(model: nn.Module, whole: nn.Module, part: Part, planned: Plan) -> N
 def _checked_draft(model: nn.Module, analysis: Analysis, planned: Plan, inplace: bool) -> Draft:
     """Make the first draft that passes all checks.
 
-    If edited modules do not, a graph is tried. Forward code that computes its padding from a
-    stride (TensorFlow's) needs the original's, edited. A stride in the forward code may follow an
-    attribute that is set along with the positions. `forward_intermediates` may fix a size that
-    `forward` does not: a graph is without it.
+    Raises:
+        SurgeryError: that of the first way, if none passes.
     """
     refusal: GridError | None = None
-    ways = ["graph"] if is_graph(planned) else ["module", "as recorded"]
-    if planned.surgery.positions != "refuse" and planned.surgery.form != "graph":
-        ways = list(dict.fromkeys(["module", "graph", *ways]))
-    for how in ways[:1] if inplace else ways:
+    for how in _ways(planned)[: 1 if inplace else None]:
         try:
             draft = make_draft(copy_to_meta(model), analysis, planned, how)
             for check in CHECKS:
                 check(analysis, planned, draft)
-            break
-        except (TraceError, GridError) as problem:
-            refusal = refusal or (
-                _impossible(planned, problem, analysis)
-                if isinstance(problem, TraceError)
-                else problem
-            )
+            return draft
+        except TraceError as problem:
+            refusal = refusal or not_possible(planned, problem, analysis)
+        except GridError as problem:
+            refusal = refusal or problem
         except SurgeryError:
             if refusal is None:
                 raise
-    else:
-        assert refusal is not None
-        hint, cause = "", refusal.__cause__
-        if isinstance(model, RewrittenModel) and isinstance(cause, TraceError) and cause.fixed:
-            hint = (
-                " In a graph it cannot follow any more: operate the model first, with "
-                "positions='resample', and make the graph or the features of the result"
-            )
-        elif planned.surgery.positions == "refuse" and knows_positions(model):
-            hint = " positions='resample' lets tables of positions, windows and sizes follow"
-        text = f"{refusal}.{hint}".replace("..", ".") if hint else str(refusal)
-        raise GridError(text) from cause
-    return draft
+    assert refusal is not None
+    raise GridError(f"{refusal}{way_out(model, planned, refusal)}") from refusal.__cause__
+
+
+def _ways(planned: Plan) -> list[str]:
+    """Return the forms of a draft to try, in turn; see `make_draft`.
+
+    If edited modules do not pass, a graph is tried. Forward code that computes its padding from a
+    stride (TensorFlow's) needs the original's, edited. A stride in the forward code may follow an
+    attribute that is set along with the positions. `forward_intermediates` may fix a size that
+    `forward` does not: a graph is without it.
+    """
+    ways = ["graph"] if is_graph(planned) else ["module", "as recorded"]
+    if planned.surgery.positions != "refuse" and planned.surgery.form != "graph":
+        ways = list(dict.fromkeys(["module", "graph", *ways]))
+    return ways
 
 
 def _check_result(model: nn.Module, planned: Plan, inplace: bool, part: Part) -> None:
@@ -279,21 +275,5 @@ def check_operated(analysis: Analysis, planned: Plan, meta_model: nn.Module) -> 
     try:
         recording = record(meta_model, analysis.recording.size)
     except TraceError as problem:
-        raise _impossible(planned, problem, analysis) from problem
+        raise not_possible(planned, problem, analysis) from problem
     return check_values(analysis, planned, Draft(meta_model, {False: recording}))
-
-
-def _impossible(planned: Plan, problem: TraceError, analysis: Analysis) -> GridError:
-    if problem.fixed:
-        why = f"a size is fixed by {', '.join(problem.fixed)}"
-    else:
-        target = "phases as its batch" if planned.phases else "larger maps"
-        why = f"the model does not run on the {target}"
-    way_out = ""
-    if problem.fixed and all(analysis.is_in_head(name) for name in problem.fixed):
-        way_out = (
-            ". Only the head fixes it: operate on `features(model)`, which leaves the head out"
-        )
-    refusal = GridError(f"{planned.surgery.name} is not possible: {why}. {problem}{way_out}")
-    refusal.__cause__ = problem
-    return refusal
