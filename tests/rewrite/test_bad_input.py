@@ -209,3 +209,12 @@ def test_verify_finds_what_is_off() -> None:
     stale.layer2[0].conv1.stride = (1, 1)
     with pytest.raises(ss.SurgeryError):
         ss.verify(net, stale)
+
+
+def test_a_head_of_a_fixed_size_names_features() -> None:
+    body = [nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, 1, 1)]
+    model = nn.Sequential(*body, nn.Flatten(), nn.Linear(4 * 16 * 16, 5)).eval()
+    with pytest.raises(ss.GridError, match=r"fixed by 4\.weight.*operate on `features\(model\)`"):
+        ss.eliminate(model, "S1L0", input_size=32)
+    body_alone = ss.features(model, "2", input_size=32)
+    assert ss.eliminate(body_alone, "S1L0")(torch.rand(1, 3, 32, 32))["2"].shape[2:] == (32, 32)
