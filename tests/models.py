@@ -1,5 +1,6 @@
 """Models for the tests: by name, small, and awake (nothing that initialisation zeroes can hide a wrong surgery)."""
 
+import pytest
 import timm
 import torch
 import torchvision
@@ -77,8 +78,15 @@ def create(name: str, **options: object) -> nn.Module:
             name.removeprefix(TORCHVISION), weights=None, **extra, **options
         )
     else:
-        model = timm.create_model(name, **options)
+        model = timm_model(name, **options)
     return awake(model).eval()
+
+
+def timm_model(name: str, **options: object) -> nn.Module:
+    """Create a model of timm; a test of one that this timm has not is skipped."""
+    if not timm.is_model(name):
+        pytest.skip(f"too new: timm {timm.__version__} has no {name}")
+    return timm.create_model(name, **options)
 
 
 def awake(model: nn.Module, seed: int = 1) -> nn.Module:

@@ -7,7 +7,7 @@ import torchvision
 from torch import Tensor, nn
 
 import stridesurgery as ss
-from tests.models import awake
+from tests.models import awake, timm_model
 
 SMALL = {
     "vit_tiny_patch16_224": {"depth": 2, "img_size": 64},
@@ -24,7 +24,7 @@ SMALL = {
 @pytest.fixture(scope="module", params=SMALL)
 def model(request: pytest.FixtureRequest) -> nn.Module:
     torch.manual_seed(0)
-    return awake(timm.create_model(request.param, **SMALL[request.param])).eval()
+    return awake(timm_model(request.param, **SMALL[request.param])).eval()
 
 
 def blocks_of(model: nn.Module) -> list[str]:
@@ -94,7 +94,7 @@ def test_a_dual_path_keeps_what_was_made_for_the_old_grid() -> None:
 
 @pytest.mark.parametrize("name", ["hiera_tiny_224", "tnt_s_legacy_patch16_224"])
 def test_tokens_in_an_order_of_their_own_are_no_map(name: str) -> None:
-    model = timm.create_model(name).eval()
+    model = timm_model(name).eval()
     block = "blocks.0" if name.startswith("hiera") else "blocks.0.norm1_proj"
     with pytest.raises(ss.RequestError, match="does not return a map"):
         ss.features(model, block)

@@ -217,4 +217,5 @@ def test_a_head_of_a_fixed_size_names_features() -> None:
     with pytest.raises(ss.GridError, match=r"fixed by 4\.weight.*operate on `features\(model\)`"):
         ss.eliminate(model, "S1L0", input_size=32)
     body_alone = ss.features(model, "2", input_size=32)
-    assert ss.eliminate(body_alone, "S1L0")(torch.rand(1, 3, 32, 32))["2"].shape[2:] == (32, 32)
+    fine = ss.eliminate(body_alone, "S1L0", input_size=32)
+    assert fine(torch.rand(1, 3, 32, 32))["2"].shape[2:] == (32, 32)

@@ -10,11 +10,11 @@ import pytest
 import timm
 import torch
 import torchvision
-from timm.layers import resample_abs_pos_embed
+from timm.layers import RotaryEmbeddingCat, resample_abs_pos_embed
 from torch import Tensor, nn
 
 import stridesurgery as ss
-from tests.models import awake, create
+from tests.models import awake, create, timm_model
 
 VIT, DINO = "vit_tiny_patch16_224", "vit_small_patch14_dinov2"
 SWIN = "swin_tiny_patch4_window7_224"
@@ -80,13 +80,14 @@ SMALL: dict[str, tuple[int | str, int | None, dict[str, Any]]] = {
     "twins_svt_small": (0, 2, {}),
     "xcit_nano_12_p8_224": (0, None, {"depth": 1}),
 }
+OLDER_TIMM = not hasattr(RotaryEmbeddingCat, "update_feat_shape")
 
 
 def built(name: str, **options: Any) -> nn.Module:
     """The model with tables of positions that are not zero."""
     torch.manual_seed(0)
     library, _, short = name.rpartition("/")
-    build = torchvision.models.get_model if library else timm.create_model
+    build = torchvision.models.get_model if library else timm_model
     model = build(short, **(SMALL[name][2] | options)).eval()
     for parameter in model.parameters():
         if parameter.abs().max() < 0.2:
@@ -100,7 +101,12 @@ def side(model: nn.Module) -> int:
 
 def operated(name: str, model: nn.Module, **options: Any) -> nn.Module:
     layer, stride, _ = SMALL[name]
-    return ss.eliminate(model, L=layer, stride=stride or 1, positions="resample", **options)
+    try:
+        return ss.eliminate(model, L=layer, stride=stride or 1, positions="resample", **options)
+    except ss.OperatorError as problem:
+        if OLDER_TIMM and "not as its entry expects" in str(problem):
+            pytest.skip(f"too new: {problem}")
+        raise
 
 
 def tables_of(model: nn.Module) -> dict[str, nn.Module]:
@@ -341,8 +347,8 @@ def test_an_axis_alone() -> None:
 def test_two_surgeries_are_as_one(name: str) -> None:
     model = built(name)
     image = torch.randn(1, 3, side(model), side(model))
-    once = ss.eliminate(model, L=0, stride=4, positions="resample")
     twice = ss.eliminate(operated(name, model), L=0, stride=4, positions="resample")
+    once = ss.eliminate(model, L=0, stride=4, positions="resample")
     with torch.no_grad():
         torch.testing.assert_close(twice(image), once(image), rtol=1e-4, atol=1e-4)
 
@@ -367,7 +373,7 @@ def test_graphs_compile_export_and_trace(name: str) -> None:
         results = {
             "graph": operated(name, model, form="graph")(image),
             "compile": torch.compile(fine, backend="aot_eager")(image),
-            "export": torch.export.export(fine, (image,)).module()(image),
+            "export": torch.export.export(fine, (image,), strict=False).module()(image),
             "trace": torch.jit.trace(fine, image, check_trace=False)(image),
         }
     for how, result in results.items():

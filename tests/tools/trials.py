@@ -224,7 +224,7 @@ def trial(tool: Tool, net: nn.Module) -> str:
             text = re.sub(
                 r" \(of Python compilation unit at: 0x\w+\)|___torch_mangle_\d+\.", "", text
             )
-            return f"{type(problem).__name__}: {text[:160]}"
+            return f"{type(problem).__name__}: {text[:160].rstrip(':')}"
     if found is None:
         return "works"
     shapes_only = isinstance(found, Approximate)

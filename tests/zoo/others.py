@@ -3,13 +3,14 @@
     python -m tests.zoo.others
 
 Every backbone class and every model class with image classification is built from its default
-configuration, without weights, where that needs no other package.
+configuration, without weights; the page names those that cannot be.
 """
 
 import inspect
 import logging
 import re
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from transformers.models.auto import modeling_auto
 import stridesurgery as ss
 
 PAGE = Path(__file__).parents[2] / "docs" / "transformers.md"
+SETTINGS = {"TimmBackbone": {"backbone": "resnet18"}}  # what has no default
 Row = dict[str, Any]
 
 
@@ -31,38 +33,57 @@ def classes() -> list[str]:
     for family in modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
         names = models.get(family)
         found += [names] if isinstance(names, str) else list(names or ())
-    return [name for name in dict.fromkeys(found) if hasattr(transformers, name)]
+    return [name for name in dict.fromkeys(map(_tower, found)) if hasattr(transformers, name)]
 
 
-def build(name: str) -> nn.Module | None:
-    """Return a model without weights, or None where it takes no image or cannot be built as it is."""
+def _tower(name: str) -> str:
+    """Return the class of the part that takes images, where a model takes text too."""
+    vision = name.replace("Model", "VisionModel")
+    return vision if hasattr(transformers, vision) else name
+
+
+def build(name: str) -> nn.Module | str:
+    """Return a model without weights, or why it cannot be built."""
     kind = getattr(transformers, name)
-    first = list(inspect.signature(kind.forward).parameters)[1:2]
-    for device in ("meta", "cpu") if first == ["pixel_values"] else ():
-        try:  # some read numbers while they are built, which tensors without numbers do not have
-            with torch.device(device):
-                return kind(kind.config_class()).eval()
-        except Exception:  # needs timm's name of a model, a package, or other settings than its own
-            continue
-    return None
+    first = list(inspect.signature(kind.forward).parameters)[1]
+    if first != "pixel_values":
+        return f"takes `{first}`, not an image"
+    for device in ("meta", "cpu"):  # some read numbers while they are built
+        for listed in (False, True):  # some add lists to what is a tuple by default
+            config = kind.config_class(**SETTINGS.get(name, {}))
+            for key, value in vars(config).items():
+                if listed and isinstance(value, tuple):
+                    setattr(config, key, list(value))
+            try:
+                with torch.device(device):
+                    return kind(config).eval()
+            except Exception as problem:
+                why = _shortly(problem)
+    return why
 
 
 def row(name: str, net: nn.Module) -> Row:
     """Return what happens at every transition of one model."""
-    found: Row = {"name": name, "convolutional": _is_convolutional(net), "done": [], "why": {}}
+    found: Row = {"name": name, "convolutional": _is_convolutional(net)}
     size = getattr(net.config, "image_size", None)
     try:
         report = ss.inspect(net, size if isinstance(size, int) else 224)
     except ss.SurgeryError as problem:
-        return {**found, "transitions": 0, "why": {"not recorded": _shortly(problem)}}
-    found["transitions"] = len(report.transitions)
-    for transition in report.transitions:
-        layer = transition.layers[0]
+        return {**found, "transitions": [], "plain": {"not recorded": _shortly(problem)}}
+    found["transitions"] = [transition.layers[0] for transition in report.transitions]
+    found["plain"] = _refused(net, found["transitions"], input_size=report.input_size)
+    still = {"input_size": report.input_size, "positions": "resample"}
+    return {**found, "still": _refused(net, found["plain"], **still)}
+
+
+def _refused(net: nn.Module, layers: Iterable[int], **options: Any) -> dict[int, str]:
+    """Return why, by the first layer of each transition that is refused."""
+    found = {}
+    for layer in layers:
         try:
-            ss.eliminate(net, L=layer, input_size=report.input_size)
-            found["done"].append(layer)
+            ss.eliminate(net, L=layer, **options)
         except ss.SurgeryError as problem:
-            found["why"][layer] = _shortly(problem)
+            found[layer] = _shortly(problem)
     return found
 
 
@@ -76,12 +97,17 @@ def _shortly(problem: Exception) -> str:
     return f"{type(problem).__name__}: {text.split('. ')[0][:160]}"
 
 
-def page(rows: list[Row]) -> str:
-    """Return the page: counts, and one line for each model."""
+def page(rows: list[Row], left_out: dict[str, str]) -> str:
+    """Return the page: counts, one line for each model, and what could not be built."""
     strided = [r for r in rows if r["transitions"]]
-    whole = [r for r in strided if len(r["done"]) == r["transitions"]]
     cnns = [r for r in strided if r["convolutional"]]
-    done = sum(len(r["done"]) for r in strided)
+
+    def counted(rows: list[Row], refusals: str) -> str:
+        done = sum(len(r["transitions"]) - len(r[refusals]) for r in rows)
+        total = sum(len(r["transitions"]) for r in rows)
+        whole = sum(not r[refusals] for r in rows)
+        return f"{whole} of {len(rows)} | {done} of {total}"
+
     lines = [
         "# transformers",
         "",
@@ -90,31 +116,52 @@ def page(rows: list[Row]) -> str:
         "",
         "    python -m tests.zoo.others",
         "",
-        f"{len(whole)} of {len(strided)} are operated at every transition, {done} of "
-        f"{sum(r['transitions'] for r in strided)} transitions in all; of those without attention",
-        f"{sum(r in whole for r in cnns)} of {len(cnns)}.",
+        "| | models operated at every transition | transitions |",
+        "|---|---|---|",
+        f"| all | {counted(strided, 'plain')} |",
+        f'| all, with `positions="resample"` | {counted(strided, "still")} |',
+        f"| without attention | {counted(cnns, 'plain')} |",
         "",
-        "| class | attention | transitions | operated at | refused |",
-        "|---|---|---|---|---|",
+        'Layers name their transitions. **With positions** says what `positions="resample"` adds',
+        'where a transition is refused: "all", or which are refused still.',
+        "",
+        "| class | attention | transitions | operated at | refused | with positions |",
+        "|---|---|---|---|---|---|",
     ]
     for r in sorted(rows, key=lambda r: r["name"]):
-        done_at = "all" if r in whole else ", ".join(map(str, r["done"])) or "-"
-        reasons: dict[str, list[str]] = {}
-        for layer, why in r["why"].items():
-            reasons.setdefault(why, []).append(str(layer))
-        refused = "<br>".join(f"{', '.join(ls)}: {why}" for why, ls in reasons.items()) or "-"
-        attention = "" if r["convolutional"] else "yes"
-        cells = (r["name"], attention, r["transitions"], done_at, refused.replace("|", "\\|"))
+        done = [layer for layer in r["transitions"] if layer not in r["plain"]]
+        whole = bool(done) and not r["plain"]
+        adds = "-" if not r["plain"] or not r["transitions"] else _reasons(r["still"]) or "all"
+        cells = (
+            r["name"], "" if r["convolutional"] else "yes", len(r["transitions"]),
+            "all" if whole else ", ".join(map(str, done)) or "-", _reasons(r["plain"]) or "-", adds,
+        )  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells))} |")
+    lines += ["", "## Not built", ""]
+    lines += [f"- {name}: {why}" for name, why in sorted(left_out.items())]
     return "\n".join(lines) + "\n"
+
+
+def _reasons(refusals: dict[int, str]) -> str:
+    """Return each reason once, behind the layers that have it."""
+    layers: dict[str, list[str]] = {}
+    for layer, why in refusals.items():
+        layers.setdefault(why.replace("|", "\\|"), []).append(str(layer))
+    return "<br>".join(f"{', '.join(found)}: {why}" for why, found in layers.items())
 
 
 def main() -> None:
     """Operate every model, and write the page."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    rows = [row(name, net) for name in classes() if (net := build(name)) is not None]
-    PAGE.write_text(page(rows))
+    rows, left_out = [], {}
+    for name in classes():
+        net = build(name)
+        if isinstance(net, str):
+            left_out[name] = net
+        else:
+            rows.append(row(name, net))
+    PAGE.write_text(page(rows, left_out))
 
 
 if __name__ == "__main__":
