@@ -96,14 +96,6 @@ def figures(found: Matches, weights: Floats) -> dict[str, Floats]:
     return result
 
 
-def objects(found: Matches) -> dict[str, int]:
-    """Return how many objects a figure rests on, by what follows "ap" or "ar" in its name."""
-    counts = dict.fromkeys(SIZES, 0)
-    for (_, size), group in found.groups.items():
-        counts[size] += int(group.objects.sum())
-    return counts
-
-
 def _of_group(group: Group, weights: Floats) -> tuple[Floats, Floats]:
     """Return average precision and recall, (IoUs, resamples); nan where there are no objects."""
     objects = weights @ group.objects
@@ -119,16 +111,11 @@ def _of_group(group: Group, weights: Floats) -> tuple[Floats, Floats]:
             reached = right_so_far / objects[:, None]
             sharp = right_so_far / (wrong_so_far + right_so_far + np.spacing(1))
         envelope = np.maximum.accumulate(sharp[:, ::-1], axis=1)[:, ::-1]
-        pairs = zip(reached[some], envelope[some], strict=True)
-        precision[k, some] = [_at_recalls(*pair) for pair in pairs]
+        for place in np.flatnonzero(some):
+            at = np.searchsorted(reached[place], RECALLS)
+            precision[k, place] = envelope[place][at[at < len(hits)]].sum() / len(RECALLS)
         recall[k, some] = reached[some, -1] if len(hits) else 0.0
     return precision, recall
-
-
-def _at_recalls(reached: Floats, envelope: Floats) -> float:
-    """Return the mean precision over RECALLS, nothing where a recall is not reached."""
-    places = np.searchsorted(reached, RECALLS, side="left")
-    return float(np.sum(envelope[places[places < len(envelope)]]) / len(RECALLS))
 
 
 def _mean(values: Floats) -> Floats:
@@ -167,10 +154,15 @@ def differences(values: Figures, base: Figures) -> dict[str, list[float]]:
 def evaluated(
     found: Matches, rivals: Mapping[str, Figures] = MappingProxyType({})
 ) -> tuple[Figures, dict[str, Any]]:
-    """Return the figures of every resample, and what a record says of them and of rivals."""
-    own = figures(found, resamples(found.images))
+    """Return the figures of every resample, and what a record says of them and of rivals.
+
+    "objects": how many a figure rests on, by what follows "ap" or "ar" in its name.
+    """
+    own, objects = figures(found, resamples(found.images)), dict.fromkeys(SIZES, 0)
+    for (_, size), group in found.groups.items():
+        objects[size] += int(group.objects.sum())
     return own, {
         "figures": {name: interval(values) for name, values in own.items()},
-        "objects": objects(found),
+        "objects": objects,
         "differences": {name: differences(own, other) for name, other in rivals.items()},
     }

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.ops import box_convert
 from tqdm import tqdm
 
 from examples.ssd.evaluate import Detection, load_truth
@@ -37,22 +38,17 @@ class Row(NamedTuple):
     joins: bool = False  # its boxes join those of AS_IS below a bound
 
 
+Rows = Mapping[str, Row]  # by title
+Views = Mapping[str, View]  # by name
+# Joins the boxes of two views of photographs, the second's below a bound, and suppresses.
+Merge = Callable[[list[Found], list[Found], float], list[Found]]
+
+
 class Experiment:
     """Photographs, views of them, and what was found already."""
 
-    def __init__(
-        self,
-        name: str,
-        rows: Mapping[str, Row],
-        views: Mapping[str, View],
-        merge: Callable[[list[Found], list[Found], float], list[Found]],
-        arguments: argparse.Namespace,
-    ) -> None:
-        """Read what there is to find.
-
-        name: of the folder of records. rows: by title. views: by name. merge: joins the boxes of
-        two views, the second's below a bound, and suppresses.
-        """
+    def __init__(self, name: str, rows: Rows, views: Views, merge: Merge, arguments: Any) -> None:
+        """Read what there is to find. name: of the folder of records."""
         data, self.results = data_folder() / "coco_public", arguments.results / name
         self.folder, self.work = data / "images", arguments.work / name
         self.rows, self.views, self.merge = rows, views, merge
@@ -110,9 +106,8 @@ class Experiment:
         matched = self.matched(row, crossed(best(swept), len(self.ids)))
         own, told = bootstrap.evaluated(matched, rivals)
         seen = self.seen(row.view)
-        means = {
-            k: float(np.mean([one[k] for one in seen])) for k, v in seen[0].items() if not v.ndim
-        }
+        facts = [key for key, value in seen[0].items() if not value.ndim]
+        means = {key: float(np.mean([one[key] for one in seen])) for key in facts}
         about = {"row": title, "settings": self.settings, "gmacs": row.gmacs}
         bounds = {"bounds": best(swept), "sweep": swept} if row.joins else {}
         return own, {**about, **means, **told, **bounds, "hardware": records.hardware()}
@@ -142,13 +137,10 @@ def crossed(bounds: Sequence[float], count: int) -> list[float]:
 
 def as_results(found: Found, image_id: int) -> list[Detection]:
     """Return detections in COCO's results format."""
-    corners, scores, labels = (found[key].tolist() for key in ("boxes", "scores", "labels"))
-    triples = zip(corners, scores, labels, strict=True)
-    return [
-        {"image_id": image_id, "category_id": label, "score": score,
-         "bbox": [left, top, right - left, bottom - top]}
-        for (left, top, right, bottom), score, label in triples
-    ]  # fmt: skip
+    boxes = box_convert(found["boxes"], "xyxy", "xywh").tolist()
+    triples = zip(boxes, found["scores"].tolist(), found["labels"].tolist(), strict=True)
+    own = {"image_id": image_id}
+    return [{**own, "bbox": b, "score": score, "category_id": k} for b, score, k in triples]
 
 
 def arguments(

@@ -4,17 +4,15 @@
     python -m examples.study.gpu --work runs --minutes 60 --device cpu --dtypes fp32
 
 Latency gets half of the time: the paper's Table 4 and the stock detector's rows, eager and compiled,
-one image and 16, in single precision and bf16; the network alone, without reading, resizing or
-suppressing. The networks take turns, and each is compared with the first of its group in the same
-round. Then base, S1L0, split and Size600 take as many steps as fit, all the same number, one seed
-after the other. What was recorded is skipped: the same command goes on.
+without reading, resizing or suppressing. The networks take turns, and each is compared with the first
+of its group in the same round. Then base, S1L0, split and Size600 take as many steps as fit, all the
+same number, one seed after the other. What was recorded is skipped: the same command goes on.
 """
 
 import argparse
 import itertools
-import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +27,9 @@ from examples.ssd.data import CocoImages
 from examples.ssd.model import Network, build
 from examples.ssd.paper import TABLE_4
 from examples.ssd.processes import Processes
-from examples.ssd.programs import natural, number, positive, run, wanted_device, write_atomically
+from examples.ssd.programs import natural, number, positive, run, wanted_device
 from examples.ssd.training import Options
-from examples.study import fine_tuning, records, stock
+from examples.study import records, stock, trained
 from examples.study.training_free import Computed, networks
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -54,15 +52,10 @@ def stock_rows() -> dict[str, tuple[nn.Module, int]]:
 GROUPS = {"paper": paper_rows, "stock": stock_rows}
 
 
-def latency(
-    networks: Mapping[str, tuple[nn.Module, int]],
-    like: torch.Tensor,
-    compiled: bool,
-    seconds: float,
-) -> dict[str, Any]:
-    """Time every network in turn, for so many seconds. like: (N, 3, 1, 1), the kind of images."""
+def latency(group: str, like: torch.Tensor, compiled: bool, seconds: float) -> dict[str, Any]:
+    """Time a group's networks in turn, for so many seconds. like: (N, 3, 1, 1), images' kind."""
     calls, rows = {}, {}
-    for name, (net, size) in networks.items():
+    for name, (net, size) in GROUPS[group]().items():
         rows[name] = {"gmacs": counting.compute(net, size) / 1e9, "paper ms": TABLE_4.get(name)}
         calls[name] = caller(net, like.repeat(1, 1, size, size), compiled)
     once = sum(ms[0] for ms in measure(calls, 1).values()) / 1e3
@@ -88,7 +81,7 @@ def time_all(a: argparse.Namespace, device: torch.device, end: float) -> None:
             print(f"No time left for {group}, {how}; the same command goes on.")
             continue
         like = torch.rand(batch, 3, 1, 1, device=device, dtype=DTYPES[dtype])
-        found = latency(GROUPS[group](), like, compiled, left)
+        found = latency(group, like, compiled, left)
         about = {"note": f"torch {torch.__version__}", "hardware": records.hardware(device)}
         records.write(path, {"settings": settings, **found, **about})
         print(path, flush=True)
@@ -98,20 +91,19 @@ def plan(a: argparse.Namespace, device: torch.device, seconds: float) -> dict[st
     """Return epochs and images with which all runs end in time; what was planned once stays."""
     path = a.work / "plan.json"
     if not path.is_file():
-        images, spent = CocoImages(fine_tuning.split("coco_train"), with_objects=True), 0.0
+        images, spent = CocoImages(trained.split("coco_train"), with_objects=True), 0.0
         for name in ROWS:
             how: dict[str, Any] = {"lr": 0.0, "batch": a.batch, "workers": a.workers}
             for steps in (WARM, WARM + TIMED):
                 options, folder = Options(**how, max_steps=steps), a.work / "timing" / name
-                run = fine_tuning.training(name, images, Processes(device), options, folder)
+                run = trained.training(name, images, Processes(device), options, folder)
                 start = time.monotonic()
                 run.run_epoch()
             spent += (time.monotonic() - start) / TIMED
         steps = max(1, int(SHARE * seconds / spent / len(SEEDS)))
-        planned = {"epochs": max(1, steps * a.batch // len(images))}
-        with write_atomically(path) as part:
-            part.write_text(json.dumps({**planned, "first": min(len(images), steps * a.batch)}))
-    return dict(json.loads(path.read_text()))
+        fit = {"epochs": max(1, steps * a.batch // len(images))}
+        records.write(path, {**fit, "first": min(len(images), steps * a.batch)})
+    return records.read(path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -136,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for seed in SEEDS:
         begun = time.monotonic()
         recipe = [f"--{name}={value}" for name, value in told.items()]
-        fine_tuning.main([*recipe, "--seeds", str(seed), "--rows", *ROWS])
+        trained.main(["coco", *recipe, "--seeds", str(seed), "--rows", *ROWS])
         if end - time.monotonic() < time.monotonic() - begun:
             print(f"No time left after seed {seed}; the same command goes on.")
             break

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from examples.study.records import RESULTS, Record, read
 
 ROOT = RESULTS.parents[1]
-NAMES = ("docs/results.md", "docs/results_details.md", "docs/detectors.md", "README.md")
-PAGES = [ROOT / name for name in NAMES]
+DOCS = [ROOT / "docs" / name for name in ("results.md", "results_details.md", "detectors.md")]
+PAGES = [*DOCS, ROOT / "README.md"]
 MARK = re.compile(r"<!-- figures: (\w+) \| ([^|]*?) \| ([^>]*?) -->\n.*?<!-- end -->", re.S)
 KEYS = {"ap": "AP", "ap_small": "small", "ap_medium": "medium", "ap_large": "large"}
 KEYS |= {"ar_small": "AR small"}
@@ -28,14 +28,12 @@ DRAWN += ["pyramid, 300 pixels enlarged", "slices", "slices and whole"]
 def shown(record: Record, key: str, base: str | None = None) -> str:
     """Return a figure with half of its 95 % interval; a difference from a base is bold if clear."""
     figures = record["figures"] if base is None else record["differences"].get(base, {})
-    ends = figures.get(key)
-    if record["objects"][key[2:]] < FEW or ends is None or None in ends:
+    value, low, high = figures.get(key) or [None] * 3
+    if record["objects"][key[2:]] < FEW or None in (value, low):
         return "–"
-    value, low, high = ends
-    if base is None:
-        return f"{value:.1f} ± {(high - low) / 2:.1f}"
-    text = f"{value:+.1f} ± {(high - low) / 2:.1f}"
-    return f"**{text}**" if low > 0 or high < 0 else text
+    sign = "" if base is None else "+"
+    text = f"{value:{sign}.1f} ± {(high - low) / 2:.1f}"
+    return text if base is None or low <= 0 <= high else f"**{text}**"
 
 
 def figures(folder: Path, names: Sequence[str]) -> list[Sequence[str]]:

@@ -31,15 +31,9 @@ SMALL = 1 / 3  # of the image's side: a box that asks for a tile is smaller
 GRID = 96  # cells a side on which boxes ask
 WHOLE = "dual path, whole"
 Layout = tuple[int, int, float]  # tile, margin, threshold
-LAYOUTS: Mapping[int, Sequence[Layout]] = {  # by input size
-    300: (
-        *((32, 0, t) for t in (0.2, 0.3, 0.4)),
-        *((32, 32, t) for t in (0.2, 0.25, 0.3, 0.4)),
-        *((48, 48, t) for t in (0.3, 0.4)),
-        *((64, 0, t) for t in (0.2, 0.3)),
-    ),
-    600: ((64, 0, 0.2), (64, 0, 0.3)),
-}
+SMALL_TILES = [(32, 0, t) for t in (0.2, 0.3, 0.4)] + [(32, 32, t) for t in (0.2, 0.25, 0.3, 0.4)]
+LARGE_TILES = [(48, 48, 0.3), (48, 48, 0.4), (64, 0, 0.2), (64, 0, 0.3)]
+LAYOUTS = {300: SMALL_TILES + LARGE_TILES, 600: LARGE_TILES[2:]}  # by input size
 
 
 class Sparse(nn.Module):
@@ -127,10 +121,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     size, parts = asked.size, stock.load_parts(data_folder() / "weights")
     whole = stock.at_size(parts, size)
     both, alone = ss.detection.dual_path(whole, "S1L0"), opened(whole)
-    views: dict[str, View] = {
-        AS_IS: lambda photograph: alone([photograph])[0],
-        WHOLE: lambda photograph: both.paths([photograph])[1][0],
-    }
+    views: dict[str, View] = {AS_IS: lambda photograph: alone([photograph])[0]}
+    views[WHOLE] = lambda photograph: both.paths([photograph])[1][0]
     rows = {AS_IS: Row(AS_IS, gmacs(Computed(whole), size))}
     rows[WHOLE] = Row(WHOLE, gmacs(Computed(both), size), True)
     for layout in LAYOUTS[size]:

@@ -136,7 +136,7 @@ class StockDetector(Detector):
     def compute_loss(self, targets: Any, head_outputs: Any, anchors: Any, matched_idxs: Any) -> Any:
         boxes = classes = positives = head_outputs["cls_logits"].new_zeros(())
         for offsets, logits, target, prior, matched in zip(
-            *single(head_outputs), targets, anchors, matched_idxs, strict=True
+            *(x.float() for x in head_outputs.values()), targets, anchors, matched_idxs, strict=True
         ):
             found = matched >= 0
             rows, wanted = matched[found], torch.zeros_like(logits)
@@ -153,7 +153,10 @@ class StockDetector(Detector):
         self, head_outputs: Any, image_anchors: Any, image_shapes: Any
     ) -> list[dict[str, Tensor]]:
         """Return as torchvision does, but for sigmoids, and `topk_candidates` of all categories."""
-        found, images = [], (*single(head_outputs), image_anchors, image_shapes)
+        found, images = (
+            [],
+            (*(x.float() for x in head_outputs.values()), image_anchors, image_shapes),
+        )
         for offsets, logits, prior, shape in zip(*images, strict=True):
             scores = logits.sigmoid()
             anchor, label = (scores > self.score_thresh).nonzero(as_tuple=True)
@@ -165,11 +168,6 @@ class StockDetector(Detector):
             kept = kept[: self.detections_per_img]
             found.append({key: value[kept] for key, value in {**one, "labels": labels}.items()})
         return found
-
-
-def single(head_outputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return offsets and logits in single precision."""
-    return head_outputs["bbox_regression"].float(), head_outputs["cls_logits"].float()
 
 
 def detector(
@@ -245,12 +243,12 @@ def carried(trained: Level, level: Level) -> ss.MapGeometry:
     return replace(level.looks, offset=(row - 0.5, column - 0.5))
 
 
-def at_size(parts: nn.ModuleDict, size: int, scales: Sequence[float] = SCALES) -> StockDetector:
+def at_size(parts: nn.ModuleDict, size: int) -> StockDetector:
     """Return the detector for an input size, its boxes as many cells large as in training."""
     if size == SIZE:
-        return detector(parts, boxes=Boxes(scales))
+        return detector(parts)
     net, trained = detector(parts, size=size), levels(detector(parts).backbone, SIZE)
     pairs = zip(trained, levels(net.backbone, size), strict=True)
     where = [Stand(carried(*pair)) for pair in pairs]
-    net.anchor_generator = GeometryBoxes(Boxes(scales, SIZE / size), where)
+    net.anchor_generator = GeometryBoxes(Boxes(factor=SIZE / size), where)
     return net

@@ -1,28 +1,138 @@
-"""What every experiment that trains has in common: the same recipe, detections with intervals, a record."""
+"""Every row of a comparison trained at equal images and steps, evaluated, and recorded.
+
+    python -m examples.study.trained coco --work runs         # fine_tuning.ROWS, from COCO weights
+    python -m examples.study.trained aerial_cars --work runs  # the paper's networks, from ImageNet's
+    python -m examples.study.trained bccd --work runs --rows mobilenet_v2:S1L0 --seeds 0 --epochs 16
+
+`coco` trains on `coco_train` and evaluates on `coco_public`; with --epochs 0 it records what a row
+finds before training. The small sets have images of their own for both. A run that was stopped goes
+on with the same command; a row whose record is there is skipped.
+"""
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from examples.ssd import counting
-from examples.ssd.data import CocoImages, Split
+from examples.ssd import counting, train
+from examples.ssd.configurations import ROWS as CONFIGURATIONS
+from examples.ssd.configurations import find
+from examples.ssd.data import CocoImages, Split, find_split
 from examples.ssd.evaluate import detect_all, load_truth, write_results
 from examples.ssd.model import Detector, Network
-from examples.ssd.processes import Processes
-from examples.ssd.programs import natural, number, positive, wanted_device
-from examples.ssd.training import AMP
-from examples.study import bootstrap, records
+from examples.ssd.processes import Processes, Stop
+from examples.ssd.programs import natural, number, positive, run, wanted_device
+from examples.ssd.training import AMP, Options, Training, detector
+from examples.study import bootstrap, fine_tuning, records, stock
+from examples.study.stock import data_folder
 
+SMALL_SETS = ("aerial_cars", "bccd", "deeppcb")
+SMALL_ROWS = (
+    "SSDMnetv1",
+    "SSDMnetv1-Anchor10-45",  # the base with the boxes of S1L0
+    "SSDMnetv1-Size600",
+    "SSDMnetv1-S1L0",
+    "SSDMnetv1-S1L0-DualPath19-10-S",
+)
+WEIGHTS = "mobilenet_v1_100_imagenet1001_timm_dequant.safetensors"  # of the small sets' backbone
+RECIPE = ("epochs", "batch", "lr", "warmup", "amp", "workers")
 DETECTIONS = "detections.json"  # of a run, in its folder of --work
 
 
-def add_recipe(parser: argparse.ArgumentParser, epochs: int) -> None:
-    """Add what is the same for every row that is compared. epochs: unless others are asked for."""
+def split(name: str) -> Split:
+    """Return a set of the data folder."""
+    return Split(data_folder() / name / "instances.json", data_folder() / name / "images")
+
+
+def training(
+    name: str, images: CocoImages, everyone: Processes, options: Options, folder: Path
+) -> Training:
+    """Return the training of a row of `coco`, from its checkpoint on if there is one."""
+    row, parts = fine_tuning.ROWS[name], stock.load_parts(data_folder() / "weights")
+    about = replace(find("SSDMnetv1"), name=f"stock {name}", size=row.size, surgery=row.surgery)
+    ssd = fine_tuning.build(row, parts, list(images.categories))
+    run = Training(ssd, about, images, everyone, options, folder, Stop())
+    if run.path.is_file():
+        run.resume()
+    return run
+
+
+def fine_tuned(
+    name: str, images: CocoImages, a: argparse.Namespace, seed: int, folder: Path
+) -> Detector:
+    """Return the network of a row of `coco` after its training."""
+    chosen = {key: vars(a)[key] for key in RECIPE}
+    options = Options(augment=not a.no_augment, seed=seed, **chosen)
+    run = training(name, images, Processes(wanted_device(a.device)), options, folder)
+    with run.stop:
+        while not run.finished:
+            if not run.run_epoch():
+                sys.exit("Stopped; the same command goes on.")
+    return run.ssd
+
+
+def from_imagenet(
+    name: str, images: CocoImages, a: argparse.Namespace, seed: int, folder: Path
+) -> Detector:
+    """Return a network after `examples.ssd.train`, from the weights of its backbone."""
+    told: dict[str, Any] = {key: vars(a)[key] for key in (*RECIPE, "device", "weights")}
+    told |= {"data": data_folder() / "smallobj" / a.set, "seed": seed, "out": folder}
+    told |= {"first": a.first} if a.first else {}
+    more = ["--resume", *["--no-augment"] * a.no_augment]
+    train.main([*named(name), *(f"--{key}={value}" for key, value in told.items()), *more])
+    return detector(folder / "last.pt")[0]
+
+
+def named(row: str) -> list[str]:
+    """Return the arguments of `train` for a configuration, or for BACKBONE:SURGERY:dual."""
+    if row in CONFIGURATIONS:
+        return ["--config", row]
+    name, surgery, dual = (*row.split(":"), "", "")[:3]
+    surgeries = ["--surgery", surgery] if surgery else []
+    return ["--backbone", name, *surgeries, *(["--dual"] if dual else [])]
+
+
+def record(
+    ssd: Detector, val: Split, folder: Path, rivals: Sequence[str], a: argparse.Namespace
+) -> Mapping[str, Any]:
+    """Look for the objects of a set, and return the part of a record that says what was found.
+
+    folder: of the run; those of its rivals are beside it.
+    """
+    everyone = Processes(wanted_device(a.device))
+    images, truth = CocoImages(val, first=a.images), load_truth(val.annotations)
+    if not (folder / DETECTIONS).is_file():
+        found = detect_all(ssd.to(everyone.device), images, everyone)
+        write_results(folder / DETECTIONS, found)
+
+    def matched(run: Path) -> bootstrap.Matches:
+        found = json.loads((run / DETECTIONS).read_text())
+        return bootstrap.matches(truth, found, images.ids, least=1 if a.set == "coco" else 20)
+
+    others = {}
+    for name in rivals:
+        if (folder.parent / name / DETECTIONS).is_file():
+            others[name.rsplit("-", 1)[0]] = bootstrap.evaluated(matched(folder.parent / name))[0]
+    return {
+        "gmacs": counting.compute(Network(ssd), ssd.transform.fixed_size[0]) / 1e9,
+        "parameters": counting.parameters(ssd),
+        "evaluated": len(images),
+        **bootstrap.evaluated(matched(folder), others)[1],
+        "hardware": records.hardware(everyone.device),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train, evaluate, record."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
+    add("set", choices=("coco", *SMALL_SETS))
+    add("--rows", nargs="+", help="(default: all); of the small sets also BACKBONE:SURGERY:dual")
     add("--seeds", nargs="+", type=natural, default=[0, 1, 2])
-    add("--epochs", type=natural, default=epochs, help="(default: %(default)s)")
+    add("--epochs", type=natural, default=20, help="(default: %(default)s)")
     add("--batch", type=positive, default=32, help="images a step (32)")
     add("--lr", type=number(float, 0), default=1e-3, help="(0.001)")
     add("--warmup", type=natural, default=0, help="epochs (0)")
@@ -32,8 +142,32 @@ def add_recipe(parser: argparse.ArgumentParser, epochs: int) -> None:
     add("--images", type=positive, help="evaluate on so many images only")
     add("--device", default="cpu", help="(default: %(default)s)")
     add("--workers", type=natural, default=0, help="processes that read images (0)")
+    add("--weights", type=Path, help=f"of a small set's backbone (default: {WEIGHTS})")
     add("--work", type=Path, required=True, help="folder for checkpoints and detections")
     add("--results", type=Path, default=records.RESULTS, help="(default: docs/results)")
+    a = parser.parse_args(argv)
+    a.weights = a.weights or data_folder() / "weights" / WEIGHTS
+    if a.set == "coco":
+        sets, rows = [split(name) for name in ("coco_train", "coco_public")], [*fine_tuning.ROWS]
+        make, where, more = fine_tuned, "fine_tuning", {}
+    else:
+        own, rows = data_folder() / "smallobj" / a.set, [*SMALL_ROWS]
+        sets, more = [find_split(own, name) for name in ("train", "val")], {"set": a.set}
+        make, where = from_imagenet, f"small_objects/{a.set}"
+        more["weights"] = a.weights.name
+    images = CocoImages(sets[0], with_objects=True, first=a.first)
+    same = {**settings(a, len(images)), **more}
+    for seed in a.seeds if a.epochs else a.seeds[:1]:
+        kind = f"seed{seed}" if a.epochs else "untrained"
+        runs = {row: f"{row.replace(':', '-')}-{kind}" for row in a.rows or rows}
+        for place, (row, name) in enumerate(runs.items()):
+            path, folder = a.results / where / f"{name}.json", a.work / where / name
+            if records.is_done(path, same):
+                continue
+            ssd = make(row, images, a, seed, folder)
+            found = record(ssd, sets[1], folder, [*runs.values()][:place], a)
+            records.write(path, {"row": row, "seed": seed, "settings": same, **found})
+            print(f"{path}: AP {found['figures']['ap'][0]:.1f}", flush=True)
 
 
 def settings(a: argparse.Namespace, images: int) -> dict[str, Any]:
@@ -44,37 +178,5 @@ def settings(a: argparse.Namespace, images: int) -> dict[str, Any]:
     return {**chosen, **told, **({"evaluated": a.images} if a.images else {})}
 
 
-def record(
-    ssd: Detector,
-    split: Split,
-    folder: Path,
-    rivals: Sequence[str],
-    a: argparse.Namespace,
-    least: int = 1,
-) -> Mapping[str, Any]:
-    """Look for the objects of a set, and return the part of a record that says what was found.
-
-    folder: of the run; those of its rivals are beside it. least: objects that a class must have.
-    """
-    everyone = Processes(wanted_device(a.device))
-    images, truth = CocoImages(split, first=a.images), load_truth(split.annotations)
-    if not (folder / DETECTIONS).is_file():
-        found = detect_all(ssd.to(everyone.device), images, everyone)
-        write_results(folder / DETECTIONS, found)
-
-    def matched(run: Path) -> bootstrap.Matches:
-        found = json.loads((run / DETECTIONS).read_text())
-        return bootstrap.matches(truth, found, images.ids, least)
-
-    others = {}
-    for name in rivals:
-        if (folder.parent / name / DETECTIONS).is_file() and folder.name != name:
-            other, _ = bootstrap.evaluated(matched(folder.parent / name))
-            others[name.rsplit("-", 1)[0]] = other
-    return {
-        "gmacs": counting.compute(Network(ssd), ssd.transform.fixed_size[0]) / 1e9,
-        "parameters": counting.parameters(ssd),
-        "evaluated": len(images),
-        **bootstrap.evaluated(matched(folder), others)[1],
-        "hardware": records.hardware(everyone.device),
-    }
+if __name__ == "__main__":
+    run(main)

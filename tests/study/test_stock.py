@@ -145,14 +145,14 @@ class TestWithData:
         best = one["scores"].topk(5).values
         assert all(round(float(s), 4) in everywhere for s in best)
 
-    @pytest.mark.parametrize("name", ["Size600", "S1L0-Split", "S1L0-Concat"])
+    @pytest.mark.parametrize("name", ["base", "Size600", "S1L4", "S1L0-Split"])
     def test_every_row_starts_as_the_stock_detector_and_takes_a_step(
         self, parts: torch.nn.ModuleDict, photographs: list[Image.Image], name: str
     ) -> None:
         """Without training a row says what the operated detector says, from other boxes."""
         row, categories = fine_tuning.ROWS[name], range(1, 91)
         net = fine_tuning.build(row, parts, categories).eval()
-        if row.combine != "split":  # whose first two maps are finer, the others not
+        if not row.split:  # whose first two maps are finer, the others not
             whole = stock.at_size(parts, row.size)
             if row.surgery:
                 whole = ss.eliminate(whole, row.surgery, centres="carried")

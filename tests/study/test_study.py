@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from examples.ssd.programs import DetectionError
-from examples.study import page, records, small_objects
+from examples.study import page, records, trained
 
 
 def test_a_record_is_there_or_was_measured_otherwise(tmp_path: Path) -> None:
@@ -52,6 +52,6 @@ def test_a_difference_is_bold_where_it_is_clear() -> None:
 
 
 def test_a_row_is_a_configuration_or_a_backbone() -> None:
-    assert small_objects.named("SSDMnetv1-S1L0") == ["--config", "SSDMnetv1-S1L0"]
+    assert trained.named("SSDMnetv1-S1L0") == ["--config", "SSDMnetv1-S1L0"]
     dual = ["--backbone", "resnet18", "--surgery", "S1L0", "--dual"]
-    assert small_objects.named("resnet18:S1L0:dual") == dual
+    assert trained.named("resnet18:S1L0:dual") == dual
