@@ -5,7 +5,7 @@
 Random weights, nothing is downloaded and no network runs: maps are told from shapes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import stridesurgery as ss
 from examples.detectors.by_hand import by_hand
 from examples.detectors.encoder import Encoder
 from examples.detectors.pyramid import Pair, faster_rcnn, pyramid
+from examples.ssd.programs import as_table
 
 RANDOM: dict[str, Any] = {"weights": None, "weights_backbone": None}
 HEADER = ("", "maps (cells)", "steps (pixels)", "anchors", "inside", "farthest")
@@ -59,52 +60,28 @@ def row(title: str, model: nn.Module, size: Pair) -> tuple[str, ...]:
     return title, cells, steps, str(found.count), f"{found.inside:.1%}", f"{found.farthest:.2f}"
 
 
-def print_table(title: str, lines: Sequence[Sequence[str]]) -> None:
-    """A title and columns as wide as they need to be."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    print(f"\n{title}")
-    for line in lines:
-        print(
-            "  "
-            + "  ".join(
-                cell.ljust(width) for cell, width in zip(line, widths, strict=True)
-            ).rstrip()
-        )
-
-
 def main() -> None:
+    """Print the tables."""
     print(
-        "inside: share of anchor centres inside the image; farthest: the greatest distance from an anchor's\n"
-        "centre to where its cell looks, in cells"
+        "inside: share of anchor centres inside the image; farthest: the greatest distance from an "
+        "anchor's\ncentre to where its cell looks, in cells"
     )
     for case in CASES:
-        print_table(
-            f"{case.build.__name__}, {case.surgery}, {case.size[0]}x{case.size[1]}",
-            [HEADER, *rows(case)],
-        )
+        print(f"\n{case.build.__name__}, {case.surgery}, {case.size[0]}x{case.size[1]}")
+        print(as_table(HEADER, rows(case)))
 
     backbone = pyramid(timm.create_model("efficientnet_b0", num_classes=0), "S1L0")
-    detector, size = faster_rcnn(backbone, num_classes=91), (512, 512)
-    line = row("library", detector, size)
-    print_table(
-        "Faster R-CNN on a pyramid of timm's efficientnet_b0, S1L0, 512x512", [HEADER, line]
-    )
+    line = row("library", faster_rcnn(backbone, num_classes=91), (512, 512))
+    print("\nFaster R-CNN on a pyramid of timm's efficientnet_b0, S1L0, 512x512")
+    print(as_table(HEADER, [line]))
 
-    net = timm.create_model("resnet18", features_only=True)
-    fine = ss.eliminate(net, "S1L0")
-    print(
-        "\ntimm's resnet18, features_only=True: reductions",
-        net.feature_info.reduction(),
-        end=" -> ",
-    )
-    print(fine.feature_info.reduction())  # type: ignore[operator, union-attr]
+    net: Any = timm.create_model("resnet18", features_only=True)
+    fine: Any = ss.eliminate(net, "S1L0")
+    steps = f"{net.feature_info.reduction()} -> {fine.feature_info.reduction()}"
+    print("\ntimm's resnet18, features_only=True: reductions", steps)
     encoder = Encoder(timm.create_model("resnet18"), "S1L0")
-    print(
-        "An encoder for segmentation: channels",
-        encoder.out_channels,
-        "output stride",
-        encoder.output_stride,
-    )
+    told = f"channels {encoder.out_channels} output stride {encoder.output_stride}"
+    print("An encoder for segmentation:", told)
 
 
 if __name__ == "__main__":

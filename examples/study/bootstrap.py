@@ -21,6 +21,7 @@ RESAMPLES = 300
 WITHIN = 1.96  # standard deviations
 
 Floats = NDArray[np.float64]
+Ids = Sequence[int] | None
 Figures = Mapping[str, Floats]  # percent, (resamples,); nan where there are no objects
 
 
@@ -41,17 +42,14 @@ class Matches(NamedTuple):
 
 
 def matches(
-    truth: COCO,
-    detections: Sequence[Detection],
-    image_ids: Sequence[int] | None = None,
-    least: int = 1,
+    truth: COCO, found: Sequence[Detection], image_ids: Ids = None, least: int = 1
 ) -> Matches:
     """Match detections with objects.
 
     image_ids: the images that count; all, if none are named. least: objects of a range of sizes
     that a class must have to count in it: one object would be a third.
     """
-    done = match(truth, detections, image_ids)
+    done = match(truth, found, image_ids)
     ids, groups = done.params.imgIds, {}
     parts = iter(done.evalImgs)  # class by class, size by size, image by image
     for category in done.params.catIds:
@@ -75,9 +73,6 @@ def _group(per_image: Sequence[Mapping | None], objects: Floats) -> Group:
     last = np.flatnonzero(right.any(axis=0)).max(initial=-1)  # what is less sure changes nothing
     counts = (right | wrong).any(axis=0) & (np.arange(len(image)) <= last)
     return Group(image[counts], right[:, counts], wrong[:, counts], objects)
-
-
-# ---- from matches to figures
 
 
 def figures(found: Matches, weights: Floats) -> dict[str, Floats]:
@@ -123,9 +118,6 @@ def _mean(values: Floats) -> Floats:
     count = (~np.isnan(values)).sum(axis=(0, 1))
     total = np.nan_to_num(values).sum(axis=(0, 1))
     return np.where(count > 0, 100 * total / np.maximum(count, 1), np.nan)
-
-
-# ---- intervals
 
 
 def resamples(images: int, count: int = RESAMPLES, seed: int = 0) -> Floats:

@@ -1,9 +1,8 @@
 """Detectors that are not trained further, on the photographs of `coco_public`: a record for each row.
 
-What each view of the photographs finds is kept in --work: a run that was stopped goes on with the
-same command. Where boxes of a finer view join those of the original below a bound, the bound is
-chosen on every other photograph and used on the rest, and the other way round: no photograph has a
-say in its own bound.
+What each view finds is kept in --work: a run that was stopped goes on with the same command. Where
+boxes of a finer view join those of the original below a bound, the bound is chosen on every other
+photograph and used on the rest, and the other way round: none has a say in its own bound.
 """
 
 import argparse

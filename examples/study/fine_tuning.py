@@ -36,9 +36,7 @@ class Row(NamedTuple):
 ROWS = {
     "base": Row(scales=SCALES),
     "Size600": Row(size=2 * SIZE),
-    "S1L6": Row("S1L6"),
-    "S1L4": Row("S1L4"),
-    "S1L0": Row("S1L0"),
+    **{surgery: Row(surgery) for surgery in ("S1L6", "S1L4", "S1L0")},
     "S1L0-Split": Row("S1L0", scales=SPLIT, split=True),
 }
 

@@ -1,7 +1,6 @@
 """What a GPU is asked for in so many minutes: latency of every row, then fine-tuning; resumable.
 
-    python -m examples.study.gpu --work runs --minutes 12
-    python -m examples.study.gpu --work runs --minutes 60 --device cpu --dtypes fp32
+    python -m examples.study.gpu --work runs --minutes 12     # --device cpu --dtypes fp32
 
 Latency gets half of the time: the paper's Table 4 and the stock detector's rows, eager and compiled,
 without reading, resizing or suppressing. The networks take turns, and each is compared with the first
@@ -14,6 +13,7 @@ import itertools
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from torch import nn
 from examples.ssd import counting
 from examples.ssd.benchmark import caller, measure
 from examples.ssd.configurations import find
-from examples.ssd.data import CocoImages
+from examples.ssd.data import CocoImages, find_split
 from examples.ssd.model import Network, build
 from examples.ssd.paper import TABLE_4
 from examples.ssd.processes import Processes
@@ -36,7 +36,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MOST_RUNS = 1000  # as in the paper
 ROWS, SEEDS = ("base", "S1L0", "S1L0-Split", "Size600"), (0, 1, 2)
 SHARE = 0.7  # of the time for steps; the rest is for evaluation
-WARM, TIMED = 2, 4  # steps, to find out how many fit
+TIMED = 6  # steps of each row, to find out how many fit
 
 
 def paper_rows() -> dict[str, tuple[nn.Module, int]]:
@@ -91,12 +91,12 @@ def plan(a: argparse.Namespace, device: torch.device, seconds: float) -> dict[st
     """Return epochs and images with which all runs end in time; what was planned once stays."""
     path = a.work / "plan.json"
     if not path.is_file():
-        images, spent = CocoImages(trained.split("coco_train"), with_objects=True), 0.0
+        train = find_split(stock.data_folder() / "coco_train", "train")
+        images, spent = CocoImages(train, with_objects=True), 0.0
+        options = Options(lr=0.0, batch=a.batch, workers=a.workers, max_steps=TIMED)
         for name in ROWS:
-            how: dict[str, Any] = {"lr": 0.0, "batch": a.batch, "workers": a.workers}
-            for steps in (WARM, WARM + TIMED):
-                options, folder = Options(**how, max_steps=steps), a.work / "timing" / name
-                run = trained.training(name, images, Processes(device), options, folder)
+            with TemporaryDirectory() as folder:
+                run = trained.training(name, images, Processes(device), options, Path(folder))
                 start = time.monotonic()
                 run.run_epoch()
             spent += (time.monotonic() - start) / TIMED

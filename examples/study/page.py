@@ -50,7 +50,7 @@ def figures(folder: Path, names: Sequence[str]) -> list[Sequence[str]]:
 def differences(folder: Path, names: Sequence[str]) -> list[Sequence[str]]:
     """Return a line for each pair: "file - base" or "title = file - base"."""
     lines: list[Sequence[str]] = [("", *KEYS.values())]
-    for title, pair in (_named(name) for name in names):
+    for title, pair in map(_named, names):
         file, base = pair.rsplit(" - ", 1)
         record = read(folder / f"{file}.json")
         lines.append((title, *(shown(record, k, base) for k in KEYS)))

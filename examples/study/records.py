@@ -1,7 +1,6 @@
 """Results as JSON files in docs/results, one for each thing measured: skipped when they are there."""
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ Record = Mapping[str, Any]
 def write(path: Path, record: Record) -> None:
     """Save a record; what is no number (a precision where there are no objects) becomes null."""
     with write_atomically(path) as part:
-        part.write_text(json.dumps(_plain(record), indent=1, allow_nan=False) + "\n")
+        part.write_text(json.dumps(_plain(record), indent=1) + "\n")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -29,7 +28,7 @@ def is_done(path: Path, settings: Mapping[str, Any]) -> bool:
     """Tell whether the record is there; one that was measured with other settings is refused."""
     if not path.is_file():
         return False
-    before, now = read(path)["settings"], _plain(dict(settings))
+    before, now = read(path)["settings"], _plain(settings)
     changed = [k for k in {**before, **now} if before.get(k) != now.get(k)]
     if changed:
         told = ", ".join(f"{k} {before.get(k)} (now {now.get(k)})" for k in changed)
@@ -45,11 +44,9 @@ def hardware(device: torch.device | None = None) -> str:
     return f"{os.cpu_count()} CPU cores ({instructions}), {torch.get_num_threads()} used"
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, float):
-        return None if math.isnan(value) else float(f"{value:.6g}")
-    return value
+def _plain(record: Record) -> Any:
+    return json.loads(
+        json.dumps(record),
+        parse_float=lambda text: float(f"{float(text):.6g}"),
+        parse_constant=lambda text: None,
+    )

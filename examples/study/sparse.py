@@ -1,12 +1,10 @@
 """The stock COCO SSD on a sparse path: the finer network only in tiles where something small is seen.
 
-    python -m examples.study.sparse --work runs                # 300 pixels; half an hour on one CPU core
-    python -m examples.study.sparse --work runs --size 600
+    python -m examples.study.sparse --work runs     # 300 pixels, half an hour; or --size 600
 
 Nothing is trained. A tile is wanted if a box of the coarse path has its middle there, is smaller than
 a third of the image and scores more than a threshold. Of the fine path's first two maps the boxes in
-wanted tiles and below a bound on their size join those of the coarse path. Compute is counted on each
-photograph.
+wanted tiles and below a bound join those of the coarse path. Compute is counted on each photograph.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,7 +40,7 @@ class Sparse(nn.Module):
     def __init__(self, parts: nn.ModuleDict, size: int, layout: Layout) -> None:
         super().__init__()
         self.size, (self.tile, self.margin, self.threshold) = size, layout
-        self.coarse = opened(stock.at_size(parts, size))
+        self.coarse: Any = opened(stock.at_size(parts, size))
         self.fine: Any = opened(ss.eliminate(self.coarse, "S1L0", centres="carried"))
         self.where = ImageList(torch.empty(1, 3, size, size), [(size, size)])
         grids = [level.grid for level in ss.detection.levels(self.fine.backbone, size)]
@@ -57,10 +55,8 @@ class Sparse(nn.Module):
         maps = self.backbone(image)
         self.wanted = maps["tiles"][0]
         said: dict[str, list[Tensor]] = {"bbox_regression": [], "cls_logits": []}
-        places = []
-        for tap, step, head, boxes in zip(
-            TAPS, STEPS, self.fine.head.heads, self.boxes, strict=False
-        ):
+        places, heads, sizes = [], self.fine.head.heads, self.where.image_sizes
+        for tap, step, head, boxes in zip(TAPS, STEPS, heads, self.boxes, strict=False):
             found, cells = maps[f"small.{tap}"][0].permute(1, 2, 0), self.tile // step
             inside = self.wanted.repeat_interleave(cells, 0).repeat_interleave(cells, 1)
             inside = inside[: found.shape[0], : found.shape[1]]
@@ -69,16 +65,14 @@ class Sparse(nn.Module):
             said["cls_logits"].append(head.cls(chosen).reshape(-1, 91)[:, 1:])
             places.append(boxes.view(*inside.shape, -1, 4)[inside].flatten(0, 1))
         outputs = {key: torch.cat(parts)[None] for key, parts in said.items()}
-        return self.fine.postprocess_detections(
-            outputs, [torch.cat(places)], self.where.image_sizes
-        )[0]
+        return self.fine.postprocess_detections(outputs, [torch.cat(places)], sizes)[0]
 
     def ask(self, maps: Mapping[str, Tensor]) -> Tensor:
         """Return where the coarse path sees something small, (1, GRID, GRID)."""
-        net: Any = self.coarse
+        net, sizes = self.coarse, self.where.image_sizes
         six = list(net.backbone.six({str(tap): maps[f"large.{tap}"] for tap in TAPS}).values())
         boxes = net.anchor_generator(self.where, six)
-        [found] = net.postprocess_detections(net.head(six), boxes, self.where.image_sizes)
+        [found] = net.postprocess_detections(net.head(six), boxes, sizes)
         corners = found["boxes"] / self.size
         small = (corners[:, 2:] - corners[:, :2]).prod(1) < SMALL**2
         middles = (corners[:, :2] + corners[:, 2:])[small & (found["scores"] > self.threshold)] / 2

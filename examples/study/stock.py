@@ -135,9 +135,8 @@ class StockDetector(Detector):
 
     def compute_loss(self, targets: Any, head_outputs: Any, anchors: Any, matched_idxs: Any) -> Any:
         boxes = classes = positives = head_outputs["cls_logits"].new_zeros(())
-        for offsets, logits, target, prior, matched in zip(
-            *(x.float() for x in head_outputs.values()), targets, anchors, matched_idxs, strict=True
-        ):
+        images = (*(x.float() for x in head_outputs.values()), targets, anchors, matched_idxs)
+        for offsets, logits, target, prior, matched in zip(*images, strict=True):
             found = matched >= 0
             rows, wanted = matched[found], torch.zeros_like(logits)
             wanted[found] = F.one_hot(target["labels"][rows] - 1, logits.shape[1]).float()
@@ -187,9 +186,6 @@ def detector(
     net = StockDetector(pyramid, boxes or Boxes(), (size, size), 1 + len(categories), **how)
     net.see = resized
     return net.eval()
-
-
-# ---- photographs
 
 
 def resized(photograph: Image.Image, size: int) -> Image.Image:

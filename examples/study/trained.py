@@ -17,9 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from examples.ssd import counting, train
-from examples.ssd.configurations import ROWS as CONFIGURATIONS
-from examples.ssd.configurations import find
+from examples.ssd import counting
+from examples.ssd import train as ssd_train
+from examples.ssd.configurations import ROWS, find
 from examples.ssd.data import CocoImages, Split, find_split
 from examples.ssd.evaluate import detect_all, load_truth, write_results
 from examples.ssd.model import Detector, Network
@@ -29,8 +29,7 @@ from examples.ssd.training import AMP, Options, Training, detector
 from examples.study import bootstrap, fine_tuning, records, stock
 from examples.study.stock import data_folder
 
-SMALL_SETS = ("aerial_cars", "bccd", "deeppcb")
-SMALL_ROWS = (
+SMALL_ROWS: tuple[str, ...] = (
     "SSDMnetv1",
     "SSDMnetv1-Anchor10-45",  # the base with the boxes of S1L0
     "SSDMnetv1-Size600",
@@ -40,11 +39,6 @@ SMALL_ROWS = (
 WEIGHTS = "mobilenet_v1_100_imagenet1001_timm_dequant.safetensors"  # of the small sets' backbone
 RECIPE = ("epochs", "batch", "lr", "warmup", "amp", "workers")
 DETECTIONS = "detections.json"  # of a run, in its folder of --work
-
-
-def split(name: str) -> Split:
-    """Return a set of the data folder."""
-    return Split(data_folder() / name / "instances.json", data_folder() / name / "images")
 
 
 def training(
@@ -82,13 +76,13 @@ def from_imagenet(
     told |= {"data": data_folder() / "smallobj" / a.set, "seed": seed, "out": folder}
     told |= {"first": a.first} if a.first else {}
     more = ["--resume", *["--no-augment"] * a.no_augment]
-    train.main([*named(name), *(f"--{key}={value}" for key, value in told.items()), *more])
+    ssd_train.main([*named(name), *(f"--{key}={value}" for key, value in told.items()), *more])
     return detector(folder / "last.pt")[0]
 
 
 def named(row: str) -> list[str]:
     """Return the arguments of `train` for a configuration, or for BACKBONE:SURGERY:dual."""
-    if row in CONFIGURATIONS:
+    if row in ROWS:
         return ["--config", row]
     name, surgery, dual = (*row.split(":"), "", "")[:3]
     surgeries = ["--surgery", surgery] if surgery else []
@@ -129,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train, evaluate, record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
-    add("set", choices=("coco", *SMALL_SETS))
+    add("set", choices=("coco", "aerial_cars", "bccd", "deeppcb"))
     add("--rows", nargs="+", help="(default: all); of the small sets also BACKBONE:SURGERY:dual")
     add("--seeds", nargs="+", type=natural, default=[0, 1, 2])
     add("--epochs", type=natural, default=20, help="(default: %(default)s)")
@@ -147,15 +141,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--results", type=Path, default=records.RESULTS, help="(default: docs/results)")
     a = parser.parse_args(argv)
     a.weights = a.weights or data_folder() / "weights" / WEIGHTS
+    own = data_folder() / "smallobj" / a.set
+    train, val, where, make = own, own, f"small_objects/{a.set}", from_imagenet
+    rows, more = SMALL_ROWS, {"set": a.set, "weights": a.weights.name}
     if a.set == "coco":
-        sets, rows = [split(name) for name in ("coco_train", "coco_public")], [*fine_tuning.ROWS]
-        make, where, more = fine_tuned, "fine_tuning", {}
-    else:
-        own, rows = data_folder() / "smallobj" / a.set, [*SMALL_ROWS]
-        sets, more = [find_split(own, name) for name in ("train", "val")], {"set": a.set}
-        make, where = from_imagenet, f"small_objects/{a.set}"
-        more["weights"] = a.weights.name
-    images = CocoImages(sets[0], with_objects=True, first=a.first)
+        train, val = (data_folder() / name for name in ("coco_train", "coco_public"))
+        rows, more, where, make = tuple(fine_tuning.ROWS), {}, "fine_tuning", fine_tuned
+        if not set(a.rows or ()) <= set(rows):
+            parser.error(f"--rows are {', '.join(rows)}")
+    images = CocoImages(find_split(train, "train"), with_objects=True, first=a.first)
     same = {**settings(a, len(images)), **more}
     for seed in a.seeds if a.epochs else a.seeds[:1]:
         kind = f"seed{seed}" if a.epochs else "untrained"
@@ -165,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if records.is_done(path, same):
                 continue
             ssd = make(row, images, a, seed, folder)
-            found = record(ssd, sets[1], folder, [*runs.values()][:place], a)
+            found = record(ssd, find_split(val, "val"), folder, [*runs.values()][:place], a)
             records.write(path, {"row": row, "seed": seed, "settings": same, **found})
             print(f"{path}: AP {found['figures']['ap'][0]:.1f}", flush=True)
 

@@ -1,7 +1,6 @@
 """The stock COCO SSD with strides eliminated and nothing trained, beside its equal-cost rivals.
 
     python -m examples.study.training_free --work runs             # an hour and a half on one CPU core
-    python -m examples.study.training_free --work runs --images 40 --results elsewhere
     python -m examples.study.training_free --work runs --rows "as is" S1L0 "S1L0 dual path"
 
 The detector is one of torchvision's (stock.py), so the library operates it whole; the boxes of S1L0

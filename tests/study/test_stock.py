@@ -174,8 +174,7 @@ class TestWithData:
         group = {"two": lambda: {k: (torch.nn.Conv2d(3, 4, 3), 20) for k in ("one", "other")}}
         monkeypatch.setattr(gpu, "GROUPS", group)
         monkeypatch.setattr(gpu, "ROWS", ("base",))
-        monkeypatch.setattr(gpu, "WARM", 1)
-        monkeypatch.setattr(gpu, "TIMED", 1)
+        monkeypatch.setattr(gpu, "TIMED", 2)
         asked = "--minutes 0.03 --device cpu --batches 1 --dtypes fp32 --batch 2 --images 3".split()
         asked += [f"--work={tmp_path / 'work'}", f"--results={tmp_path / 'results'}"]
         gpu.main(asked)
