@@ -190,7 +190,7 @@ def add_detector(parser: argparse.ArgumentParser) -> None:
     add("--true-anchors", action="store_true", help="boxes stand where cells really look")
 
 
-def detector(arguments: argparse.Namespace) -> Configuration:
+def configuration_from(arguments: argparse.Namespace) -> Configuration:
     """Return the configuration that the arguments of `add_detector` name."""
     own = [f"--{k}" for k in ("surgery", "taps", "size", "dual") if getattr(arguments, k)]
     if (arguments.backbone is None and own) or (arguments.backbone and arguments.config):

@@ -63,16 +63,15 @@ def write(folder: Path, counts: Mapping[str, int], seed: int = 0) -> None:
     kinds = [{"id": i, "name": kind} for i, kind in enumerate(SHAPES, start=1)]
     for split, (name, count) in enumerate(counts.items()):
         (folder / name).mkdir(parents=True, exist_ok=True)
-        images: list[Any] = []
-        marks: list[Any] = []
+        content: dict[str, list[Any]] = {"images": [], "annotations": [], "categories": kinds}
         for number in tqdm(range(1, count + 1), desc=name, leave=False):
             image, objects = draw((seed, split, number))
             entry = {"id": number, "file_name": f"{number:06d}.jpg", "width": SIDE, "height": SIDE}
             image.save(folder / name / f"{number:06d}.jpg", quality=92)
-            images.append(entry)
+            content["images"].append(entry)
             for one in objects:
-                marks.append({"id": len(marks) + 1, "image_id": number, **one})
-        content = {"images": images, "annotations": marks, "categories": kinds}
+                own = {"id": len(content["annotations"]) + 1, "image_id": number}
+                content["annotations"].append({**own, **one})
         with write_atomically(folder / "annotations" / f"instances_{name}.json") as part:
             part.write_text(json.dumps(content))
 

@@ -60,10 +60,7 @@ def detect_all(
 
 
 class Summary(NamedTuple):
-    """COCO's figures in percent, over IoU 0.5 to 0.95; nan where there are no objects.
-
-    Small, medium and large objects cover less than 32^2, less than 96^2, and more pixels.
-    """
+    """COCO's figures in percent; nan where there are no objects (small: of less than 32^2 pixels)."""
 
     figures: Mapping[str, float]  # by the names of STATS
     images: int

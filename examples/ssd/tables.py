@@ -10,18 +10,22 @@ the base, SSDMnetv1, which always runs.
 
 import argparse
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from time import perf_counter
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from tqdm import tqdm
 
-from examples.ssd import benchmark, counting, model
+from examples.ssd import counting, model
 from examples.ssd.configurations import ROWS, find
 from examples.ssd.paper import PRINTED, TABLE_4
 from examples.ssd.programs import as_table, natural, run, wanted_device
 
 BASE = "SSDMnetv1"
+WARMUP = 5  # runs that are not counted
 HEADER = "row compute paper params paper agrees priors outside true maps".split()
 FOOT = """
 compute: in giga, by the paper's rule (see examples.ssd.counting); params: in millions.
@@ -30,7 +34,7 @@ outside: priors centred outside the image at the paper's steps, before clipping;
 steps and offsets of the geometry (--true-anchors in the other programs)."""
 
 
-def measure(name: str) -> list[str]:
+def counted(name: str) -> list[str]:
     """Build a row, count, and return a line of the table."""
     row = find(name)
     ssd = model.build(row)
@@ -56,7 +60,34 @@ def as_printed(value: float) -> float:
 
 def as_text(rows: Iterable[str]) -> str:
     """Return the table of some rows."""
-    return as_table(HEADER, map(measure, rows), left=(9,)) + "\n" + FOOT
+    return as_table(HEADER, map(counted, rows), left=(9,)) + "\n" + FOOT
+
+
+def caller(net: nn.Module, images: Tensor, compiled: bool = False) -> Callable[[], object]:
+    """Return what runs a network on images, and waits for the device."""
+    net = net.eval().to(images)
+    if compiled:
+        net.compile()
+
+    @torch.inference_mode()
+    def call() -> None:
+        net(images)
+        if images.is_cuda:
+            torch.cuda.synchronize()
+
+    return call
+
+
+def measure(calls: Mapping[str, Callable[[], object]], runs: int) -> dict[str, list[float]]:
+    """Return milliseconds of each call, made in turn."""
+    rounds = []
+    for _ in tqdm(range(WARMUP + runs), desc="rounds", leave=False):
+        times = [perf_counter()]
+        for call in calls.values():
+            call()
+            times.append(perf_counter())
+        rounds.append(np.diff(times) * 1e3)
+    return dict(zip(calls, np.array(rounds[WARMUP:]).T.tolist(), strict=True))
 
 
 def timed(rows: Iterable[str], runs: int, device: torch.device) -> str:
@@ -64,8 +95,8 @@ def timed(rows: Iterable[str], runs: int, device: torch.device) -> str:
     calls, lines = {}, []
     for row in map(find, dict.fromkeys([BASE, *rows])):
         image = torch.rand(1, 3, row.size, row.size, device=device)
-        calls[row.name] = benchmark.caller(model.Network(model.build(row)), image)
-    times = benchmark.measure(calls, runs)
+        calls[row.name] = caller(model.Network(model.build(row)), image)
+    times = measure(calls, runs)
     for name, own in times.items():
         low, median, high = np.quantile(own, (0.25, 0.5, 0.75))
         ratio, ms = median / np.median(times[BASE]), TABLE_4.get(name)

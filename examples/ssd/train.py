@@ -65,7 +65,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def train(arguments: argparse.Namespace, everyone: Processes, stop: Stop) -> None:
     """Train to the end of the recipe, or to a signal."""
-    row, path = backbones.detector(arguments), arguments.out / "last.pt"
+    row, path = backbones.configuration_from(arguments), arguments.out / "last.pt"
     split, every = data.split_from(arguments, "train"), arguments.evaluate_every
     if every and not arguments.data:
         raise DetectionError("--evaluate-every needs --data, which has a val beside its train.")
@@ -115,6 +115,8 @@ def take_over(ssd: Detector, path: Path) -> str:
     """Load what fits of another detector; predictors of other classes stay new. Return how much."""
     content, own = load(path), ssd.state_dict()
     fits = {k: v for k, v in content["best"].items() if k in own and v.shape == own[k].shape}
+    if not fits:
+        raise DetectionError(f"{path} is of another network: nothing of it fits.")
     ssd.load_state_dict(fits, strict=False)
     ssd.transform.image_mean, ssd.transform.image_std = content["pixels"]
     return f"Of {path}: {len(fits)} of {len(own)} tensors fit"

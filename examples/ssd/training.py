@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from timm.utils import ModelEmaV3
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
@@ -67,14 +67,13 @@ class Training:
         if options.batch % everyone.world or len(images) < everyone.world:
             raise DetectionError(f"a batch cannot be dealt to {everyone.world} processes.")
         self.norms = [module for module in ssd.modules() if isinstance(module, _BatchNorm)]
-        learning = bool(self.norms) and not options.freeze_norms
-        if learning and min(options.batch, len(images)) < 2 * everyone.world:
+        few = min(options.batch, len(images)) < 2 * everyone.world
+        if self.norms and few and not options.freeze_norms:
             raise DetectionError("batch norms need two images a process; or give --freeze-norms.")
         own = {"images": images.said, "device": everyone.device.type, "processes": everyone.world}
         self.run = {**asdict(options), **own}
-        self.net: nn.Module = ssd.to(everyone.device)
-        if everyone.world > 1:
-            self.net = DistributedDataParallel(ssd, broadcast_buffers=learning)
+        ssd.to(everyone.device)
+        self.net = DistributedDataParallel(ssd) if everyone.world > 1 else ssd
         learned = [p for p in ssd.parameters() if p.requires_grad]
         self.sgd = torch.optim.SGD(learned, options.lr, 0.9, weight_decay=options.weight_decay)
         self.amp, device = AMP[options.amp], everyone.device.type

@@ -21,13 +21,13 @@ import torch
 from torch import nn
 
 from examples.ssd import counting
-from examples.ssd.benchmark import caller, measure
 from examples.ssd.configurations import find
 from examples.ssd.data import CocoImages, find_split
 from examples.ssd.model import Network, build
 from examples.ssd.paper import TABLE_4
 from examples.ssd.processes import Processes
 from examples.ssd.programs import natural, number, positive, run, wanted_device
+from examples.ssd.tables import caller, measure
 from examples.ssd.training import Options
 from examples.study import records, stock, trained
 from examples.study.training_free import Computed, networks

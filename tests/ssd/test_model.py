@@ -5,10 +5,10 @@ from math import sqrt
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from examples.ssd import backbones, model
-from examples.ssd.configurations import ROWS, Configuration
+from examples.ssd.configurations import ROWS
 from examples.ssd.neck import L2Norm
 from examples.ssd.programs import DetectionError
 from tests.ssd.conftest import built
@@ -99,6 +99,7 @@ def test_the_rule_for_other_backbones_gives_the_papers_sizes(name: str) -> None:
         ("test_resnet", "S1L0", True),
         ("test_efficientnet", "S1L0", False),
         ("shufflenet_v2_x0_5", "S1L0", False),
+        ("swin_s3_tiny_224", None, False),  # its channels are last
     ],
 )
 def test_any_backbone_trains_and_detects(backbone: str, surgery: str | None, dual: bool) -> None:
@@ -121,34 +122,6 @@ def test_a_surgery_makes_boxes_smaller_and_cells_denser() -> None:
     assert coarse == (2 * fine[0], 2 * fine[1])
     widest = [float(ssd.anchor_generator.boxes[0, 2]) for ssd in both]
     assert widest[1] < widest[0]
-
-
-class PatchesLast(nn.Module):
-    """A backbone on (N, H, W, C), as Swin is; `turned` gives the same maps as (N, C, H, W)."""
-
-    def __init__(self, turned: bool) -> None:
-        super().__init__()
-        self.turned = turned
-        self.stem, self.mix = nn.Conv2d(3, 8, 4, stride=4), nn.Linear(8, 8)
-        self.down, self.mix_again = nn.Conv2d(8, 16, 2, stride=2), nn.Linear(16, 16)
-        self.first, self.second = nn.Identity(), nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self._out(self.first, self.mix(self.stem(x).permute(0, 2, 3, 1)))
-        return self._out(self.second, self.mix_again(self.down(x).permute(0, 2, 3, 1)))
-
-    def _out(self, place: nn.Module, x: Tensor) -> Tensor:
-        return place(x.permute(0, 3, 1, 2)) if self.turned else place(x).permute(0, 3, 1, 2)
-
-
-def test_backbones_with_their_channels_last_are_read_all_the_same() -> None:
-    row = Configuration("patches", size=32, small=("first", "second"), steps=None)
-    torch.manual_seed(1)
-    first, last = (model.build(row, 4, PatchesLast(turned)).eval() for turned in (True, False))
-    last.load_state_dict(first.state_dict())
-    image = torch.randn(2, 3, 32, 32)  # as many rows as channels
-    with torch.inference_mode():
-        torch.testing.assert_close(model.Network(last)(image), model.Network(first)(image))
 
 
 def test_classifiers_are_left_out_and_unknown_backbones_told() -> None:
