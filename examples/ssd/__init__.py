@@ -1,1 +1,5 @@
-"""SSD detectors on operated backbones: the parts that the example programs share."""
+"""SSD detectors on operated backbones.
+
+To read in this order: configurations, backbones, neck, model, counting, tables; then data,
+training, train, evaluate, detect, demonstration. `python -m examples.ssd` lists the programs.
+"""

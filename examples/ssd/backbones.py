@@ -50,7 +50,7 @@ def create(name: str) -> nn.Module:
 
 
 def vgg16_reduced() -> nn.Sequential:
-    """Return VGG-16 as SSD uses it: the fully connected layers as a dilated convolution and a 1x1."""
+    """Return VGG-16 as SSD uses it: the fully connected layers as two convolutions."""
     features = torchvision.models.vgg16(weights=None).features
     pools = [i for i, layer in enumerate(features) if isinstance(layer, nn.MaxPool2d)]
     features[pools[2]].ceil_mode = True  # 75 cells become 38
@@ -61,7 +61,7 @@ def vgg16_reduced() -> nn.Sequential:
 
 
 def maps_of(backbone: nn.Module, row: Configuration) -> Any:
-    """Return the operated backbone: images (N, 3, H, W) to a dict of maps, as `ss.features` does."""
+    """Return the operated backbone: images (N, 3, H, W) to maps, as `ss.features` does."""
     size: dict[str, Any] = {"input_size": (row.size, row.size)}
     if row.large:
         taps = {"small": row.small, "large": row.large}
@@ -78,7 +78,7 @@ def maps_of(backbone: nn.Module, row: Configuration) -> Any:
 
 
 def load_backbone(name: str, weights: str) -> tuple[nn.Module, Pixels]:
-    """Return a backbone and its pixels. weights: none (random), pretrained (downloaded), or a file."""
+    """Return a backbone and its pixels. weights: none, pretrained (downloaded), or a file."""
     net = create(name)
     pixels = getattr(net, "pretrained_cfg", IMAGENET)
     if weights != "none":
@@ -113,7 +113,7 @@ def fill(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
 
 
 def vgg_state(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Return torchvision's VGG-16 as SSD uses it: every third row and column, every fourth output."""
+    """Return VGG-16's weights as SSD uses them: every third row, every fourth output."""
     if "classifier.0.weight" not in state:  # a file that has fc6 already
         return state
     fc6 = state["classifier.0.weight"].reshape(4096, 512, 7, 7)[::4, :, ::3, ::3]
@@ -126,9 +126,9 @@ def vgg_state(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 def wake_norms(net: nn.Module, images: Tensor) -> int:
     """Give batch norms that only add a bias the statistics of what they see; return how many.
 
-    Converted weights often have their norms folded into the convolutions, all but the bias; in train
-    mode such a norm would shift and scale a finished network. Afterwards it computes what it did
-    before, in either mode. images: (N, 3, H, W), as the network takes them.
+    Converted weights often have their norms folded into the convolutions, all but the bias; in
+    train mode such a norm would shift and scale a finished network. Afterwards it computes what it
+    did before, in either mode. images: (N, 3, H, W), as the network takes them.
     """
 
     def wake(norm: nn.BatchNorm2d, inputs: tuple[Tensor, ...]) -> None:
@@ -158,9 +158,9 @@ def wake_norms(net: nn.Module, images: Tensor) -> int:
 def configuration_for(
     backbone: str, surgery: str | None, size: int, taps: Taps | None = None, *, dual: bool = False
 ) -> Configuration:
-    """Return the configuration of a backbone by name under a surgery; its boxes follow the geometry.
+    """Return the configuration of a backbone under a surgery; its boxes follow the geometry.
 
-    taps: maps for the first predictors; by default the last two reductions of the untouched backbone.
+    taps: maps for the first predictors; by default the untouched backbone's last two reductions.
     dual: the split network: predictors on the surgery's maps, extras on the untouched path.
     """
     if dual and surgery is None:

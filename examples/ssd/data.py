@@ -1,6 +1,6 @@
-"""Make a small set of any in COCO's format, for a try: --data small, or a folder of the study's data.
+"""Make a small set, instances.json and images/, of any in COCO's format.
 
-    python -m examples.ssd.data COCO_FOLDER --images 200 --out small
+    python -m examples.ssd.data COCO_FOLDER --images 200 --out small  # then --data small
 
 The other programs import this file: images as batches, the same whatever the number of workers and
 processes.
@@ -251,7 +251,7 @@ def leave_signals(worker: int) -> None:
 
 
 def copy(images: CocoImages, count: int, folder: Path) -> None:
-    """Copy images, evenly from the set, with all that is annotated on them, as a set of their own."""
+    """Copy images, evenly from the set, with all that is annotated on them."""
     content = read_coco(images.split.annotations)
     kept = set(images.ids[:: max(1, len(images.ids) // count)][:count])
     content["images"] = [entry for entry in content["images"] if entry["id"] in kept]

@@ -3,7 +3,7 @@
     python -m examples.ssd.demonstration                  # base and S1L0 on drawn shapes
     python -m examples.ssd.demonstration --surgeries S1L0 S1L2 --out shown
 
-Draws small, medium and large shapes, in COCO's layout (in --out/shapes, for the other programs too),
+Draws small, medium and large shapes, in COCO's layout (in --out/shapes, for other programs too),
 trains a small detector with and without the surgery from the same weights and evaluates both.
 """
 
@@ -24,7 +24,7 @@ from examples.ssd.programs import positive, run, write_atomically
 # The shapes are drawn with random sizes and places: what SSD's augmentation would add, costs steps.
 RECIPE = "--size 160 --batch 8 --lr 0.02 --warmup 1 --no-augment --weights none --workers 0"
 SIDE = 320  # of the square images, pixels
-# Sides of the shapes: COCO's small objects cover less than 32^2 pixels, its medium ones less than 96^2.
+# Sides of the shapes: COCO's small objects cover less than 32^2 pixels, medium ones than 96^2.
 SIZES = {"small": (12, 30), "medium": (64, 92), "large": (140, 180)}
 TURN = np.linspace(0, 2 * np.pi, 32, endpoint=False)
 SHAPES: Mapping[str, tuple[Any, float]] = {  # corners and area of each, on a side of 1

@@ -1,7 +1,7 @@
 """Average precision and recall of trained detectors on a set in COCO's format, by pycocotools.
 
     python -m examples.ssd.evaluate run/last.pt --data COCO_FOLDER
-    python -m examples.ssd.evaluate base/last.pt S1L0/last.pt --json boxes.json --images photographs/
+    python -m examples.ssd.evaluate base/last.pt S1L0/last.pt --json boxes.json --images photos/
 
 Prints the columns of the paper's Table 2. With --out it writes the detections in COCO's results
 format, and all figures (of every class, compute and parameters too) in summary.json.
@@ -60,7 +60,7 @@ def detect_all(
 
 
 class Summary(NamedTuple):
-    """COCO's figures in percent; nan where there are no objects (small: of less than 32^2 pixels)."""
+    """COCO's figures in percent; nan where there are no objects."""
 
     figures: Mapping[str, float]  # by the names of STATS
     images: int
@@ -82,7 +82,7 @@ def numbered(marks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def match(truth: COCO, detections: Sequence[Detection], image_ids: Images = None) -> COCOeval:
-    """Return pycocotools' evaluator: which detection matches which object; nothing is averaged yet."""
+    """Return pycocotools' evaluator, which knows what matches; nothing is averaged yet."""
     for place, d in enumerate(detections):
         if d["image_id"] not in truth.imgs or d["category_id"] not in truth.cats:
             raise DetectionError(f"detection {place}: its image or category is not annotated.")

@@ -1,4 +1,4 @@
-"""The detector: torchvision's SSD on an operated backbone, with the paper's neck, heads and boxes."""
+"""The detector: torchvision's SSD on an operated backbone, with the paper's neck and boxes."""
 
 from collections import OrderedDict
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Necks between the backbone's maps and the predictors: the paper's, and those of Table 3's networks.
+"""Necks between the backbone's maps and the predictors: the paper's, and those of Table 3.
 
 Every neck takes the backbone's maps by key, and has the `out_channels` of the maps that it gives.
 
@@ -139,7 +139,7 @@ def dense_layer(channels: int, bottleneck: int) -> Concat:
 
 
 def peleenet() -> nn.Sequential:
-    """Return the backbone: `stem`, then `stage1` to `stage4`, with a pool before all but the first."""
+    """Return the backbone: `stem`, then `stage1` to `stage4`, between them pools."""
     parts: OrderedDict[str, nn.Module] = OrderedDict(stem=stem())
     channels = FIRST
     for stage, (layers, bottleneck) in enumerate(STAGES, start=1):
@@ -203,7 +203,7 @@ def small_block(channels: int, mobile: bool) -> Residual:
 
 
 def block(channels: int, depth: int, stride: int = 1, mobile: bool = False) -> Residual:
-    """Return the branches of a later map, on VGG or on MobileNet, beside a projection of the map."""
+    """Return the branches of a later map, on VGG or MobileNet, beside its projection."""
     wide, narrow, middle = channels // 4, channels // 8, channels * 3 // 16
     point, width = partial(rconv, channels, narrow, 1), 2 * middle if mobile else 3 * wide
     if mobile:

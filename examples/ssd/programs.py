@@ -17,7 +17,7 @@ import stridesurgery as ss
 
 
 class DetectionError(ValueError):
-    """An error at which the programs stop, told in one sentence: the place, the fact and the way out."""
+    """An error that ends a program, told in one line: the place, the fact, the way out."""
 
 
 def run(main: Callable[[], None]) -> None:

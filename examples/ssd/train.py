@@ -2,13 +2,13 @@
 
     python -m examples.ssd.train --config SSDMnetv1-S1L0 --data COCO_FOLDER --out run
     python -m examples.ssd.train --backbone resnet18 --surgery S1L0 --data COCO_FOLDER --out run
-    torchrun --nproc-per-node 4 -m examples.ssd.train --config SSDMnetv1 --data COCO_FOLDER --out run
+    torchrun --nproc-per-node 4 -m examples.ssd.train --config SSDMnetv1 --data COCO --out run
 
-The recipe belongs to the row. With --resume a run that was stopped by a signal, or killed, goes on as
-if it had not been, and one without a checkpoint starts: give it to a cluster that restarts its jobs.
+The recipe belongs to the row. With --resume a run that was stopped by a signal, or killed, goes on
+as if it had not been, and one without a checkpoint starts: for a cluster that restarts its jobs.
 
-Several processes learn what one would from the same batch, up to rounding, but for batch norms: each
-process normalises by its own images, unless --freeze-norms is given. The first one writes.
+Several processes learn what one would from the same batch, up to rounding, but for batch norms:
+each process normalises by its own images, unless --freeze-norms is given. The first one writes.
 """
 
 import argparse

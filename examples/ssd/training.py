@@ -196,7 +196,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def rate(recipe: Recipe, epoch: int) -> float:
-    """Return the learning rate of an epoch: a line up over the warm-up, then half a cosine to zero."""
+    """Return the learning rate of an epoch: a line up (warm-up), then half a cosine to zero."""
     if epoch < recipe.warmup:
         return recipe.lr * (epoch + 1) / (recipe.warmup + 1)
     share = (epoch - recipe.warmup) / max(1, recipe.epochs - recipe.warmup)

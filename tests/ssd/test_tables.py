@@ -40,7 +40,7 @@ def test_printed_figures_come_out(name: str) -> None:
 
 
 def test_the_explained_figures() -> None:
-    """VGG S1L2's compute is cut off instead of rounded; Pelee's parameters are those for 21 classes."""
+    """VGG S1L2's compute is cut off, not rounded; Pelee's parameters are for 21 classes."""
     assert compute("SSD-VGG16-S1L2") == 128.97
     assert PRINTED["SSD-VGG16-S1L2"] == (parameters("SSD-VGG16-S1L2"), 128.9)
     found = (parameters("PeleeNet", classes=21), tables.as_printed(compute("PeleeNet")))
