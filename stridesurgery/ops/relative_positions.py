@@ -106,6 +106,13 @@ def _whole_map_attention(module: Any, growth: Growths) -> None:
     _window_bias(module.attn.rel_pos, growth("attn").before)
 
 
+def _grown_window(module: Any, growth: Growths) -> None:
+    """GCViT: a window spans what it spanned, since as many global queries stand in it as cells."""
+    cells = growth("norm1").before
+    _window_bias(module.attn.rel_pos, cells)
+    module.window_size = module.attn.window_size = module.attn.rel_pos.window_size
+
+
 def _relpos_vit(module: Any, growth: Growths) -> None:
     cells = growth("patch_embed").after
     _window_bias(module.shared_rel_pos, cells)
@@ -180,6 +187,7 @@ register_all(
     {
         "timm.models.beit.Attention timm.models.beit.RelativePositionBias": _beit_bias,
         "timm.models.maxxvit.TransformerBlock2d": _whole_map_attention,
+        "timm.models.gcvit.GlobalContextVitBlock": _grown_window,
         "timm.models.vision_transformer_relpos.VisionTransformerRelPos": _relpos_vit,
         "timm.layers.bottleneck_attn.PosEmbedRel": _bottleneck_positions,
         "timm.models.vision_transformer_sam.Block": _sam_block,
