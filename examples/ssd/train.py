@@ -67,9 +67,11 @@ def train(arguments: argparse.Namespace, everyone: Processes, stop: Stop) -> Non
     """Train to the end of the recipe, or to a signal."""
     row, path = backbones.configuration_from(arguments), arguments.out / "last.pt"
     split, every = data.split_from(arguments, "train"), arguments.evaluate_every
-    if every and not arguments.data:
-        raise DetectionError("--evaluate-every needs --data, which has a val beside its train.")
     images = CocoImages(split, with_objects=True, first=arguments.first)
+    if every:
+        val = CocoImages(data.find_split(arguments.data or split.images, "val"))
+        if val.categories != images.categories:
+            raise DetectionError(f"{val.split.annotations} has other categories than {split[0]}.")
     exists = everyone.gather(path.is_file())[0]
     if exists and not arguments.resume:
         raise DetectionError(f"{path} holds another run: --resume goes on with it.")
@@ -82,8 +84,8 @@ def train(arguments: argparse.Namespace, everyone: Processes, stop: Stop) -> Non
         told = take_over(ssd, arguments.init_from)
     training = Training(ssd, row, images, everyone, options, arguments.out, stop)
     if exists:
-        changed = training.resume()
-        told = f"Going on after step {training.steps}{changed and ', of a run with '}{changed}"
+        changed = training.resume() or "the same settings"
+        told = f"Going on after step {training.steps}, of a run with {changed}"
     elif arguments.resume:
         told += f"\nThere is no {path} yet: the run starts."
     log = open_log(arguments.out / "log.jsonl", training.steps) if everyone.first else None
@@ -91,10 +93,9 @@ def train(arguments: argparse.Namespace, everyone: Processes, stop: Stop) -> Non
         print(f"{row.name} on {images.said}\n{told}")
     while not training.finished and training.run_epoch(log):
         if every and training.steps % (every * training.per_epoch) == 0:
-            val = data.find_split(arguments.data, "val")
-            found = detect_all(training.best, CocoImages(val), everyone, workers=options.workers)
+            found = detect_all(training.best, val, everyone, workers=options.workers)
             if log is not None:
-                log(training.steps, evaluate(load_truth(val.annotations), found).figures)
+                log(training.steps, evaluate(load_truth(val.split.annotations), found).figures)
     if log is not None and not training.finished:
         print(f"Stopped; {path} holds the run, --resume goes on with it.")
 

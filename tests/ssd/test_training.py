@@ -212,11 +212,12 @@ def test_another_detectors_weights_are_taken_over_but_for_other_classes(
     assert [row["step"] for row in ends] == [4, 8] and ends[0] == {**ends[1], "step": 4}
     ssd = build(training.load(trained / "last.pt")["configuration"], 3)
     assert f"{len(own) - 12} of {len(own)}" in train.take_over(ssd, trained / "last.pt")
-    with pytest.raises(DetectionError, match="--evaluate-every needs --data"):
-        split = find_split(shapes, "train")
-        more = ["--json", str(split.annotations), "--images", str(split.images)]
-        words = [w for w in arguments(shapes, tmp_path) if w not in ("--data", str(shapes))]
-        train.main([*words, *more, "--evaluate-every", "1"])
+    other = tmp_path / "other"
+    shutil.copytree(shapes, other)
+    val = find_split(other, "val").annotations
+    val.write_text(val.read_text().replace("triangle", "wedge"))
+    with pytest.raises(DetectionError, match="val2017.json has other categories than"):
+        train.main(arguments(other, tmp_path / "new", "--evaluate-every", "1"))
 
 
 # ---- signals and disks
