@@ -32,8 +32,7 @@ from examples.ssd.training import Options
 from examples.study import records, stock, trained
 from examples.study.training_free import Computed, networks
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-MOST_RUNS = 1000  # as in the paper
+DTYPES, MOST_RUNS = {"fp32": torch.float32, "bf16": torch.bfloat16}, 1000  # as in the paper
 ROWS, SEEDS = ("base", "S1L0", "S1L0-Split", "Size600"), (0, 1, 2)
 SHARE = 0.7  # of the time for steps; the rest is for evaluation
 TIMED = 6  # steps of each row, to find out how many fit
@@ -55,7 +54,7 @@ GROUPS = {"paper": paper_rows, "stock": stock_rows}
 def latency(group: str, like: torch.Tensor, compiled: bool, seconds: float) -> dict[str, Any]:
     """Time a group's networks in turn, for so many seconds. like: (N, 3, 1, 1), images' kind."""
     networks, calls = GROUPS[group](), {}
-    # Counted first: some share weights, which the first call of `caller` brings to the images' type.
+    # Counted before `caller` brings weights, which some share, to the images' type.
     rows: dict[str, Any] = {k: {"gmacs": counting.compute(*n) / 1e9} for k, n in networks.items()}
     for name, (net, size) in networks.items():
         calls[name] = caller(net, like.repeat(1, 1, size, size), compiled)
@@ -122,14 +121,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--results", type=Path, default=records.RESULTS / "gpu", help="(docs/results/gpu)")
     a = parser.parse_args(argv)
     stock.data_folder()  # refuses before anything is timed
-    device, start = wanted_device(a.device), time.monotonic()
-    end = start + 60 * a.minutes
-    time_all(a, device, start + 30 * a.minutes)
+    device, end = wanted_device(a.device), time.monotonic() + 60 * a.minutes
+    time_all(a, device, end - 30 * a.minutes)
     told = {**plan(a, device, end - time.monotonic()), "device": device}
     told |= {name: vars(a)[name] for name in ("batch", "workers", "images", "work", "results")}
+    recipe = [f"--{name}={value}" for name, value in told.items()]
     for seed in SEEDS:
         begun = time.monotonic()
-        recipe = [f"--{name}={value}" for name, value in told.items()]
         trained.main(["coco", *recipe, "--seeds", str(seed), "--rows", *ROWS])
         if end - time.monotonic() < time.monotonic() - begun:
             print(f"No time left after seed {seed}; the same command goes on.")

@@ -171,18 +171,21 @@ class TestWithData:
     def test_the_gpu_program_goes_on(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        group = {"two": lambda: {k: (torch.nn.Conv2d(3, 4, 3), 20) for k in ("one", "other")}}
-        monkeypatch.setattr(gpu, "GROUPS", group)
+        def two() -> Any:
+            conv = torch.nn.Conv2d(3, 4, 3)  # both have its weights
+            return {"one": (conv, 20), "other": (torch.nn.Sequential(conv), 20)}
+
+        monkeypatch.setattr(gpu, "GROUPS", {"two": two})
         monkeypatch.setattr(gpu, "ROWS", ("base",))
         monkeypatch.setattr(gpu, "TIMED", 2)
-        asked = "--minutes 0.03 --device cpu --batches 1 --dtypes fp32 --batch 2 --images 3".split()
+        asked = "--minutes 0.03 --device cpu --batches 1 --dtypes bf16 --batch 2 --images 3".split()
         asked += [f"--work={tmp_path / 'work'}", f"--results={tmp_path / 'results'}"]
         gpu.main(asked)
         written = {path: path.read_text() for path in (tmp_path / "results").rglob("*.json")}
         kinds = sorted(path.parent.name for path in written)
         assert set(kinds) == {"fine_tuning", "latency"}
         assert "No time left" in capsys.readouterr().out
-        timed = records.read(tmp_path / "results" / "latency" / "two-cpu-fp32-batch1.json")
+        timed = records.read(tmp_path / "results" / "latency" / "two-cpu-bf16-batch1.json")
         assert timed["rows"]["one"]["ratio"] == [1.0, 1.0, 1.0]
         for path in written:
             path.unlink()
