@@ -33,8 +33,6 @@ def _hybrid_embed(module: Any, growth: Growths) -> None:
 
 
 def _tokens(module: Any, growth: Growths) -> None:
-    if getattr(module, "dynamic_img_size", False):
-        return  # resamples by itself
     cells = growth("patch_embed").after
     if module.pos_embed is not None:
         prefix = module.pos_embed.shape[1] - math.prod(cells.old)

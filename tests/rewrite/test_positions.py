@@ -340,6 +340,17 @@ def test_timms_own_resampling_can_be_had() -> None:
     torch.testing.assert_close(fine.pos_embed, wanted)
 
 
+def test_a_model_that_resamples_by_itself_does_so_from_the_finer_table() -> None:
+    fixed, dynamic = built(DINO), built(DINO, dynamic_img_size=True)
+    dynamic.load_state_dict(fixed.state_dict())
+    fine, own = operated(DINO, dynamic), ss.eliminate(dynamic, L=0, stride=7, input_size=70)
+    with torch.no_grad():
+        image = torch.randn(2, 3, 70, 70)
+        torch.testing.assert_close(fine(image), operated(DINO, fixed)(image))
+        assert ss.verify(dynamic, own) and own(image).shape == fine(image).shape
+        assert fine(torch.randn(1, 3, 98, 70)).shape == (1, 384)
+
+
 def test_an_axis_alone() -> None:
     fine = ss.eliminate(built(VIT), "S1L0", stride=8, axis="w", positions="resample")
     assert fine.pos_embed.shape[1] == 1 + 14 * 28
