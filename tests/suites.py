@@ -74,7 +74,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Scale what a test class of segmentation_models_pytorch says of strides."""
-    strides = vars(getattr(item, "cls", None) or object).get("output_strides")
+    strides = getattr(getattr(item, "cls", None), "output_strides", None)
     if isinstance(strides, list):
         scaled = property(lambda self: [s // factor if s >= factor else s for s in strides])
         item.cls.output_strides = scaled  # type: ignore[attr-defined]

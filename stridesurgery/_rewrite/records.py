@@ -17,11 +17,6 @@ from stridesurgery._rewrite.references import factors_of
 from stridesurgery._trace import RewrittenModel, one_image
 from stridesurgery.errors import GridError
 
-_OUTPUT_STRIDES = (
-    "output_stride",
-    "_output_stride",
-)  # the latter behind a property (segmentation_models_pytorch)
-
 
 def records_of(model: nn.Module) -> dict[str, Any]:
     """Every reduction and patch size that a model keeps on record, by where it stands."""
@@ -31,9 +26,7 @@ def records_of(model: nn.Module) -> dict[str, Any]:
         for i, entry in enumerate(_entries(getattr(module, "feature_info", None))):
             if isinstance(entry, dict) and "reduction" in entry:
                 found[f"{prefix}feature_info[{i}]['reduction']"] = entry["reduction"]
-        for name in _OUTPUT_STRIDES:
-            if isinstance(stride := vars(module).get(name), int):
-                found[prefix + name] = stride
+        found |= {prefix + name: stride for name, stride in _output_strides(module)}
         for name, holder in _with_patch_size(module):
             found[f"{prefix}{name}"] = holder.patch_size
     return found
@@ -52,10 +45,21 @@ def update_records(model: nn.Module, planned: Plan) -> None:
             if isinstance(entry, dict) and "reduction" in entry and id(entry) not in seen:
                 seen.add(id(entry))
                 entry["reduction"] = _new_reduction(entry["reduction"], planned)
-        for name in _OUTPUT_STRIDES:
-            stride = vars(module).get(name)
-            if isinstance(stride, int) and not isinstance(stride, bool):
-                setattr(module, name, _new_reduction(stride, planned))
+        for name, stride in list(_output_strides(module)):
+            setattr(module, name, _new_reduction(stride, planned))
+
+
+def _output_strides(module: nn.Module) -> Iterator[tuple[str, int]]:
+    """Yield the attributes that hold an output stride, with what the module says it is.
+
+    segmentation_models_pytorch has `_output_stride` behind a property, which takes the depth of the
+    encoder into account.
+    """
+    for name in ("output_stride", "_output_stride"):
+        if name in vars(module):
+            said = getattr(module, "output_stride", vars(module)[name])
+            if isinstance(said, int) and not isinstance(said, bool):
+                yield name, said
 
 
 def described(model: nn.Module) -> dict[str, Any]:

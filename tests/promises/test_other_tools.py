@@ -42,16 +42,16 @@ def test_torch_script_takes_a_graph_as_it_takes_another() -> None:
 class Encoder(nn.Module):
     """Says what a decoder must know by properties and by attributes of its class."""
 
-    levels = 3
+    levels = 2
 
-    def __init__(self) -> None:
+    def __init__(self, output_stride: int = 4) -> None:
         super().__init__()
         self.a, self.b = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 16, 3, 2, 1)
-        self._channels, self._output_stride = [3, 8, 16], 4
+        self._channels, self._output_stride = [3, 8, 16], output_stride
 
     @property
     def out_channels(self) -> list[int]:
-        return self._channels[: self.levels]
+        return self._channels[: self.levels + 1]
 
     @property
     def output_stride(self) -> int:
@@ -63,9 +63,10 @@ class Encoder(nn.Module):
 
 
 @pytest.mark.parametrize("options", [{}, {"form": "graph"}, {"dilate": True}])
-def test_properties_of_the_class_can_be_read(options: dict[str, Any]) -> None:
-    fine = ss.eliminate(awake(Encoder()).eval(), L="b", input_size=SIZE, **options)
-    assert fine.out_channels == [3, 8, 16] and fine.levels == 3
+@pytest.mark.parametrize("said", [4, 32])  # 32: of a deeper encoder, which the property cuts off
+def test_properties_of_the_class_can_be_read(said: int, options: dict[str, Any]) -> None:
+    fine = ss.eliminate(awake(Encoder(said)).eval(), L="b", input_size=SIZE, **options)
+    assert fine.out_channels == [3, 8, 16] and fine.levels == 2
     assert fine.output_stride == 2
     again = pickle.loads(pickle.dumps(fine))
     assert again.out_channels == [3, 8, 16]
