@@ -26,7 +26,7 @@ from examples.ssd.data import CocoImages, find_split
 from examples.ssd.evaluate import detect_all, load_truth
 from examples.ssd.model import Network
 from examples.ssd.processes import Processes
-from examples.ssd.programs import DetectionError, positive, run
+from examples.ssd.programs import positive, run
 from examples.study import bootstrap, records
 from examples.study.stock import data_folder
 
@@ -57,7 +57,7 @@ def network(row: str, stock: RetinaNet, size: int) -> tuple[nn.Module, int]:
 
 def train(net: nn.Module, images: CocoImages, size: int, a: argparse.Namespace) -> list[float]:
     """Take the steps, and return the loss of each."""
-    epochs = range(-(-a.steps * a.batch // len(images)))
+    epochs = range(-(-a.steps // max(1, len(images) // a.batch)))
     batches = [b for epoch in epochs for b in data.epoch_batches(len(images), a.batch, 0, epoch)]
     rates = {"max_lr": a.lr, "total_steps": a.steps}
     adam, losses = torch.optim.AdamW(net.train().parameters(), a.lr), []
@@ -87,8 +87,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     a = parser.parse_args(argv)
     sets = [find_split(data_folder() / "smallobj" / "bccd", name) for name in ("train", "val")]
     images, val = (CocoImages(split, first=a.first) for split in sets)
-    if a.steps * a.batch < len(images):
-        raise DetectionError(f"{a.steps} steps of {a.batch} do not see {len(images)} images.")
     settings = {"images": len(images), **{k: vars(a)[k] for k in ("size", "steps", "batch", "lr")}}
     torch.manual_seed(0)
     stock = retinanet(1 + len(images.categories), a.size)
