@@ -69,13 +69,11 @@ class RewrittenModel(fx.GraphModule):
         Raises:
             GridError: the graph holds sizes as constants, and the input has another size.
         """
-        given = next(
-            (tuple(x.shape[-2:]) for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None
-        )
-        if self.only_at is not None and given not in (None, self.only_at):
+        given = [tuple(x.shape[-2:]) for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+        if self.only_at is not None and given and given[0] != self.only_at:
             raise GridError(
-                f"this graph computes with sizes fixed at {self.only_at}, got an input of {given}; "
-                "operate the model again with input_size set to the size you need"
+                f"this graph computes with sizes fixed at {self.only_at}, got an input of "
+                f"{given[0]}; operate the model again with input_size set to the size you need"
             )
         return super().__call__(*args, **kwargs)
 
