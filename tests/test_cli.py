@@ -276,6 +276,8 @@ def test_onnx_computes_what_the_operated_model_does(
 ) -> None:
     onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
+    if torch.__version__.startswith("2.6."):
+        pytest.skip("too new: the exporter of torch 2.6 does not go with this onnxscript")
     argv = ("eliminate", f"builders:{model}", wanted, "--input-size=40x24", "--out", "fine.onnx")
     code, out, err = cli(*argv, *options)
     assert (code, err) == (0, "") and "fine.onnx" in out

@@ -57,12 +57,12 @@ def by_a_training_loop(fine: nn.Module, folder: Path) -> Path:
 
 
 def by_timm(fine: nn.Module, folder: Path) -> Path:
-    timm.models.save_for_hf(fine, str(folder))
+    timm.models._hub.save_for_hf(fine, str(folder))
     return folder / "pytorch_model.bin"
 
 
 def by_timm_and_the_library(fine: nn.Module, folder: Path) -> Path:
-    timm.models.save_for_hf(fine, str(folder), safe_serialization=True)
+    timm.models._hub.save_for_hf(fine, str(folder), safe_serialization=True)
     ss.save(fine, folder / "model.safetensors")  # the same weights, and the recipe
     return folder / "model.safetensors"
 
