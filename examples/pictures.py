@@ -2,11 +2,12 @@
 
 python -m examples.pictures            # writes docs/pictures/*.png
 
-Costs and grids are told from shapes, and the scene is drawn: no weights are needed. Only `maps` shows what a
-network with ImageNet weights makes of a photograph; the weights are found or downloaded as by `examples.quickstart`.
+Costs and grids are told from shapes, and the scene is drawn: no weights are needed. Only `maps`
+shows what a network with ImageNet weights makes of a photograph; the weights are found or
+downloaded as by `examples.quickstart`.
 
-coins.jpg is cut from a photograph of the Brooklyn Museum without known copyright restrictions, "Greek coins from
-Pompeii", as scikit-image has it (`skimage.data.coins`).
+coins.jpg is cut from a photograph of the Brooklyn Museum without known copyright restrictions,
+"Greek coins from Pompeii", as scikit-image has it (`skimage.data.coins`).
 """
 
 import argparse
@@ -34,7 +35,7 @@ PHOTOGRAPH = Path("docs/pictures/coins.jpg")
 
 
 def maps() -> Figure:
-    """The same weights on three grids, in the same three colours: principal components of the first map."""
+    """Draw one layer on three grids, in the same colours: principal components of the first map."""
     data = os.environ.get("STRIDESURGERY_DATA")
     net, weights = load(Path(data) / WEIGHTS if data else None)
     if weights.startswith("RANDOM"):
@@ -75,7 +76,7 @@ def map_of(net: nn.Module, image: Tensor) -> Tensor:
 
 
 def profile() -> Figure:
-    """What the paper's Figure 3 draws: the base network, one early stride less, two strides less."""
+    """Draw what the paper's Figure 3 has: the base network, one early stride less, two less."""
     return plot.profile(timm.create_model(MODEL), ["S1L0", "S2L4-6"], SIZE)
 
 

@@ -1,11 +1,11 @@
 """Remove one stride from a pretrained MobileNet v1 and look at what changes.
 
-    python -m examples.quickstart          # finds weights and a photograph, or says what it uses instead
+    python -m examples.quickstart    # finds weights and a photograph, or says what it has instead
     python -m examples.quickstart --image photo.jpg --weights mobilenetv1_100.safetensors
 
-Prints the table of layers, checks the operated network against the original, says what both see in a
-photograph, and saves a picture of where their cells look and of their maps. $STRIDESURGERY_DATA may name
-a folder with ImageNet weights (`weights/`) and photographs (`coco_public/images`).
+Prints the table of layers, checks the operated network against the original, says what both see in
+a photograph, and saves a picture of where their cells look and of their maps. $STRIDESURGERY_DATA
+may name a folder with ImageNet weights (`weights/`) and photographs (`coco_public/images`).
 """
 
 import argparse
@@ -77,7 +77,7 @@ def guess(net: nn.Module, images: Tensor) -> str:
 
 
 def draw(image: Image.Image, networks: dict[str, nn.Module], images: Tensor, out: Path) -> None:
-    """Draw where the cells of each network look, and how strongly they respond, in the same colours."""
+    """Draw where each network's cells look, and how strongly they respond, in the same colours."""
     figure = Figure(figsize=(13.5, 7.6), layout="constrained")
     axes = figure.subplots(len(networks), 1 + len(LAYERS))
     for line, (title, net) in zip(axes, networks.items(), strict=True):

@@ -1,10 +1,10 @@
-"""Output stride 8 and 16: phases in the batch beside what timm and torchvision offer, in time and in exactness.
+"""Output stride 8 and 16 beside what timm and torchvision offer: time and exactness.
 
     python -m examples.benchmarks.dilate
     python -m examples.benchmarks.dilate --size 320 --rounds 30 --json results.json
 
-The error is that of the finer last map, sampled where the original has cells, relative to the original's largest
-value; norms are random, so that nothing is hidden by zeros.
+The error is that of the finer last map, sampled where the original has cells, relative to the
+original's largest value; norms are random, so that nothing is hidden by zeros.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ Candidates = dict[str, nn.Module]
 
 
 def awake(net: nn.Module) -> nn.Module:
-    """The network in eval mode with random norms, the same for every network of one architecture."""
+    """Return the network in eval mode with random norms, equal for every one of an architecture."""
     generator = torch.Generator().manual_seed(0)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):

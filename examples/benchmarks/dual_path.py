@@ -1,11 +1,11 @@
-"""What the second path costs: the dual path beside two separate networks, and beside the least that it could cost.
+"""Cost of the second path: beside two separate networks, and beside the least it could cost.
 
     python -m examples.benchmarks.dual_path
     python -m examples.benchmarks.dual_path --size 300 --rounds 30 --json results.json
 
-All four give the same maps (checked). "fine + tail" is the ideal: the fine network, and only the layers of the
-original that come after the eliminated one, on a map that is sampled beforehand; it shares what can be shared and
-leaves out the sampling.
+All four give the same maps (checked). "fine + tail" is the ideal: the fine network, and only the
+layers of the original that come after the eliminated one, on a map that is sampled beforehand; it
+shares what can be shared and leaves out the sampling.
 """
 
 import timm

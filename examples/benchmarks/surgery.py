@@ -1,10 +1,10 @@
-"""What surgery costs: analysis and editing beside what one would use instead, and the result beside one made by hand.
+"""Cost of a surgery beside what one would use instead, and the result beside one made by hand.
 
     python -m examples.benchmarks.surgery            # medians of 15 rounds, one thread
     python -m examples.benchmarks.surgery --json results.json
 
-Every round times all candidates one after the other, so that a change of the machine's speed meets all alike; the
-ratios are medians of per-round ratios.
+Every round times all candidates one after the other, so that a change of the machine's speed meets
+all alike; the ratios are medians of per-round ratios.
 """
 
 import copy
@@ -37,7 +37,7 @@ INFERENCE = ("mobilenetv1_100", "resnet18")
 
 
 def surgery_times(name: str, count: int) -> Rows:
-    """Analysis and elimination of one model, beside torchvision's feature extractor and a plain copy."""
+    """Time one model's surgery beside torchvision's feature extractor and a plain copy."""
     net = MODELS[name]().eval()
     candidates: dict[str, Callable[[], object]] = {
         "create_feature_extractor": lambda: create_feature_extractor(net, [LAST[name]]),
@@ -57,7 +57,7 @@ def patched_by_hand(net: nn.Module) -> nn.Module:
 
 
 def inference_times(name: str, count: int) -> Rows:
-    """The operated network beside the same network with its stride patched by hand, on one 160 x 160 image."""
+    """Time the operated network beside one patched by hand, on one 160 x 160 image."""
     net = timm.create_model(name).eval()
     image = torch.randn(1, 3, 160, 160)
     by_hand, operated = patched_by_hand(net), ss.eliminate(net, "S1L0")

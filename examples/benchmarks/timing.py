@@ -1,4 +1,4 @@
-"""Candidates timed in turn: every round runs all of them, so that a change of the machine's speed meets all alike."""
+"""Candidates timed in turn: every round runs all of them, so that clock drift affects all alike."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""Detectors before, after a patch by hand, and after the library: their maps and where their anchors stand.
+"""Detectors as they are, patched by hand, and operated: their maps, and where anchors stand.
 
     python -m examples.detectors
 

@@ -1,4 +1,4 @@
-"""A torchvision RetinaNet on blood cells: untouched, with one stride eliminated, and on a larger input.
+"""A torchvision RetinaNet on blood cells: untouched, operated, and on a larger input.
 
     STRIDESURGERY_DATA=folder python -m examples.detectors.bccd    # ten minutes of one CPU core
 

@@ -6,7 +6,7 @@ from torch import nn
 
 
 def by_hand(model: nn.Module, *paths: str) -> nn.Module:
-    """A copy whose strides are patched module by module, and nothing else: the usual recipe, anchors left alone."""
+    """Return a copy with strides patched and nothing else: the usual recipe, anchors left alone."""
     patched = copy.deepcopy(model)
     for path in paths:
         module = patched.get_submodule(path)

@@ -1,4 +1,4 @@
-"""An operated model as an encoder of segmentation_models_pytorch (smp), which need not be installed."""
+"""An operated model as an encoder of segmentation_models_pytorch, which need not be installed."""
 
 from torch import Tensor, nn
 
@@ -9,14 +9,17 @@ IMAGE_CHANNELS = 3
 
 
 class Encoder(nn.Module):
-    """What the decoders of smp ask of an encoder, around an operated model: [image, f1, f2, ...], finest first.
+    """An encoder as smp's decoders ask for it, around an operated model: [image, f1, ...].
 
-    After "S1L0" the maps of a usual network have reductions of 1, 2, 4, 8, 16. U-Net resizes to the next map and
-    then to the image, so it takes all five as they are. Other decoders count on f1 having a reduction of 2, f2 of 4:
-    `finest=2` leaves the first map out, and `encoder_depth` is 4 at most.
+    After "S1L0" the maps of a usual network have reductions of 1, 2, 4, 8, 16. U-Net resizes to the
+    next map and then to the image, so it takes all five as they are. Other decoders count on f1
+    having a reduction of 2, f2 of 4: `finest=2` leaves the first map out, and `encoder_depth` is 4
+    at most.
 
-    To have it by name: `smp.encoders.encoders["fine"] = {"params": {}, "encoder": lambda depth, output_stride:
-    Encoder(model, "S1L0", depth)}`, then `smp.Unet("fine", encoder_weights=None)`.
+    To have it by name, before `smp.Unet("fine", encoder_weights=None)`:
+
+        make = lambda depth, output_stride: Encoder(model, "S1L0", depth)
+        smp.encoders.encoders["fine"] = {"params": {}, "encoder": make}
     """
 
     def __init__(
@@ -47,7 +50,8 @@ class Encoder(nn.Module):
         if len(kept) < depth:
             reductions = ", ".join(map(str, every.reduction()))
             raise ValueError(
-                f"there are {len(kept)} maps, not {depth}: reductions are {reductions}; set encoder_depth"
+                f"there are {len(kept)} maps, not {depth}: reductions are {reductions}; set "
+                "encoder_depth"
             )
         self.maps = ss.features(operated, [f.name for f in kept], input_size=input_size)
         info = read_info(self.maps)
@@ -62,13 +66,14 @@ class Encoder(nn.Module):
         """Asked by smp for images of other than three channels; the model must be made for them."""
         if in_channels != IMAGE_CHANNELS:
             raise ValueError(
-                f"images have {IMAGE_CHANNELS} channels here; create the model with in_chans={in_channels}"
+                f"images have {IMAGE_CHANNELS} channels here; create the model with "
+                f"in_chans={in_channels}"
             )
 
     def make_dilated(self, output_stride: int) -> None:
         """Asked by smp for a smaller output stride, which is what the surgery was for."""
         if self.output_stride > output_stride:
             raise ValueError(
-                f"the output stride is {self.output_stride}; for {output_stride} eliminate more strides, "
-                "with dilate=True to keep the features"
+                f"the output stride is {self.output_stride}; for {output_stride} eliminate more "
+                "strides, with dilate=True to keep the features"
             )

@@ -24,10 +24,10 @@ POOLED_CELLS = 7
 
 
 class Pyramid(BackboneWithFPN):
-    """A `BackboneWithFPN` whose body is what `ss.features` returns; images to an ordered dict "0", "1", ..., "pool".
+    """A `BackboneWithFPN` around `ss.features`; images to an ordered dict "0", "1", ..., "pool".
 
-    The constructor of torchvision's cuts a model at its direct children, in the order in which they were
-    registered. Here the body is cut already, from its graph.
+    The constructor of torchvision's cuts a model at its direct children, in the order in which they
+    were registered. Here the body is cut already, from its graph.
     """
 
     def __init__(self, body: nn.Module, out_channels: int = 256) -> None:
@@ -62,11 +62,12 @@ def pyramid(
     """A feature pyramid on a model with strides eliminated.
 
     Args:
-        model: any timm or torchvision model with maps (N, C, H, W); its classifier stays unused in the state_dict.
+        model: any timm or torchvision model with maps (N, C, H, W); its classifier stays unused in
+            the state_dict.
         surgery: which strides go; a dilating one keeps the model's features. None: none goes.
         out_channels: of every map.
-        taps: the maps to merge, as `ss.features` takes them of the operated model; by default the last of each of
-            the four coarsest reductions.
+        taps: the maps to merge, as `ss.features` takes them of the operated model; by default the
+            last of each of the four coarsest reductions.
         input_size: pixels at which the model is recorded; by default its own.
     """
     operated = model if surgery is None else ss.eliminate(model, surgery, input_size=input_size)
@@ -77,7 +78,7 @@ def pyramid(
 
 
 def faster_rcnn(backbone: Pyramid, num_classes: int, **options: Any) -> FasterRCNN:
-    """A torchvision Faster R-CNN, to be trained, whose anchors and RoI pooling know where the pyramid's cells look.
+    """Build a torchvision Faster R-CNN whose anchors and RoI pooling know where cells look.
 
     num_classes counts the background; options are those of `FasterRCNN`.
 

@@ -1,1 +1,1 @@
-"""What the method does for real detectors on real images: one command an experiment, gathered into docs/results.md."""
+"""What the method does for real detectors: one command an experiment, told in docs/results.md."""

@@ -1,4 +1,4 @@
-"""Detectors that are not trained further, on the photographs of `coco_public`: a record for each row.
+"""COCO detectors that are not trained further, on `coco_public`: a record for each row.
 
 What each view finds is kept in --work: a run that was stopped goes on with the same command. Where
 boxes of a finer view join those of the original below a bound, the bound is chosen on every other

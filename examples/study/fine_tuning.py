@@ -1,4 +1,4 @@
-"""The stock COCO detector under each surgery, to be trained further (`examples.study.trained coco`).
+"""The stock COCO detector under each surgery, to train on (`examples.study.trained coco`).
 
 Before the first step a row finds what the detector finds without training: the boxes that its
 predictors were trained with are exchanged for the row's own, and the predictors with them, so that

@@ -2,10 +2,10 @@
 
     python -m examples.study.gpu --work runs --minutes 12     # --device cpu --dtypes fp32
 
-Latency gets half of the time: the paper's Table 4 and the stock detector's rows, eager and compiled,
-without reading, resizing or suppressing. The networks take turns, and each is compared with the first
-of its group in the same round. Then base, S1L0, split and Size600 take as many steps as fit, all the
-same number, one seed after the other. What was recorded is skipped: the same command goes on.
+Latency gets half of the time: the paper's Table 4 and the stock detector's rows, eager and
+compiled, without reading, resizing or suppressing. The networks take turns, and each is compared
+with the first of its group in the same round. Then base, S1L0, split and Size600 take as many steps
+as fit, all the same number, one seed after the other. What was recorded is skipped.
 """
 
 import argparse

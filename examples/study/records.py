@@ -1,4 +1,4 @@
-"""Results as JSON files in docs/results, one for each thing measured: skipped when they are there."""
+"""Results as JSON files in docs/results, one for each thing measured; skipped if there."""
 
 import json
 import os

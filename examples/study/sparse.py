@@ -1,10 +1,10 @@
-"""The stock COCO SSD on a sparse path: the finer network only in tiles where something small is seen.
+"""The stock COCO SSD on a sparse path: the finer network only where something small is seen.
 
     python -m examples.study.sparse --work runs     # 300 pixels, half an hour; or --size 600
 
-Nothing is trained. A tile is wanted if a box of the coarse path has its middle there, is smaller than
-a third of the image and scores more than a threshold. Of the fine path's first two maps the boxes in
-wanted tiles and below a bound join those of the coarse path. Compute is counted on each photograph.
+Nothing is trained. A tile is wanted if a box of the coarse path has its middle there, is smaller
+than a third of the image and scores more than a threshold. Of the fine path's first two maps the
+boxes in wanted tiles and below a bound join those of the coarse path. Compute is counted.
 """
 
 from collections.abc import Mapping, Sequence

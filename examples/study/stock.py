@@ -1,8 +1,8 @@
-"""A COCO-trained SSD on MobileNet v1 as a detector of torchvision's, whose surgeries the library knows.
+"""A COCO-trained SSD on MobileNet v1, as a detector of torchvision's class.
 
-The network is TensorFlow's `ssd_mobilenet_v1_0.75_depth_300x300_coco14_sync`: "same" padding, ReLU6,
-batch norms folded into the convolutions, one sigmoid a category. It is rebuilt from the layer table
-beside its weights, and trained further with the focal loss that it was trained with.
+The network is TensorFlow's `ssd_mobilenet_v1_0.75_depth_300x300_coco14_sync`: "same" padding,
+ReLU6, batch norms folded into the convolutions, one sigmoid a category. It is rebuilt from the
+layer table beside its weights, and trained further with the focal loss that it was trained with.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Every row of a comparison trained at equal images and steps, evaluated, and recorded.
 
     python -m examples.study.trained coco --work runs         # fine_tuning.ROWS, from COCO weights
-    python -m examples.study.trained aerial_cars --work runs  # the paper's networks, from ImageNet's
+    python -m examples.study.trained aerial_cars --work runs  # the paper's, from ImageNet weights
     python -m examples.study.trained bccd --work runs --rows mobilenet_v2:S1L0 --seeds 0 --epochs 16
 
 `coco` trains on `coco_train` and evaluates on `coco_public`; with --epochs 0 it records what a row

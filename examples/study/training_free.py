@@ -1,6 +1,6 @@
 """The stock COCO SSD with strides eliminated and nothing trained, beside its equal-cost rivals.
 
-    python -m examples.study.training_free --work runs             # an hour and a half on one CPU core
+    python -m examples.study.training_free --work runs             # 90 minutes on one CPU core
     python -m examples.study.training_free --work runs --rows "as is" S1L0 "S1L0 dual path"
 
 The detector is one of torchvision's (stock.py), so the library operates it whole; the boxes of S1L0
@@ -55,7 +55,7 @@ def networks(parts: nn.ModuleDict) -> dict[str, tuple[Any, int]]:
 
 
 def patched(parts: nn.ModuleDict, layers: Sequence[int]) -> StockDetector:
-    """Return what one builds without a library; its boxes are as many cells large as in training."""
+    """Return what one builds without a library; boxes are as many cells large as in training."""
     own = copy.deepcopy(parts)
     for layer in layers:
         for module in own.get_submodule(f"backbone.{layer}").modules():
