@@ -85,6 +85,8 @@ def test_onnx_gives_the_same_numbers(
 ) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
+    if torch.__version__.startswith("2.6."):
+        pytest.skip("too new: the exporter of torch 2.6 does not go with this onnxscript")
     net, x = make(name), image(64)
     with torch.no_grad():
         wanted = as_maps(net(x))
