@@ -12,7 +12,7 @@ import timm
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from torch import nn
+from timm.layers import GroupNorm
 
 import examples.pictures
 import stridesurgery as ss
@@ -136,7 +136,7 @@ def test_a_field_over_a_photograph(tmp_path: Path) -> None:
     with pytest.raises(ss.RequestError, match="inside a residual"):
         plot.field(net, 2, (), 64)
     with pytest.raises(ss.GridError, match="not evenly spaced"):
-        grouped = timm.create_model("resnet18", norm_layer=lambda c: nn.GroupNorm(8, c))
+        grouped = timm.create_model("resnet18", norm_layer=GroupNorm)
         plot.field(grouped, "layer3", ss.Surgery(1, (0,), dilate=True), 64)  # its phases run
 
 
