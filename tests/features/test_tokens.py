@@ -121,3 +121,22 @@ def test_tokens_after_the_cells_are_no_map() -> None:
 
     with pytest.raises(ss.RequestError, match="does not return a map"):
         ss.features(Appended(), "norm", input_size=64)
+
+
+@pytest.mark.parametrize("name", ["ViT", "Dinov2", "Beit", "Swin", "Swinv2"])
+def test_the_last_map_is_that_of_transformers(name: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"image_size": 64, "patch_size": 4 if "Swin" in name else 16}
+    depth = {"depths": [2, 2], "num_heads": [2, 4], "embed_dim": 16, "window_size": 4}
+    plain = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    more = depth if "Swin" in name else plain
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**{**sizes, **more})
+    net = awake(getattr(transformers, f"{name}Model")(config)).eval()
+    image = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        tokens = net(image, output_hidden_states=True).hidden_states[-1]
+        last = list(ss.features(net, input_size=64)(image).values())[-1]
+    prefix = tokens.shape[1] - last.shape[2] * last.shape[3]  # the class token
+    wanted = tokens[:, prefix:].transpose(1, 2).reshape(last.shape)
+    torch.testing.assert_close(last, wanted, rtol=1e-5, atol=1e-5)
