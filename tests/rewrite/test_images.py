@@ -66,9 +66,11 @@ MIX: dict[str, Callable[[Between, Tensor], Tensor]] = {
     "index_fill": lambda net, y: y.index_fill(
         0, torch.zeros(1, dtype=torch.long, device=y.device), 0
     ),
-    "steps of a recurrent network": lambda net, y: (
-        net.steps(y.mean((2, 3)).unsqueeze(1))[0].view(-1, 4, 1, 1) * y
-    ),
+    "steps of a recurrent network": lambda net, y: POOLED["steps"](net, F.group_norm(y, 2)),
+    "attention": lambda net, y: POOLED["attention"](net, F.group_norm(y, 2)),
+}
+POOLED: dict[str, Callable[[Between, Tensor], Tensor]] = {  # no phases run, as no group norm does
+    "steps": lambda net, y: net.steps(y.mean((2, 3)).unsqueeze(1))[0].view(-1, 4, 1, 1) * y,
     "attention": lambda net, y: (
         net.heads(*[y.mean((2, 3)).unsqueeze(1)] * 3)[0].view(-1, 4, 1, 1) * y
     ),
@@ -120,9 +122,10 @@ def test_what_mixes_images_is_not_dilated(name: str) -> None:
         ss.eliminate(net, S=1, dilate=True, input_size=16)
 
 
-@pytest.mark.parametrize("name", APART)
+@pytest.mark.parametrize("name", [*APART, *POOLED])
 def test_what_keeps_images_apart_is_dilated(name: str) -> None:
-    net = Between(APART[name]).eval()
+    """Or mixes them after they are pooled, where no phases run."""
+    net = Between((APART | POOLED)[name]).eval()
     fine = ss.eliminate(net, S=1, dilate=True, input_size=16)
     x = torch.cat([image(16), 2 - image(16) ** 2])
     assert torch.allclose(fine(x)[..., ::2, ::2], net(x), atol=1e-5)
