@@ -98,9 +98,10 @@ def _patches(
     if axis is None or length % shape[axis] or length // shape[axis] in (1, rows * columns):
         return node, None
     cells = torch.arange(rows * columns).view(1, rows, columns).unsqueeze(axis).expand(shape)
-    for moved in reversed(chain):
+    ordered = next((i for i, n in enumerate(chain) if called(n) not in _SHAPES), len(chain))
+    for moved in reversed(chain[ordered:]):  # shapes after the last order change no order
         cells = _moved(moved, cells)
-    block = cells.reshape(-1, length)[0].unique()
+    block = _first(cells, length).unique()
     if len(block) * shape[axis] != length:
         return node, None
     down, right = len((block // columns).unique()), len((block % columns).unique())
@@ -131,6 +132,14 @@ def _moved(node: fx.Node, cells: Tensor) -> Tensor:
     if called(node) not in _ORDERS:
         return cells
     return getattr(cells, called(node))(*node.args[1:], **node.kwargs)
+
+
+def _first(values: Tensor, count: int) -> Tensor:
+    """Return the first numbers of a tensor in its order, without a copy of the whole."""
+    while values.dim() > 1 and values[0].numel() >= count:
+        values = values[0]
+    rows = -(-count // max(1, values[0].numel()))
+    return values[:rows].reshape(-1)[:count]
 
 
 def unknown_after(before: GridInfo, grid_in: HW[int], grid_out: HW[int]) -> GridInfo:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import stridesurgery as ss
+from stridesurgery._analysis.hidden import _first
 from tests.models import awake, image
 
 SIZE, C = 32, 8
@@ -183,3 +184,13 @@ def test_a_pool_beyond_its_map_is_global_pooling() -> None:
     fine = ss.eliminate(net, S=1, input_size=SIZE)
     assert fine(image(SIZE)).shape[2:] == (1, 1)
     ss.verify(net, fine)
+
+
+def test_the_first_numbers_are_read_without_a_copy_of_all() -> None:
+    """As blocks of a map of millions of cells would be, for every image and channel."""
+    whole = torch.arange(6 * 8).view(1, 1, 6, 8).expand(3, 4, 6, 8)
+    blocks = whole.reshape(3, 4, 3, 2, 4, 2).permute(0, 2, 4, 3, 5, 1)
+    for count in (1, 4, 16, 17, 100, blocks.numel()):
+        assert torch.equal(_first(blocks, count), blocks.reshape(-1)[:count])
+    huge = torch.arange(4).view(1, 1, 2, 2).expand(10**6, 10**6, 2, 2).permute(0, 2, 3, 1)
+    assert _first(huge, 3).tolist() == [0, 0, 0]

@@ -70,6 +70,8 @@ def _reason(
         and len({e.after for e in events}) == 1
     ):
         return f"{calls} make up {len(layers)} layer in {path} ({type(modules[path]).__name__})"
+    if layers and not events and all(layer.operator in ("view", "reshape") for layer in layers):
+        return f"{layers[0].operator} in {path} lays blocks of cells over channels; nothing shrinks"
     if layers:
         return None
     if all("adaptive" in kind for kind in kinds):
