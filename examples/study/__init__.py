@@ -1,1 +1,1 @@
-"""What the method does for real detectors: one command an experiment, told in docs/results.md."""
+"""The method on real detectors: one command an experiment, told in docs/results.md."""

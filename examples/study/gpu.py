@@ -1,4 +1,4 @@
-"""What a GPU is asked for in so many minutes: latency of every row, then fine-tuning; resumable.
+"""Latency of every row, then fine-tuning, in so many minutes of a GPU; resumable.
 
     python -m examples.study.gpu --work runs --minutes 12     # --device cpu --dtypes fp32
 

@@ -30,7 +30,7 @@ SLICES, OVERLAP = "slices", 0.2  # two by two; the share of a slice that its nei
 
 
 class Computed(nn.Module):
-    """What a detector or a dual path computes besides boxes, for counting and timing."""
+    """All that a detector or a dual path computes but boxes, for counting and timing."""
 
     def __init__(self, whole: nn.Module) -> None:
         super().__init__()

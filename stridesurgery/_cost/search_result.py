@@ -1,4 +1,4 @@
-"""What a search is given and finds: a budget, candidates, a table of those that none beats."""
+"""A search's budget, its candidates, and the table of those that no other one beats."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

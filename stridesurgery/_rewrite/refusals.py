@@ -1,4 +1,4 @@
-"""What a refusal says: why a surgery is not possible, and the way out."""
+"""Says in a refusal why a surgery is not possible, and the way out."""
 
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""What an operated model says of its own maps, beside what it makes."""
+"""Compares what an operated model says of its own maps with what it makes."""
 
 from collections.abc import Iterator
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""What follows the strides in torchvision's detectors: anchors, RoI scales, padding."""
+"""Lets anchors, RoI scales and padding of torchvision's detectors follow their strides."""
 
 from torch import nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
